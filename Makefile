@@ -1,0 +1,59 @@
+# Every target sets up what it needs: a virtual environment with the exact versions of the lock
+# file. Options: PYTHON=python3.12  GPU=1 (NVIDIA libraries)  ARGS="--seed 1" (for train.py)
+PYTHON ?= python3.11
+RUN ?= runs/sota/$(shell date +%Y-%m-%d_%H-%M-%S)
+ARGS ?=
+
+BIN := .venv/bin
+LOCK := requirements$(if $(GPU),-gpu).lock
+READY := .venv/ready-$(basename $(LOCK))
+SOURCES := anomaly_tf tests benchmarks train.py evaluate.py
+
+.PHONY: help setup train test lint format tensorboard bench lock clean
+.DELETE_ON_ERROR:
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: $(READY) ## Create .venv with the locked versions (GPU=1: with NVIDIA's libraries)
+
+$(READY): $(LOCK)
+	@command -v $(PYTHON) > /dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or say 'make PYTHON=...'" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	@touch $@
+
+train: $(READY) ## Train approach sota on Fashion-MNIST and evaluate it
+	$(BIN)/python train.py --approach sota --run-dir $(RUN) $(ARGS)
+	$(BIN)/python evaluate.py --run-dir $(RUN)
+
+test: $(READY) ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check formatting, style and types
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+tensorboard: $(READY) ## Open TensorBoard on runs/
+	$(BIN)/tensorboard --logdir runs
+
+bench: $(READY) ## Measure training speed, overhead and memory
+	$(BIN)/python -m benchmarks.training
+
+lock: $(READY) ## Renew the lock files from the requirements
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" \
+		requirements.txt requirements-dev.txt -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" \
+		--constraints requirements.lock \
+		requirements.txt requirements-dev.txt requirements-gpu.txt -o requirements-gpu.lock
+
+clean: ## Remove the virtual environment and caches, but no runs and no data
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

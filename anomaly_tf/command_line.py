@@ -1,0 +1,263 @@
+"""From a command line to a typed configuration, or to one line that says what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import errno
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from anomaly_tf.config import CONFIGS, Checked, Config
+from anomaly_tf.errors import UserError
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
+
+Options = TypeVar("Options", bound=Checked)
+
+
+def run_script(main: Callable[[list[str]], int | None]) -> None:
+    """Runs a script's `main` and ends the process with its exit status.
+
+    A `UserError` becomes one line on stderr and exit status 2, and so does a folder that is full
+    or closed; Ctrl-C outside of training exit status 130. Any other exception is a defect and
+    keeps its traceback.
+    """
+    try:
+        sys.exit(main(sys.argv[1:]) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}; free or choose another folder", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without the notes that its C++ part prints while it is loaded.
+
+    They say nothing about the run, and come before any logging level takes effect. With
+    `TF_CPP_MIN_LOG_LEVEL` set in the environment everything is shown as it asks.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            hidden.seek(0)
+            os.write(shown, hidden.read())
+            raise
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+
+
+def parse_train_options(arguments: Sequence[str]) -> tuple[Config, str | None]:
+    """Reads the options of `train.py`.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The configuration and the run directory, if one was given.
+
+    Raises:
+        UserError: If an option or a configuration file is wrong.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--approach", nargs="?")
+    first.add_argument("--config", nargs="?")
+    known, _ = first.parse_known_args(_underscored(arguments))
+    file = Path(known.config) if known.config else None
+    approach = known.approach or (file and read_yaml(file).get("approach")) or "sota"
+    if approach not in CONFIGS:
+        raise UserError(_unknown("approach", str(approach), CONFIGS))
+    parser = _parser("train.py", "Trains a detector and writes its run directory.")
+    parser.add_argument("--config", metavar="FILE", help="Your own YAML file of options.")
+    parser.add_argument("--run_dir", metavar="DIR", help="Folder of the run; must be new or empty.")
+    parser.add_class_arguments(CONFIGS[approach], as_group=True)
+    source = file or CONFIG_FOLDER / f"{approach}.yaml"
+    options = _parse(parser, arguments, read_yaml(source) | {"approach": approach}, source)
+    run_dir = options.pop("run_dir")
+    options.pop("config")
+    return _build(CONFIGS[approach], parser, options), run_dir
+
+
+def load_config(path: Path) -> Config:
+    """Reads the configuration that a run was trained with.
+
+    Raises:
+        UserError: If the file is not a configuration.
+    """
+    values = read_yaml(path)
+    approach = values.get("approach")
+    if approach not in CONFIGS:
+        raise UserError(f"{path}: {_unknown('approach', str(approach), CONFIGS)}")
+    parser = _parser("", "")
+    parser.add_class_arguments(CONFIGS[approach], as_group=True)
+    return _build(CONFIGS[approach], parser, _parse(parser, [], values, path))
+
+
+def parse_options(
+    options: type[Options], program: str, description: str, arguments: Sequence[str]
+) -> Options:
+    """Reads the options of a script that are the fields of one dataclass.
+
+    Raises:
+        UserError: If an option is wrong or missing.
+    """
+    parser = _parser(program, description)
+    parser.add_class_arguments(options, as_group=True)
+    return _build(options, parser, _parse(parser, arguments, {}, None))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping.
+
+    Raises:
+        UserError: If the file cannot be read or is not such a file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; give an existing YAML file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file; give a YAML file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise UserError(f"{path}{place} is broken YAML ({problem}); mend it there") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold options as 'key: value'; got a {type(content).__name__}")
+    return content
+
+
+class _Parser(ArgumentParser):
+    """A parser whose help shows hyphens, as the options are written in the documentation."""
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        text = super().format_help(formatter)
+        return re.sub(r"--[a-z_.]+", lambda name: name[0].replace("_", "-"), text)
+
+
+def _parser(program: str, description: str) -> ArgumentParser:
+    usage = f"{program} [--OPTION VALUE ...]"
+    return _Parser(prog=program, usage=usage, description=description, exit_on_error=False)
+
+
+def _parse(
+    parser: ArgumentParser, arguments: Sequence[str], values: dict[str, Any], file: Path | None
+) -> Namespace:
+    """Parses `arguments` on top of `values`; `file` is where the values came from."""
+    known = [
+        option.removeprefix("--")
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--")
+    ]
+    sections = {key.split(".")[0] for key in known if "." in key}
+    for key in _dotted_keys(values):
+        if key not in known:
+            raise UserError(f"{file}: {_unknown('key', key, known)}")
+        if key in sections:
+            raise UserError(f"{file}: '{key}' must hold options as 'key: value'")
+    arguments = _underscored(arguments)
+    for argument in arguments:
+        name = argument.removeprefix("--").split("=")[0]
+        if argument.startswith("--") and name not in known:
+            options = [f"--{option}".replace("_", "-") for option in known]
+            raise UserError(_unknown("option", f"--{name}".replace("_", "-"), options))
+    try:
+        base = parser.parse_object(values, defaults=True) if values else None
+        return parser.parse_args(arguments, namespace=base)
+    except (argparse.ArgumentError, ValueError) as error:
+        raise UserError(_one_line(str(error))) from error
+
+
+def _build(options: type[Options], parser: ArgumentParser, values: Namespace) -> Options:
+    """Makes the dataclass, whose range checks raise `ValueError`."""
+    try:
+        made = parser.instantiate(values)
+        return options(**{item.name: made[item.name] for item in dataclasses.fields(options)})
+    except ValueError as error:
+        raise UserError(f"option --{error}".replace("_", "-")) from error
+
+
+def _one_line(message: str) -> str:
+    """Jsonargparse's message on a value of the wrong type, shortened to one line."""
+    message = " ".join(message.split())
+    wrong = re.fullmatch(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)', message)
+    if wrong:
+        name, kind, value = wrong.groups()
+        kind = re.sub(r"<class '(.+)'>|typing\.", lambda found: found[1] or "", kind)
+        kind = re.sub(r"Literal\[(.+)\]", r"one of \1", kind)
+        kind = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
+            kind, kind
+        )
+        return f"option --{name.replace('_', '-')} must be {kind}; got {value}"
+    missing = re.search(r"arguments are required: (\S+)", message)
+    if missing:
+        return f"option --{missing[1].replace('_', '-')} is missing; give it a value"
+    return message
+
+
+def _underscored(arguments: Sequence[str]) -> list[str]:
+    """`--run-dir=a-b` as `--run_dir=a-b`; values stay as they are."""
+    changed = []
+    for index, argument in enumerate(arguments):
+        following = arguments[index + 1] if index + 1 < len(arguments) else "--"
+        name, equals, value = argument.partition("=")
+        if name == "--deterministic" and not equals and following.startswith("--"):
+            equals, value = "=", "true"  # a flag, as well as an option with a value
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+        changed.append(name + equals + value)
+    return changed
+
+
+def _dotted_keys(values: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        keys += _dotted_keys(value, f"{name}.") if isinstance(value, dict) else [name]
+    return keys
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that does not exist, with the nearest one that does."""
+
+    def likeness(candidate: str) -> float:
+        # "epoch" is near to "training.epochs": the last part counts as much as the whole.
+        pairs = ((name, candidate), (name.strip("-"), candidate.split(".")[-1].strip("-")))
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    names = list(known)
+    nearest = max(names, key=likeness)
+    if likeness(nearest) > 0.6:
+        return f"unknown {kind} '{name}'; did you mean '{nearest}'?"
+    return f"unknown {kind} '{name}'; " + ("see --help" if len(names) > 9 else f"known: {names}")

@@ -1,0 +1,101 @@
+"""What several tests share: real images, small runs, and the scripts as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly_tf.data.sources import ImageDataset, load_dataset
+
+# A user's environment, before the next line makes TensorFlow quiet in the tests' own process.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+ROOT = Path(__file__).resolve().parents[1]
+IDX_NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """An array of uint8 in the IDX format."""
+    header = bytes((0, 0, 8, array.ndim))
+    return header + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def run_script(script: str, *arguments: object, **keywords: object) -> subprocess.CompletedProcess:
+    """Runs a script of the repository as a user would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **{"cwd": ROOT, "timeout": 300, "env": ENVIRONMENT, **keywords},
+    )
+
+
+@pytest.fixture(scope="session")
+def fashion() -> ImageDataset:
+    """The whole of Fashion-MNIST, from the repository's cache or fetched into it."""
+    return load_dataset("fashion_mnist", ROOT / "data")
+
+
+@pytest.fixture(scope="session")
+def small_arrays(fashion: ImageDataset) -> tuple[np.ndarray, ...]:
+    """Real images: 6,000 to train and 1,500 to test, drawn from all classes."""
+    chosen = np.random.default_rng(0)
+    train = chosen.choice(60000, 6000, replace=False)
+    test = chosen.choice(10000, 1500, replace=False)
+    return (
+        fashion.train_images[train],
+        fashion.train_classes[train],
+        fashion.test_images[test],
+        fashion.test_classes[test],
+    )
+
+
+@pytest.fixture(scope="session")
+def small_folder(small_arrays: tuple[np.ndarray, ...], tmp_path_factory) -> Path:
+    """The same as four IDX files, as `--data FOLDER` takes them."""
+    folder = tmp_path_factory.mktemp("idx")
+    for name, array in zip(IDX_NAMES, small_arrays, strict=True):
+        squeezed = array[..., 0] if array.ndim == 4 else array
+        (folder / name).write_bytes(idx_bytes(squeezed))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_dataset(small_folder: Path) -> ImageDataset:
+    """The same, loaded."""
+    return load_dataset(str(small_folder), small_folder)
+
+
+@pytest.fixture(scope="session")
+def trained_run(small_folder: Path, tmp_path_factory) -> Path:
+    """A run directory made by `train.py`, trained for seconds on real images."""
+    run = tmp_path_factory.mktemp("runs") / "small"
+    done = run_script(
+        "train.py",
+        *("--approach", "sota", "--data", small_folder, "--run-dir", run),
+        *("--data-dir", small_folder / "cache", "--training.epochs", 2),
+        *("--training.steps-per-epoch", 30, "--training.batch-size", 64),
+        *("--training.ema-decay", 0.9),
+    )
+    assert done.returncode == 0, done.stderr
+    (run / "stdout.txt").write_text(done.stdout)
+    (run / "stderr.txt").write_text(done.stderr)
+    return run
+
+
+@pytest.fixture
+def run_copy(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of the trained run, to be changed or damaged."""
+    return Path(shutil.copytree(trained_run, tmp_path / "copy"))
