@@ -1,0 +1,163 @@
+"""tf.data: balanced, augmented batches from images that stay uint8 in memory.
+
+Every random choice is a function of the seed and of the batch's number alone (stateless random
+operations), so the same seed gives the same batches however many threads work on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from sklearn.cluster import MiniBatchKMeans
+
+from anomaly_tf.config import SamplingConfig
+from anomaly_tf.files import atomic_path
+
+
+def anomaly_clusters(images: np.ndarray, count: int, seed: int, cache_dir: Path) -> np.ndarray:
+    """Groups anomaly images by K-means on their pixels (Kim et al. 2020), cached by content.
+
+    Args:
+        images: uint8 `(N, H, W, C)`.
+        count: Number of clusters; at most `N` are made.
+        seed: Seed of K-means.
+        cache_dir: Folder for the result, which depends on nothing but the arguments above.
+
+    Returns:
+        int32 `(N,)`, the cluster of each image, numbered from 0 without gaps.
+    """
+    count = min(count, len(images))
+    if count == 1:
+        return np.zeros(len(images), np.int32)
+    key = hashlib.sha256(np.ascontiguousarray(images).data)
+    key.update(repr((images.shape, count, seed)).encode())
+    cache = cache_dir / f"clusters-{key.hexdigest()[:16]}.npy"
+    if cache.is_file():
+        return np.load(cache, allow_pickle=False)
+    flat = images.reshape(len(images), -1).astype(np.float32) / 255
+    kmeans = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096)
+    _, clusters = np.unique(kmeans.fit_predict(flat), return_inverse=True)
+    clusters = clusters.astype(np.int32)
+    with atomic_path(cache) as temporary:
+        np.save(temporary, clusters)
+    return clusters
+
+
+def balanced_batches(
+    normal: np.ndarray,
+    anomalies: np.ndarray,
+    clusters: np.ndarray,
+    batch_size: int,
+    steps: int,
+    sampling: SamplingConfig,
+    seed: int,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """Batches of which half is normal and half anomaly, whatever the sizes of the two sets.
+
+    Normal images are drawn without replacement, reshuffled after each pass. Anomalies are drawn
+    from the clusters in turn, within each cluster likewise without replacement.
+
+    Args:
+        normal: uint8 `(N, H, W, C)`.
+        anomalies: uint8 `(M, H, W, C)`.
+        clusters: int32 `(M,)`, from `anomaly_clusters`.
+        batch_size: Images per batch, even.
+        steps: Number of batches.
+        sampling: Augmentation.
+        seed: Seed of every random choice.
+        first_step: Number of the first batch, to continue a sequence.
+
+    Returns:
+        A data set of `(normal, anomaly)` pairs, each float32 `(batch_size / 2, H, W, C)` in
+        [-1, 1].
+    """
+    half = batch_size // 2
+    members = np.argsort(clusters, kind="stable")
+    sizes = np.bincount(clusters)
+    with tf.device("CPU:0"):
+        normal_images = tf.constant(normal)
+        anomaly_images = tf.constant(anomalies[members])
+        cluster_sizes = tf.constant(sizes, tf.int64)
+        cluster_starts = tf.constant(np.cumsum(sizes) - sizes, tf.int64)
+
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        position = step * half + tf.range(half, dtype=tf.int64)
+        normals = _shuffled(position, tf.constant(len(normal), tf.int64), seed, 0)
+        cluster = position % len(sizes)
+        size = tf.gather(cluster_sizes, cluster)
+        drawn = _shuffled(position // len(sizes), size, seed, 1 + cluster)
+        anomaly = tf.gather(cluster_starts, cluster) + drawn
+        images = tf.concat(
+            [tf.gather(normal_images, normals), tf.gather(anomaly_images, anomaly)], axis=0
+        )
+        images = augment(scale(images), sampling, tf.stack([tf.cast(seed, tf.int64), step]))
+        return images[:half], images[half:]
+
+    numbers = tf.data.Dataset.range(first_step, first_step + steps)
+    return numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
+        tf.data.AUTOTUNE
+    )
+
+
+def scale(images: tf.Tensor) -> tf.Tensor:
+    """uint8 0 to 255 becomes float32 in [-1, 1]."""
+    return tf.cast(images, tf.float32) / 127.5 - 1.0
+
+
+def augment(images: tf.Tensor, sampling: SamplingConfig, seed: tf.Tensor) -> tf.Tensor:
+    """Mirrors and shifts each image at random, by whole pixels; what enters is background (-1).
+
+    Args:
+        images: float32 `(N, H, W, C)` in [-1, 1], H and W known.
+        sampling: Probability of a flip and largest shift.
+        seed: Two integers.
+
+    Returns:
+        float32, the shape of `images`.
+    """
+    count = tf.shape(images)[0]
+    height, width = images.shape[1:3]
+    flip_seed, shift_seed = tf.unstack(tf.random.split(seed))
+    mirrored = tf.random.stateless_uniform([count], flip_seed) < sampling.flip
+    sign = tf.where(mirrored, -1.0, 1.0)
+    origin = tf.where(mirrored, float(width - 1), 0.0)
+    shift = tf.cast(
+        tf.random.stateless_uniform(
+            [2, count], shift_seed, -sampling.shift, sampling.shift + 1, tf.int32
+        ),
+        tf.float32,
+    )
+    zero, one = tf.zeros([count]), tf.ones([count])
+    # Each row maps an output pixel to its source: x' = sign x + origin + shift, y' = y + shift.
+    rows = [sign, zero, origin + shift[0], zero, one, shift[1], zero, zero]
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack(rows, axis=1),
+        output_shape=[height, width],
+        fill_value=-1.0,
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )
+
+
+def _shuffled(position: tf.Tensor, size: tf.Tensor, seed: int, stream: tf.Tensor) -> tf.Tensor:
+    """Where `position` falls in an endless sequence of shuffled passes over `size` items.
+
+    Args:
+        position: int64 `(N,)`, counted from the beginning of training.
+        size: int64, scalar or `(N,)`, how many items one pass has.
+        seed: The run's seed.
+        stream: Keeps the shuffles of different sets apart, scalar or `(N,)`.
+    """
+    size = tf.broadcast_to(size, tf.shape(position))
+    stream = tf.broadcast_to(tf.cast(stream, tf.int64), tf.shape(position))
+    seeds = tf.stack([tf.fill(tf.shape(position), tf.cast(seed, tf.int64)), stream], axis=1)
+    seeds = tf.concat([seeds, (position // size)[:, tf.newaxis]], axis=1)
+    # The raw operation, because the public wrapper pads a matrix of seeds along the wrong axis.
+    return tf.raw_ops.RandomIndexShuffle(
+        index=position % size, seed=seeds, max_index=size - 1, rounds=4
+    )

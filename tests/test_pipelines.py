@@ -1,0 +1,130 @@
+"""Balanced batches: who is in them, in which order, and what augmentation may do."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from anomaly_tf.config import SamplingConfig
+from anomaly_tf.data import pipelines
+from anomaly_tf.data.pipelines import anomaly_clusters, augment, balanced_batches, scale
+
+PLAIN = SamplingConfig(flip=0.0, shift=0)
+
+
+def numbered(count: int, first: int = 0) -> np.ndarray:
+    """Images of 2x2 whose every pixel is the image's number."""
+    numbers = np.arange(first, first + count, dtype=np.uint8)
+    return np.broadcast_to(numbers[:, None, None, None], (count, 2, 2, 1)).copy()
+
+
+def numbers_of(images: tf.Tensor) -> np.ndarray:
+    return np.rint((images.numpy()[:, 0, 0, 0] + 1) * 127.5).astype(int)
+
+
+def drawn(batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(numbers_of(normal), numbers_of(anomaly)) for normal, anomaly in batches]
+    return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))
+
+
+def test_batches_are_half_normal_and_half_anomaly_in_minus_one_to_one(small_dataset):
+    images = small_dataset.train_images
+    batches = balanced_batches(
+        images[:100], images[100:], np.zeros(5900, np.int32), 32, 3, SamplingConfig(), 0
+    )
+    shapes = [(normal.shape, anomaly.shape) for normal, anomaly in batches]
+    assert shapes == [((16, 28, 28, 1), (16, 28, 28, 1))] * 3
+    values = np.concatenate([part.numpy() for pair in batches for part in pair])
+    assert values.dtype == np.float32
+    assert values.min() == -1.0
+    assert values.max() == 1.0
+
+
+def test_normal_images_are_drawn_without_replacement_and_reshuffled():
+    clusters = np.zeros(50, np.int32)
+    batches = balanced_batches(numbered(20), numbered(50, 100), clusters, 8, 10, PLAIN, 0)
+    normal, _ = drawn(batches)
+    first, second = normal[:20], normal[20:]
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert list(first) != list(second)
+
+
+def test_anomalies_come_equally_from_the_clusters_however_unequal_their_sizes():
+    clusters = np.repeat([0, 1, 2], [100, 20, 5]).astype(np.int32)
+    batches = balanced_batches(numbered(9), numbered(125, 100), clusters, 30, 20, PLAIN, 0)
+    _, anomaly = drawn(batches)
+    assert list(np.bincount(clusters[anomaly - 100])) == [100, 100, 100]
+    # Each of the first cluster's 100 images once, each of the last one's 5 twenty times.
+    assert (np.bincount(anomaly - 100)[:100] == 1).all()
+    assert (np.bincount(anomaly - 100)[120:] == 20).all()
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others(small_dataset):
+    images = small_dataset.train_images
+
+    def batches(seed):
+        data = balanced_batches(
+            images[:100], images[100:], np.arange(5900) % 7, 16, 5, SamplingConfig(), seed
+        )
+        return np.concatenate([part.numpy() for pair in data for part in pair])
+
+    np.testing.assert_array_equal(batches(1), batches(1))
+    assert not np.array_equal(batches(1), batches(2))
+
+
+def test_a_sequence_can_be_continued_where_it_was_left():
+    arguments = (numbered(20), numbered(50, 100), np.arange(50) % 3, 8)
+    whole = drawn(balanced_batches(*arguments, 6, PLAIN, 0))
+    rest = drawn(balanced_batches(*arguments, 2, PLAIN, 0, first_step=4))
+    np.testing.assert_array_equal(whole[0][16:], rest[0])
+    np.testing.assert_array_equal(whole[1][16:], rest[1])
+
+
+def test_scaling_reaches_both_ends():
+    scaled = scale(tf.constant([0, 255], tf.uint8)).numpy()
+    np.testing.assert_array_equal(scaled, np.array([-1, 1], np.float32))
+
+
+def test_augmentation_only_mirrors_and_shifts():
+    image = np.full((7, 7, 1), -1.0, np.float32)
+    image[3, 2] = 1.0  # one bright pixel, off the middle
+    images = np.repeat(image[np.newaxis], 200, axis=0)
+    changed = augment(tf.constant(images), SamplingConfig(flip=0.5, shift=1), tf.constant([0, 1]))
+    changed = changed.numpy()[..., 0]
+    assert (np.sort(changed.reshape(200, -1), axis=1)[:, -2:] == [-1.0, 1.0]).all()
+    places = {tuple(np.argwhere(picture == 1.0)[0]) for picture in changed}
+    columns = {2 + shift for shift in (-1, 0, 1)} | {4 + shift for shift in (-1, 0, 1)}
+    assert places == {(row, column) for row in (2, 3, 4) for column in columns}
+
+
+def test_a_flip_is_a_mirror_image(small_dataset):
+    images = scale(tf.constant(small_dataset.train_images[:4]))
+    mirrored = augment(images, SamplingConfig(flip=1.0, shift=0), tf.constant([0, 0]))
+    np.testing.assert_array_equal(mirrored.numpy(), images.numpy()[:, :, ::-1])
+    same = augment(images, PLAIN, tf.constant([0, 0]))
+    np.testing.assert_array_equal(same.numpy(), images.numpy())
+
+
+def test_what_a_shift_uncovers_is_background():
+    white = tf.ones([50, 4, 4, 1])
+    shifted = augment(white, SamplingConfig(flip=0.0, shift=2), tf.constant([3, 4])).numpy()
+    assert set(np.unique(shifted)) == {-1.0, 1.0}
+
+
+def test_clusters_group_like_with_like_are_seeded_and_cached(tmp_path, monkeypatch):
+    dark, bright = np.full((30, 4, 4, 1), 20, np.uint8), np.full((10, 4, 4, 1), 220, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 10, (40, 4, 4, 1), np.uint8)
+    images = np.concatenate([dark, bright]) + noise
+    clusters = anomaly_clusters(images, 2, 0, tmp_path)
+    assert len(set(clusters[:30])) == len(set(clusters[30:])) == 1
+    assert set(clusters) == {0, 1}
+    # The second call reads the result: clustering again would fail.
+    monkeypatch.setattr(pipelines, "MiniBatchKMeans", None)
+    np.testing.assert_array_equal(anomaly_clusters(images, 2, 0, tmp_path), clusters)
+    with pytest.raises(TypeError):
+        anomaly_clusters(images, 2, 1, tmp_path)
+
+
+def test_one_cluster_means_uniform_and_never_more_clusters_than_images(tmp_path):
+    images = numbered(3)
+    assert list(anomaly_clusters(images, 1, 0, tmp_path)) == [0, 0, 0]
+    assert sorted(anomaly_clusters(images, 10, 0, tmp_path)) == [0, 1, 2]
