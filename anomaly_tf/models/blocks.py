@@ -1,0 +1,98 @@
+"""Layers that two or more networks share (DCGAN style, Radford et al. 2016)."""
+
+from __future__ import annotations
+
+import keras
+from keras import KerasTensor, layers, ops
+
+
+def halved_sizes(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
+    """Heights and widths before and after each of `times` strided convolutions.
+
+    >>> halved_sizes((28, 28), 3)
+    [(28, 28), (14, 14), (7, 7), (4, 4)]
+    """
+    sizes = [size]
+    for _ in range(times):
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes
+
+
+def space_to_depth(x: KerasTensor) -> KerasTensor:
+    """Folds each 2x2 block of pixels into channels, `(H, W, C)` to `(H/2, W/2, 4 C)`.
+
+    An odd height or width is padded with a row or column of zeros.
+    """
+    height, width, channels = x.shape[1:]
+    if height % 2 or width % 2:
+        x = layers.ZeroPadding2D(((0, height % 2), (0, width % 2)))(x)
+    rows, columns = (height + 1) // 2, (width + 1) // 2
+    x = layers.Reshape((rows, 2, columns, 2 * channels))(x)
+    return layers.Reshape((rows, columns, 4 * channels))(layers.Permute((1, 3, 2, 4))(x))
+
+
+def depth_to_space(x: KerasTensor) -> KerasTensor:
+    """The reverse: unfolds channels into 2x2 blocks, `(H, W, 4 C)` to `(2 H, 2 W, C)`."""
+    height, width, channels = x.shape[1:]
+    x = layers.Reshape((height, width, 2, channels // 2))(x)
+    x = layers.Permute((1, 3, 2, 4))(x)
+    return layers.Reshape((2 * height, 2 * width, channels // 4))(x)
+
+
+def image_to_features(image: KerasTensor, filters: int) -> KerasTensor:
+    """First layer of a network: halves height and width; convolution and LeakyReLU 0.2.
+
+    A 3x3 convolution over folded 2x2 blocks: it sees 6x6 pixels, and its gradient towards the
+    image costs a third of that of a strided convolution on one channel.
+    """
+    x = layers.Conv2D(filters, 3, padding="same")(space_to_depth(image))
+    return layers.LeakyReLU(0.2)(x)
+
+
+def features_to_image(x: KerasTensor, channels: int, size: tuple[int, int]) -> KerasTensor:
+    """Last layer of a decoder: doubles height and width, cut to `size`; float32 in [-1, 1].
+
+    Sub-pixel convolution (Shi et al. 2016) and tanh, for the reason given above.
+    """
+    x = depth_to_space(layers.Conv2D(4 * channels, 3, padding="same")(x))
+    return layers.Activation("tanh", dtype="float32")(_cut(x, size))
+
+
+def downsample(x: KerasTensor, filters: int) -> KerasTensor:
+    """Halves height and width: strided 4x4 convolution, BatchNorm, LeakyReLU 0.2."""
+    x = layers.Conv2D(filters, 4, strides=2, padding="same", use_bias=False)(x)
+    return layers.LeakyReLU(0.2)(layers.BatchNormalization(momentum=0.9)(x))
+
+
+def upsample(x: KerasTensor, filters: int, size: tuple[int, int]) -> KerasTensor:
+    """Doubles height and width, cut to `size`: transposed 4x4 convolution, BatchNorm, ReLU."""
+    x = layers.Conv2DTranspose(filters, 4, strides=2, padding="same", use_bias=False)(x)
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(_cut(x, size)))
+
+
+def _cut(x: KerasTensor, size: tuple[int, int]) -> KerasTensor:
+    surplus = ((0, x.shape[1] - size[0]), (0, x.shape[2] - size[1]))
+    return x if surplus == ((0, 0), (0, 0)) else layers.Cropping2D(surplus)(x)
+
+
+def reconstruction_detector(generator: keras.Model) -> keras.Model:
+    """What a trained reconstruction approach leaves behind: one functional model, no own code.
+
+    Args:
+        generator: float32 images `(N, H, W, C)` in [-1, 1] to their reconstructions.
+
+    Returns:
+        A model from uint8 images `(N, H, W, C)` to a dictionary: `score` float32 `(N,)`, the
+        mean |x - G(x)| in [0, 2]; `error_map` float32 `(N, H, W)`, the same per pixel;
+        `reconstruction` float32 `(N, H, W, C)` in [-1, 1].
+    """
+    image = keras.Input(generator.input_shape[1:], dtype="uint8", name="image")
+    scaled = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(image)
+    reconstruction = generator(scaled, training=False)
+    error_map = ops.mean(ops.abs(scaled - reconstruction), axis=-1)
+    outputs = {
+        "score": ops.mean(error_map, axis=(1, 2)),
+        "error_map": error_map,
+        "reconstruction": reconstruction,
+    }
+    return keras.Model(image, outputs, name="detector")

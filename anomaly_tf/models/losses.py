@@ -1,0 +1,56 @@
+"""Losses as pure functions: formula, shapes, range and source of each.
+
+Images are `(N, H, W, C)` in [-1, 1], so an absolute error lies in [0, 2]. Every function returns
+a float32 scalar, the mean over the batch.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def reconstruction_loss(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
+    """Mean absolute error, mean |x - G(x)|, in [0, 2] (Kim et al. 2020, L_recon)."""
+    return tf.reduce_mean(tf.abs(images - reconstructions))
+
+
+def patch_loss(images: tf.Tensor, reconstructions: tf.Tensor, worst: int = 3) -> tf.Tensor:
+    """Mean absolute error of the worst windows, in [0, 2] (Kim et al. 2020, L_patch).
+
+    A window half the image high and wide slides over |x - G(x)| by a quarter of the image; of
+    the means per window the `worst` largest are averaged, per image.
+    """
+    height, width = images.shape[1:3]
+    error = tf.reduce_mean(tf.abs(images - reconstructions), axis=-1, keepdims=True)
+    windows = tf.nn.avg_pool2d(
+        error,
+        ksize=(max(height // 2, 1), max(width // 2, 1)),
+        strides=(max(height // 4, 1), max(width // 4, 1)),
+        padding="VALID",
+    )
+    windows = tf.reshape(windows, [tf.shape(windows)[0], -1])
+    return tf.reduce_mean(tf.math.top_k(windows, worst, sorted=False).values)
+
+
+def latent_loss(latents: tf.Tensor, reconstruction_latents: tf.Tensor) -> tf.Tensor:
+    """Mean |E(x) - E(G(x))| over `(N, L)` latents, at least 0 (Kim et al. 2020, L_lat)."""
+    return tf.reduce_mean(tf.abs(latents - reconstruction_latents))
+
+
+def least_squares_loss(scores: tf.Tensor, target: float) -> tf.Tensor:
+    """Mean (D(x) - target)^2 over a grid of discriminator scores (Mao et al. 2017, LSGAN)."""
+    return tf.reduce_mean(tf.square(tf.cast(scores, tf.float32) - target))
+
+
+def abc_loss(images: tf.Tensor, reconstructions: tf.Tensor, scale: float = 1.0) -> tf.Tensor:
+    """Autoencoding binary classifier on anomalies, at least 0 (Yamanaka et al. 2019, L_ABC).
+
+    -log(1 - exp(-s e)), e = mean |x - G(x)| per image: without bound as an anomaly is
+    reconstructed perfectly, near 0 once its error is large. Beside a loss of weight w_n per unit
+    of normal error, weight w and scale s give an image whose odds of being an anomaly are o the
+    error log(1 + s o w / w_n) / s: w decides how strongly doubtful images answer, s how soon the
+    answer saturates.
+    """
+    error = tf.reduce_mean(tf.abs(images - reconstructions), axis=[1, 2, 3])
+    # Below 1e-6 the logarithm would leave float32's range together with its gradient.
+    return -tf.reduce_mean(tf.math.log(-tf.math.expm1(-tf.maximum(scale * error, 1e-6))))

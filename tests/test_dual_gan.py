@@ -1,0 +1,181 @@
+"""The dual-discriminator GAN: who learns from which loss."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from anomaly_tf.config import DualGanLosses, DualGanNetworks, SotaConfig, TrainingConfig
+from anomaly_tf.models import dual_gan
+from anomaly_tf.models.dual_gan import DualGan
+
+SHAPE = (28, 28, 1)
+NONE = DualGanLosses(
+    **{
+        field.name: 0.0
+        for field in dataclasses.fields(DualGanLosses)
+        if field.name.endswith("_weight")
+    }
+)
+SMALL = DualGanNetworks(filters=(4, 8), latent=6, discriminator_filters=(4, 8))
+NETWORKS = ("generator", "normal_discriminator", "anomaly_discriminator")
+
+
+@pytest.fixture
+def batch(small_dataset) -> tuple[tf.Tensor, tf.Tensor]:
+    images = small_dataset.train_images / 127.5 - 1.0
+    normal = images[small_dataset.train_classes == 0][:16]
+    anomaly = images[small_dataset.train_classes != 0][:16]
+    return tf.constant(normal, tf.float32), tf.constant(anomaly, tf.float32)
+
+
+def build(losses: DualGanLosses = DualGanLosses(), ema_decay: float = 0.9) -> DualGan:  # noqa: B008
+    keras.utils.set_random_seed(0)
+    training = TrainingConfig(ema_decay=ema_decay)
+    config = SotaConfig(networks=SMALL, losses=losses, training=training)
+    return dual_gan.build(config, SHAPE, jit_compile=False)
+
+
+def trainable(network: keras.Model) -> list[np.ndarray]:
+    return [variable.numpy() for variable in network.trainable_variables]
+
+
+def changed(before: list[np.ndarray], after: list[np.ndarray]) -> list[bool]:
+    return [not np.array_equal(old, new) for old, new in zip(before, after, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "learner"),
+    [
+        ("reconstruction", "generator"),
+        ("patch", "generator"),
+        ("latent", "generator"),
+        ("normal_adversarial", "generator"),
+        ("abc", "generator"),
+        ("anomaly_adversarial", "generator"),
+        ("normal_discriminator", "normal_discriminator"),
+        ("anomaly_discriminator", "anomaly_discriminator"),
+    ],
+)
+def test_each_loss_teaches_exactly_its_network(loss, learner, batch):
+    model = build(dataclasses.replace(NONE, **{f"{loss}_weight": 1.0}))
+    before = {name: trainable(getattr(model, name)) for name in NETWORKS}
+    model.train_step(batch)
+    for name in NETWORKS:
+        moved = changed(before[name], trainable(getattr(model, name)))
+        # Every single weight of the learner moves (the decoder's too, where the loss goes
+        # through it), and none of the others.
+        assert all(moved) if name == learner else not any(moved), name
+
+
+def test_the_encoder_and_the_decoder_both_learn_from_the_default_losses(batch):
+    model = build()
+    before = {name: trainable(getattr(model, name)) for name in ("encoder", "decoder")}
+    model.train_step(batch)
+    for name, weights in before.items():
+        assert all(changed(weights, trainable(getattr(model, name)))), name
+
+
+def test_the_step_reports_the_losses_that_the_networks_give(batch):
+    model = build()
+    normal, anomaly = batch
+    # BatchNorm's batch statistics are a function of the batch alone, so a clone tells the same.
+    twin = build()
+    reported = {name: float(value) for name, value in model.train_step(batch).items()}
+    both = twin.generator(tf.concat([normal, anomaly], 0), training=True).numpy()
+    first, second = both[:16], both[16:]
+    error = np.abs(anomaly - second).mean(axis=(1, 2, 3))
+    assert reported["reconstruction"] == pytest.approx(np.abs(normal - first).mean(), rel=1e-4)
+    assert reported["abc"] == pytest.approx(-np.log(1 - np.exp(-4 * error)).mean(), rel=1e-3)
+    scores = twin.anomaly_discriminator(tf.concat([anomaly, second], 0), training=True).numpy()
+    assert reported["anomaly_adversarial"] == pytest.approx((scores[16:] ** 2).mean(), rel=1e-3)
+    expected = ((scores[:16] - 0.9) ** 2).mean() + (scores[16:] ** 2).mean()
+    assert reported["anomaly_discriminator"] == pytest.approx(expected, rel=1e-3)
+    weights = DualGanLosses()
+    total = sum(getattr(weights, f"{n}_weight") * reported[n] for n in dual_gan.GENERATOR_LOSSES)
+    assert reported["generator"] == pytest.approx(total, rel=1e-5)
+
+
+def test_the_average_follows_weights_and_batch_norm_statistics(batch):
+    model = build(ema_decay=0.9)
+    average = [variable.numpy() for variable in model.averaged_generator.weights]
+    for step in (1, 2, 3):
+        model.train_step(batch)
+        decay = min(0.9, (1 + step) / (10 + step))
+        current = [variable.numpy() for variable in model.generator.weights]
+        average = [
+            decay * old + (1 - decay) * new for old, new in zip(average, current, strict=True)
+        ]
+    for variable, expected in zip(model.averaged_generator.weights, average, strict=True):
+        np.testing.assert_allclose(variable, expected, atol=1e-6, err_msg=variable.path)
+    statistics = [v for v in model.averaged_generator.weights if "moving_" in v.path]
+    assert statistics
+    assert all(np.ptp(variable) > 0 for variable in statistics)
+
+
+def test_scores_come_from_the_average_with_batch_norm_in_inference_mode(batch):
+    model = build()
+    model.train_step(batch)
+    images = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
+    scaled = images.astype(np.float32) / 127.5 - 1.0
+    expected = np.abs(scaled - model.averaged_generator(scaled, training=False))
+    np.testing.assert_allclose(
+        model.detector(images)["score"], expected.mean(axis=(1, 2, 3)), rtol=1e-4
+    )
+
+
+def test_only_the_losses_show_up_as_metrics(batch):
+    model = build()
+    assert [metric.name for metric in model.metrics] == list(dual_gan.LOSS_NAMES)
+    assert set(model.train_step(batch)) == set(dual_gan.LOSS_NAMES)
+
+
+def test_discriminators_return_a_grid_and_have_the_same_shape():
+    model = build()
+    images = tf.zeros([2, *SHAPE])
+    for discriminator in (model.normal_discriminator, model.anomaly_discriminator):
+        assert discriminator(images, training=False).shape == (2, 7, 7, 1)
+    one, other = (
+        [weight.shape for weight in getattr(model, name).weights] for name in NETWORKS[1:]
+    )
+    assert one == other
+
+
+def test_learning_rates_fall_on_a_cosine(batch):
+    model = build()
+    rates = model.learning_rates()
+    assert rates["generator_learning_rate"] == pytest.approx(TrainingConfig().learning_rate)
+    half = TrainingConfig().epochs * TrainingConfig().steps_per_epoch // 2
+    model.optimizer.iterations.assign(half)
+    assert model.learning_rates()["generator_learning_rate"] == pytest.approx(
+        TrainingConfig().learning_rate / 2, rel=1e-3
+    )
+
+
+def test_the_step_compiles_by_xla(batch):
+    """XLA is the default on a GPU; here it is compiled and run on the CPU."""
+    compiled = tf.function(build().train_step, jit_compile=True)(batch)
+    for name, value in build().train_step(batch).items():
+        assert float(compiled[name]) == pytest.approx(float(value), rel=1e-3), name
+
+
+def test_mixed_precision_keeps_weights_and_losses_in_float32(batch):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = build()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.encoder.layers[-1].compute_dtype == "float32"
+    assert {layer.compute_dtype for layer in model.encoder.layers if "conv" in layer.name} == {
+        "bfloat16"
+    }
+    values = model.train_step(batch)
+    assert all(value.dtype == tf.float32 for value in values.values())
+    assert all(weight.dtype == "float32" for weight in model.generator.weights)
+    assert all(output.dtype == "float32" for output in model.detector.outputs)
+    expected = float(build().train_step(batch)["reconstruction"])
+    assert float(values["reconstruction"]) == pytest.approx(expected, rel=0.02)
