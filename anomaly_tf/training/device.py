@@ -1,0 +1,70 @@
+"""Which device a run uses, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device that training runs on.
+
+    Attributes:
+        name: TensorFlow's name, `/GPU:0` or `/CPU:0`.
+        jit_compile: Whether the step is compiled by XLA.
+        reason: One line for the user: which device, and why.
+    """
+
+    name: str
+    jit_compile: bool
+    reason: str
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a GPU."""
+        return "GPU" in self.name
+
+
+def select_device(jit_compile: Literal["auto", "on", "off"]) -> Device:
+    """Takes the first GPU when there is one, else the CPU.
+
+    Memory of every GPU is allocated as it is needed. XLA is on by default on a GPU and off on a
+    CPU, where it was slower for networks of this size.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    memory = "memory grows as needed"
+    for gpu in gpus:
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:  # the caller's process has used the GPU already, in its own way
+            memory = "memory as this process set it"
+    xla = jit_compile == "on" or (jit_compile == "auto" and bool(gpus))
+    note = f"XLA {'on' if xla else 'off'}"
+    if gpus:
+        model = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+        reason = f"{model}, the first of {len(gpus)} found; {memory}; {note}"
+        return Device("/GPU:0", xla, reason)
+    if not tf.test.is_built_with_cuda():
+        why = "this TensorFlow is built without CUDA"
+    elif os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        why = "CUDA_VISIBLE_DEVICES hides every GPU"
+    else:
+        why = (
+            "TensorFlow finds no GPU; for an NVIDIA one run 'make setup GPU=1', and "
+            "TF_CPP_MIN_LOG_LEVEL=0 shows what it looked for"
+        )
+    return Device("/CPU:0", xla, f"{cpu_name()}, {os.cpu_count()} threads ({why}); {note}")
+
+
+def cpu_name() -> str:
+    """The processor's model name, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,87 @@
+"""Thresholds and metrics against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata
+
+from anomaly_tf.config import ThresholdConfig
+from anomaly_tf.detection.metrics import auroc_confidence_interval, detection_metrics
+from anomaly_tf.detection.threshold import fit_threshold
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+SCORES = np.array([0.1, 0.2, 0.3, 5.0, 0.25, 4.0, 6.0, 7.0])
+CLASSES = np.array([1, 1, 1, 1, 0, 0, 2, 2])
+NAMES = ("bag", "shirt", "boot")
+
+
+def test_the_percentile_lies_between_the_two_nearest_scores():
+    # 101 scores 0 to 100: the 95th percentile is 95, the 97.5th half way from 97 to 98.
+    scores = np.random.default_rng(0).permutation(101.0 * np.arange(101) / 101)
+    assert fit_threshold(scores, ThresholdConfig(percentile=95)) == pytest.approx(95)
+    assert fit_threshold(scores, ThresholdConfig(percentile=97.5)) == pytest.approx(97.5)
+
+
+@pytest.mark.parametrize("scores", [[], [[1.0]], [1.0, np.nan], [np.inf]])
+def test_a_threshold_needs_finite_scores(scores):
+    with pytest.raises(ValueError, match="expected finite scores"):
+        fit_threshold(np.array(scores), ThresholdConfig())
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return detection_metrics(LABELS, SCORES, CLASSES, NAMES, threshold=4.0)
+
+
+def test_auroc_counts_pairs_in_the_right_order_from_raw_scores(metrics):
+    # Of 16 pairs, the anomaly 0.25 loses against 0.3 and 5.0, the anomaly 4.0 against 5.0.
+    assert metrics["auroc"] == pytest.approx(13 / 16)
+
+
+def test_auroc_by_class_takes_all_normal_images_and_one_class(metrics):
+    # Bags lose 3 of 8 pairs, boots none.
+    assert metrics["auroc_by_class"] == {"bag": pytest.approx(5 / 8), "boot": 1.0}
+
+
+def test_a_score_equal_to_the_threshold_is_an_anomaly(metrics):
+    # Anomalies: 5.0 (false), 4.0 (exactly the threshold), 6.0, 7.0.
+    assert metrics["confusion_matrix"] == [[3, 1], [1, 3]]
+    assert metrics["test_false_alarm_rate"] == pytest.approx(1 / 4)
+    assert metrics["test_detection_rate"] == pytest.approx(3 / 4)
+    assert metrics["classification_report"]["anomaly"]["precision"] == pytest.approx(3 / 4)
+
+
+def test_false_alarm_rate_at_95_percent_found(metrics):
+    # All four anomalies are found from 0.25 on, and with them the normal 0.3 and 5.0.
+    assert metrics["fpr_at_95_tpr"] == pytest.approx(2 / 4)
+
+
+def test_average_precision(metrics):
+    # Down the ranking: 7 and 6 are right, 5 is wrong, 4 is the third of four, 0.25 the fourth
+    # of six.
+    expected = (1 / 1 + 2 / 2 + 3 / 4 + 4 / 6) / 4
+    assert metrics["average_precision"] == pytest.approx(expected)
+
+
+def test_confidence_interval_agrees_with_a_bootstrap():
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [300, 900])
+    scores = random.normal(labels * 1.5, 1.0)
+    low, high = auroc_confidence_interval(labels, scores)
+    chosen = np.concatenate(
+        [random.integers(0, 300, (2000, 300)), random.integers(300, 1200, (2000, 900))], axis=1
+    )
+    # AUROC of each resample from the rank sum of its anomalies (Mann-Whitney).
+    ranks = rankdata(scores[chosen], axis=1)[:, 300:].sum(axis=1)
+    resampled = (ranks - 900 * 901 / 2) / (300 * 900)
+    # Two estimates of the same interval: within a tenth of its width.
+    tolerance = (high - low) / 10
+    assert low == pytest.approx(np.percentile(resampled, 2.5), abs=tolerance)
+    assert high == pytest.approx(np.percentile(resampled, 97.5), abs=tolerance)
+
+
+def test_confidence_interval_stays_within_zero_and_one():
+    labels = np.array([0, 0, 1, 1])
+    assert auroc_confidence_interval(labels, np.array([1.0, 2.0, 3.0, 4.0])) == (1.0, 1.0)
+    low, high = auroc_confidence_interval(labels, np.array([1.0, 3.0, 2.0, 4.0]))
+    assert low >= 0.0
+    assert high == 1.0

@@ -1,0 +1,53 @@
+"""Trains a detector: `python train.py --approach sota`.
+
+Configuration, data, model, training, threshold, run directory. `--help` lists every option.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from anomaly_tf.command_line import import_tensorflow, parse_train_options, run_script
+from anomaly_tf.data.protocols import PROTOCOLS
+from anomaly_tf.data.sources import load_dataset, require_class
+from anomaly_tf.run_directory import plan_run
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the training that the command line asks for; returns the exit status."""
+    config, run_dir = parse_train_options(arguments)
+    require_class(config.data, config.normal_class)
+    run = plan_run(run_dir, config.approach)
+    dataset = load_dataset(config.data, Path(config.data_dir))
+    split = PROTOCOLS[config.protocol](
+        dataset, config.normal_class, config.sampling.validation_fraction, config.seed
+    )
+
+    # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
+    import_tensorflow()
+    from anomaly_tf.training.fit import train
+
+    name = dataset.class_names[config.normal_class]
+    print(
+        f"data: {dataset.name}, normal class {config.normal_class} ({name}), protocol "
+        f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
+        f"{len(split.test)} test images"
+    )
+    outcome = train(config, dataset, split, run, shlex.join(["python", "train.py", *arguments]))
+    if outcome.detector:
+        facts = outcome.detector.info["training"]
+        print(
+            f"best epoch {facts['best_epoch']} of {facts['epochs']}, validation AUROC "
+            f"{facts['validation_auroc']:.4f}, threshold {outcome.detector.threshold:.4f}, "
+            f"{facts['train_seconds']:.0f} s, {facts['images_per_second']:.0f} images/s\n"
+            f"run: {run.path}\nnext: python evaluate.py --run-dir {shlex.quote(str(run.path))}"
+        )
+    if outcome.message:
+        print(f"error: {outcome.message}", file=sys.stderr)
+    return {"completed": 0, "interrupted": 130, "non_finite_loss": 2}[outcome.status]
+
+
+if __name__ == "__main__":
+    run_script(main)
