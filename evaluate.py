@@ -1,0 +1,65 @@
+"""Scores the test set with a trained run: `python evaluate.py --run-dir RUN`.
+
+Writes `metrics.json` and `plots/*.png` into the run. With `--threshold.percentile P` the run
+gets a new threshold, from the stored scores of normal validation images, without retraining.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anomaly_tf.command_line import (
+    import_tensorflow,
+    load_config,
+    parse_options,
+    run_script,
+)
+from anomaly_tf.config import Checked, ThresholdConfig
+from anomaly_tf.data.protocols import PROTOCOLS
+from anomaly_tf.data.sources import load_dataset
+from anomaly_tf.run_directory import open_run
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Checked):
+    """Options of evaluate.py.
+
+    Attributes:
+        run_dir: Folder that train.py made.
+        data: Another source of the same data than the run was trained on.
+        data_dir: Another folder for cached data than the run was trained with.
+        threshold: A new threshold for the run; without one of these options it keeps its own.
+    """
+
+    run_dir: str
+    data: str | None = None
+    data_dir: str | None = None
+    threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluates the run that the command line names."""
+    options = parse_options(EvaluateOptions, "evaluate.py", __doc__ or "", arguments)
+    run, _ = open_run(options.run_dir)
+    config = load_config(run.config)
+    dataset = load_dataset(options.data or config.data, Path(options.data_dir or config.data_dir))
+    split = PROTOCOLS[config.protocol](
+        dataset, config.normal_class, config.sampling.validation_fraction, config.seed
+    )
+
+    # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
+    import_tensorflow()
+    from anomaly_tf.deploy.detector import Detector
+    from anomaly_tf.reporting.evaluation import evaluate, table
+
+    detector = Detector.load(options.run_dir)
+    if any(argument.startswith("--threshold") for argument in arguments):
+        detector.set_threshold(options.threshold)
+        detector.save_info(run)
+    print(table(evaluate(detector, split.test, config, run)))
+    print(f"written: {run.metrics} and pictures in {run.plots}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,291 @@
+"""The scripts as a user runs them, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ENVIRONMENT, ROOT, run_script
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from anomaly_tf import Detector
+
+METRICS_KEYS = set(
+    """
+    approach protocol dataset normal_class seed auroc auroc_ci95 average_precision fpr_at_95_tpr
+    threshold threshold_method test_false_alarm_rate test_detection_rate confusion_matrix
+    classification_report auroc_by_class n_train n_validation n_test train_seconds epochs
+    best_epoch images_per_second hardware command
+    """.split()  # noqa: SIM905
+)
+LOSSES = set(
+    """
+    reconstruction patch latent normal_adversarial abc anomaly_adversarial normal_discriminator
+    anomaly_discriminator generator
+    """.split()  # noqa: SIM905
+)
+PICTURES = set(
+    """
+    losses normal anomaly worst_false_alarms worst_misses scores roc precision_recall
+    confusion_matrix auroc_by_class
+    """.split()  # noqa: SIM905
+)
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained_run) -> subprocess.CompletedProcess:
+    """The trained run after `evaluate.py`."""
+    done = run_script("evaluate.py", "--run-dir", trained_run)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_train_says_what_it_does_and_what_comes_next(trained_run):
+    said = (trained_run / "stdout.txt").read_text()
+    assert "normal class 0 (0), protocol imbalance: 5400 training, 600 validation" in said
+    assert "device: /CPU:0" in said
+    assert "val_auroc" in said
+    assert f"next: python evaluate.py --run-dir {trained_run}" in said
+    assert (trained_run / "stderr.txt").read_text() == ""
+
+
+def test_the_run_directory_holds_what_is_documented(trained_run):
+    names = {path.name for path in trained_run.iterdir()}
+    assert {"config.yaml", "model.keras", "detector.json", "history.csv", "tensorboard"} <= names
+    assert not [name for name in names if name.startswith(".partial")]
+    header = (trained_run / "history.csv").read_text().splitlines()[0].split(",")
+    assert LOSSES | {"epoch", "val_auroc"} <= set(header)
+
+
+def test_tensorboard_shows_losses_rates_auroc_histograms_pictures_and_hparams(trained_run):
+    found: dict[str, list] = {}
+    for file in (trained_run / "tensorboard").rglob("*tfevents*"):
+        events = EventAccumulator(str(file)).Reload()
+        for tag in events.Tags()["tensors"]:
+            found.setdefault(tag, []).extend(events.Tensors(tag))
+    for tag in (
+        *(f"epoch_{name}" for name in LOSSES),
+        "epoch_auroc",
+        "epoch_generator_learning_rate",
+        "epoch_normal_discriminator_learning_rate",
+        "epoch_anomaly_discriminator_learning_rate",
+        "scores/normal",
+        "scores/anomaly",
+        "reconstructions/normal",
+        "reconstructions/anomaly",
+    ):
+        assert len(found[tag]) == 2, tag  # one for each epoch
+
+
+def test_hyper_parameters_are_in_tensorboards_hparams_tab(trained_run):
+    found = set()
+    for file in (trained_run / "tensorboard").rglob("*tfevents*"):
+        events = EventAccumulator(str(file)).Reload()
+        with contextlib.suppress(KeyError):
+            found |= set(events.PluginTagToContent("hparams"))
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= found
+
+
+def test_metrics_hold_every_promised_key_and_agree_with_each_other(evaluated, trained_run):
+    metrics = json.loads((trained_run / "metrics.json").read_text())
+    assert set(metrics) >= METRICS_KEYS
+    low, high = metrics["auroc_ci95"]
+    assert 0.8 < low < metrics["auroc"] < high <= 1.0
+    assert metrics["n_test"] == 1500
+    assert metrics["n_train"] + metrics["n_validation"] == 6000
+    (kept, alarmed), (missed, found) = metrics["confusion_matrix"]
+    assert kept + alarmed + missed + found == 1500
+    assert metrics["test_false_alarm_rate"] == pytest.approx(alarmed / (kept + alarmed))
+    assert set(metrics["auroc_by_class"]) == {str(number) for number in range(1, 10)}
+    assert metrics["command"].startswith("python train.py --approach sota")
+    assert f"{metrics['auroc']:.4f}" in evaluated.stdout
+    assert evaluated.stderr == ""
+
+
+def test_every_picture_is_there_and_shows_something(evaluated, trained_run):
+    assert {path.stem for path in (trained_run / "plots").iterdir()} == PICTURES
+    for path in (trained_run / "plots").iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) > 300
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+def test_evaluate_again_with_another_percentile_changes_the_verdicts_only(evaluated, run_copy):
+    before = json.loads((run_copy / "metrics.json").read_text())
+    model = (run_copy / "model.keras").read_bytes()
+    done = run_script("evaluate.py", "--run-dir", run_copy, "--threshold.percentile", 99)
+    assert done.returncode == 0, done.stderr
+    after = json.loads((run_copy / "metrics.json").read_text())
+    assert after["threshold"] > before["threshold"]
+    assert after["test_false_alarm_rate"] < before["test_false_alarm_rate"]
+    assert after["auroc"] == pytest.approx(before["auroc"], abs=1e-6)
+    assert (run_copy / "model.keras").read_bytes() == model
+    # The run keeps its new threshold.
+    assert json.loads((run_copy / "detector.json").read_text())["threshold"]["percentile"] == 99
+
+
+def train_tiny(folder: Path, run: Path, *more: object) -> list[str]:
+    options = (
+        *("--data", folder, "--data-dir", folder / "cache", "--run-dir", run),
+        *("--training.epochs", 1, "--training.steps-per-epoch", 4, "--training.batch-size", 16),
+        *("--networks.filters", "[4,8]", "--networks.discriminator-filters", "[4]"),
+    )
+    return [str(option) for option in (*options, *more)]
+
+
+def test_deterministic_runs_are_identical(small_folder, tmp_path):
+    detectors = []
+    for name in ("one", "two"):
+        run = tmp_path / name
+        done = run_script("train.py", *train_tiny(small_folder, run, "--deterministic"))
+        assert done.returncode == 0, done.stderr
+        detectors.append(json.loads((run / "detector.json").read_text()))
+    assert detectors[0]["calibration"] == detectors[1]["calibration"]
+
+
+def test_ctrl_c_in_the_terminal_leaves_a_run_that_loads(small_folder, tmp_path):
+    run = tmp_path / "run"
+    options = train_tiny(small_folder, run, "--training.epochs", 500)
+    with subprocess.Popen(
+        [sys.executable, "train.py", *options],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        try:
+            for line in process.stdout:
+                if line.startswith("Epoch 3/"):
+                    break
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "interrupted; kept the weights of epoch" in errors
+    assert "Traceback" not in errors
+    assert np.isfinite(Detector.load(run).threshold)
+
+
+@pytest.fixture
+def without_tensorflow(tmp_path) -> dict[str, str]:
+    """An environment in which importing TensorFlow or Keras fails: no error needs them."""
+    modules = tmp_path / "modules"
+    for name in ("tensorflow", "keras"):
+        (modules / name).mkdir(parents=True)
+        (modules / name / "__init__.py").write_text("raise ImportError('must not be imported')")
+    return {**ENVIRONMENT, "PYTHONPATH": str(modules)}
+
+
+def assert_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--approach stoa", ["did you mean 'sota'"]),
+        ("--losses.abc-wieght 2", ["did you mean '--losses.abc-weight'"]),
+        ("--training.epochs many", ["--training.epochs", "whole number", "many"]),
+        ("--normal-class 10", ["normal class 10 does not exist", "0 T-shirt/top"]),
+        ("--threshold.percentile 150", ["--threshold.percentile", "150"]),
+        ("--losses.abc-weight=-1", ["--losses.abc-weight", "at least 0"]),
+        ("--config broken.yaml", ["broken.yaml line 2", "broken YAML"]),
+        ("--data empty", ["no data in empty", "train-images-idx3-ubyte"]),
+        ("--data none", ["'none' is neither 'fashion_mnist' nor a folder"]),
+        ("--run-dir full", ["full already exists", "--run-dir"]),
+        ("--run-dir file/run", ["cannot write to file/run", "--run-dir"]),
+    ],
+)
+def test_wrong_input_to_train(options, words, without_tensorflow, tmp_path):
+    place = tmp_path / "place"
+    (place / "empty").mkdir(parents=True)
+    (place / "full").mkdir()
+    (place / "full" / "notes.txt").write_text("keep me")
+    (place / "file").write_text("")
+    (place / "broken.yaml").write_text("losses: [1\n")
+    before = sorted(place.rglob("*"))
+    arguments = options.split()
+    if "--run-dir" not in arguments:
+        arguments += ["--run-dir", "new"]
+    assert_one_line(run_script("train.py", *arguments, cwd=place, env=without_tensorflow), *words)
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_to_write(without_tensorflow, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    done = run_script("train.py", "--run-dir", tmp_path / "closed" / "run", env=without_tensorflow)
+    assert_one_line(done, "cannot write to", "--run-dir")
+
+
+def test_a_class_that_the_folder_does_not_hold(small_folder, without_tensorflow, tmp_path):
+    options = ("--data", small_folder, "--normal-class", 77, "--run-dir", tmp_path / "run")
+    done = run_script("train.py", *options, env=without_tensorflow)
+    assert_one_line(done, "normal class 77 does not exist")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("none", ["does not exist"]),
+        ("not a run", ["not a run directory"]),
+        ("incomplete", ["incomplete (no detector.json)"]),
+        ("config", ["config.yaml", "did you mean"]),
+    ],
+)
+def test_wrong_input_to_evaluate(damage, words, without_tensorflow, trained_run, tmp_path):
+    run = tmp_path / "run"
+    if damage != "none":
+        run.mkdir()
+    if damage in ("incomplete", "config"):
+        (run / "config.yaml").write_text((trained_run / "config.yaml").read_text())
+    if damage == "config":
+        for name in ("detector.json", "model.keras"):
+            (run / name).write_bytes((trained_run / name).read_bytes())
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.replace("abc_scale", "abc_scala"))
+    done = run_script("evaluate.py", "--run-dir", run, env=without_tensorflow)
+    assert_one_line(done, *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("", ["--run-dir", "missing"]),
+        ("--run-dir x --threshold.percentile 150", ["--threshold.percentile", "150"]),
+        ("--run-dir x --treshold.percentile 99", ["did you mean '--threshold.percentile'"]),
+    ],
+)
+def test_wrong_options_of_evaluate(options, words, without_tensorflow):
+    done = run_script("evaluate.py", *options.split(), env=without_tensorflow)
+    assert_one_line(done, *words)
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_help_explains_every_option_without_tensorflow(script, without_tensorflow):
+    done = run_script(script, "--help", env={**without_tensorflow, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    assert "--threshold.percentile" in done.stdout
+    if script == "train.py":
+        for option in ("--approach", "--losses.abc-weight", "--training.steps-per-epoch"):
+            assert option in done.stdout
+    # An option without an explanation shows its type alone.
+    assert "\n                        (type:" not in done.stdout

@@ -1,0 +1,129 @@
+"""From the command line to a typed configuration; every wrong word has its one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anomaly_tf.command_line import load_config, parse_train_options
+from anomaly_tf.config import CONFIGS, SotaConfig, ThresholdConfig, TrainingConfig, save_config
+from anomaly_tf.errors import UserError
+
+
+@pytest.mark.parametrize("approach", CONFIGS)
+def test_the_yaml_of_an_approach_holds_its_defaults(approach):
+    config, run_dir = parse_train_options(["--approach", approach])
+    assert config == CONFIGS[approach]()
+    assert run_dir is None
+
+
+def test_sota_is_the_approach_that_is_trained_without_a_name():
+    assert parse_train_options([])[0] == SotaConfig()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--losses.abc-weight", "3", "--normal-class=4", "--run-dir", "a-b_c"],
+        ["--losses.abc_weight=3", "--normal_class", "4", "--run_dir=a-b_c"],
+    ],
+)
+def test_hyphens_and_underscores_are_the_same(arguments):
+    config, run_dir = parse_train_options(arguments)
+    assert (config.losses.abc_weight, config.normal_class, run_dir) == (3.0, 4, "a-b_c")
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path):
+    file = tmp_path / "own.yaml"
+    file.write_text("approach: sota\nseed: 5\ntraining:\n  epochs: 7\n")
+    config, _ = parse_train_options(["--config", str(file), "--training.epochs", "3"])
+    assert (config.training.epochs, config.seed) == (3, 5)
+    assert config.training.batch_size == TrainingConfig().batch_size
+
+
+def test_deterministic_is_a_flag():
+    assert parse_train_options(["--deterministic"])[0].deterministic
+    assert parse_train_options(["--deterministic", "--seed", "1"])[0].deterministic
+    assert not parse_train_options([])[0].deterministic
+
+
+def test_a_saved_configuration_reads_back_equal(tmp_path: Path):
+    config, _ = parse_train_options(
+        ["--networks.filters", "[8,16]", "--threshold.percentile", "99", "--data-dir", "a-b"]
+    )
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("approach", CONFIGS)
+def test_every_approach_has_a_yaml_whose_header_tells_its_story(approach):
+    text = (Path("configs") / f"{approach}.yaml").read_text()
+    header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    for word in ("python train.py", "AUROC", "wall time", "20"):
+        assert word in header
+    assert yaml.safe_load(text)["approach"] == approach
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--approach stoa", ["'stoa'", "did you mean 'sota'"]),
+        ("--approach", ["--approach"]),
+        ("--losses.abc-wieght 2", ["--losses.abc-wieght", "did you mean '--losses.abc-weight'"]),
+        ("--epoch 5", ["--epoch", "--training.epochs"]),
+        ("extra", ["extra"]),
+        ("--seed", ["--seed"]),
+        ("--seed -1", ["--seed", "at least 0", "-1"]),
+        ("--normal-class abc", ["--normal-class", "whole number", "abc"]),
+        ("--training.epochs 1.5", ["--training.epochs", "whole number", "1.5"]),
+        ("--training.epochs 0", ["--training.epochs", "at least 1", "0"]),
+        ("--training.batch-size 7", ["--training.batch-size", "even", "7"]),
+        ("--training.learning-rate 0", ["--training.learning-rate", "above 0"]),
+        ("--training.learning-rate nan", ["--training.learning-rate", "nan"]),
+        ("--training.learning-rate inf", ["--training.learning-rate", "inf"]),
+        ("--training.precision half", ["--training.precision", "float32", "half"]),
+        ("--losses.abc-weight=-1", ["--losses.abc-weight", "at least 0", "-1"]),
+        ("--losses.abc-weight much", ["--losses.abc-weight", "number", "much"]),
+        ("--threshold.percentile 150", ["--threshold.percentile", "at most 100", "150"]),
+        ("--networks.filters [8,0]", ["--networks.filters", "at least 1", "0"]),
+        ("--networks.filters []", ["--networks.filters", "at least one"]),
+        ("--protocol one_clas", ["--protocol", "imbalance", "one_clas"]),
+        ("--deterministic maybe", ["--deterministic", "true or false", "maybe"]),
+        ("--config none.yaml", ["none.yaml", "No such file"]),
+    ],
+)
+def test_wrong_options_are_named_in_one_line(arguments, words):
+    with pytest.raises(UserError) as caught:
+        parse_train_options(arguments.split())
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("losses: [1\n", ["line 2", "broken YAML"]),
+        ("losses:\n  abc_wieght: 1\n", ["losses.abc_wieght", "did you mean 'losses.abc_weight'"]),
+        ("- 1\n", ["key: value", "list"]),
+        ("seed: two\n", ["seed", "whole number", "two"]),
+        ("training: 5\n", ["training"]),
+        ("approach: stoa\n", ["'stoa'", "sota"]),
+        ("threshold:\n  percentile: -3\n", ["threshold.percentile", "at least 0"]),
+    ],
+)
+def test_wrong_files_are_named_in_one_line(content, words, tmp_path: Path):
+    file = tmp_path / "own.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError) as caught:
+        parse_train_options(["--config", str(file)])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_the_python_api_checks_ranges_too():
+    with pytest.raises(ValueError, match=r"threshold\.percentile must be .* at most 100; got 101"):
+        ThresholdConfig(percentile=101)
