@@ -1,0 +1,158 @@
+"""Speed and memory of training: `make bench`.
+
+In one run on one machine, with the default configuration of `sota`:
+
+- the cost of Keras and the input pipeline: `fit` on tf.data against a bare loop that calls the
+  same compiled step on batches already in memory, in turn, ratio of each pair of rounds;
+- images per second of `fit`;
+- seconds of training until the validation AUROC reaches 0.97, scored every 20 steps (the time
+  of scoring is not counted);
+- peak memory of a `train.py` process (two short epochs with validation, pictures and saving).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_tf.command_line import import_tensorflow, parse_train_options, run_script
+from anomaly_tf.data.sources import load_dataset
+
+ROUNDS = 7
+STEPS = 40
+WARM_UP = 5
+TARGET = 0.97
+
+
+def main(arguments: list[str]) -> None:
+    """Measures and prints; takes the options of `train.py`."""
+    config, _ = parse_train_options(arguments)
+    dataset = load_dataset(config.data, Path(config.data_dir))
+    import_tensorflow()
+    import keras
+    import tensorflow as tf
+    from sklearn.metrics import roc_auc_score
+
+    from anomaly_tf.data.protocols import PROTOCOLS
+    from anomaly_tf.detection.scoring import Scorer
+    from anomaly_tf.models import APPROACHES
+    from anomaly_tf.training.callbacks import StopOnNonFiniteLoss
+    from anomaly_tf.training.device import select_device
+    from anomaly_tf.training.fit import training_batches
+
+    class Clock(keras.callbacks.Callback):
+        """Time from the end of the warm-up to the end of the last batch."""
+
+        seconds = 0.0
+
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            if batch == WARM_UP - 1:
+                self.start = time.perf_counter()
+            self.seconds = time.perf_counter() - getattr(self, "start", time.perf_counter())
+
+    class StopAtTarget(keras.callbacks.Callback):
+        """Scores every 20 steps, counts the time between, and stops at the target."""
+
+        seconds = 0.0
+        auroc = 0.0
+
+        def on_train_begin(self, logs: dict | None = None) -> None:
+            self.score = Scorer(self.model.detector)
+            self.start = time.perf_counter()
+
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            if (batch + 1) % 20:
+                return
+            self.seconds += time.perf_counter() - self.start
+            scores = self.score(split.validation.images)
+            self.auroc = roc_auc_score(split.validation.labels, scores)
+            self.model.stop_training = self.auroc >= TARGET
+            if self.model.stop_training:
+                raise StopIteration
+            self.start = time.perf_counter()
+
+    device = select_device(config.training.jit_compile)
+    print(f"device: {device.name} ({device.reason})")
+    split = PROTOCOLS[config.protocol](
+        dataset, config.normal_class, config.sampling.validation_fraction, config.seed
+    )
+    batches = training_batches(config, split, device)
+
+    def build() -> keras.Model:
+        keras.utils.set_random_seed(config.seed)
+        shape = split.train.images.shape[1:]
+        return APPROACHES[config.approach](config, shape, jit_compile=device.jit_compile)
+
+    model = build()
+    step = tf.function(model.train_step, jit_compile=device.jit_compile)
+    in_memory = list(batches.take(STEPS))
+    ratios, speeds = [], []
+    for number in range(ROUNDS + 1):
+        for batch in in_memory[:WARM_UP]:
+            step(batch)
+        start = time.perf_counter()
+        for batch in in_memory[WARM_UP:]:
+            losses = step(batch)
+        float(losses["generator"])  # waits for the device
+        bare = time.perf_counter() - start
+        clock = Clock()
+        model.fit(
+            batches,
+            epochs=1,
+            steps_per_epoch=STEPS,
+            callbacks=[StopOnNonFiniteLoss(), clock],
+            verbose=0,
+            shuffle=False,
+        )
+        if number:  # the first round compiles
+            ratios.append(clock.seconds / bare)
+            speeds.append((STEPS - WARM_UP) * config.training.batch_size / clock.seconds)
+            print(
+                f"round {number}: fit {speeds[-1]:.0f} images/s, time of fit / time of bare loop "
+                f"{ratios[-1]:.3f}",
+                flush=True,
+            )
+    print(
+        f"fit / bare loop: median {np.median(ratios):.3f} "
+        f"(min {min(ratios):.3f}, max {max(ratios):.3f}) of {ROUNDS} rounds of "
+        f"{STEPS - WARM_UP} steps"
+    )
+    print(
+        f"images/s: median {np.median(speeds):.0f} (min {min(speeds):.0f}, max {max(speeds):.0f})"
+    )
+
+    stop = StopAtTarget()
+    try:
+        build().fit(batches, epochs=1, callbacks=[stop], verbose=0, shuffle=False)
+    except StopIteration:
+        print(f"validation AUROC {stop.auroc:.4f} after {stop.seconds:.1f} s of training")
+    else:
+        print(f"validation AUROC {TARGET} was not reached: {stop.auroc:.4f}")
+    print(f"peak memory of train.py: {peak_memory_of_training(arguments, config.data_dir):.2f} GB")
+
+
+def peak_memory_of_training(arguments: list[str], data_dir: str) -> float:
+    """Largest resident size of a short training, clustering included, in 10^9 bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in Path(data_dir).glob("*.npz"):
+            shutil.copy(file, folder)
+        command = [sys.executable, "train.py", *arguments, "--data-dir", name]
+        command += ["--run-dir", f"{name}/run"]
+        command += ["--training.epochs", "2", "--training.steps-per-epoch", "20"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f"{command} failed with status {status}")
+    return usage.ru_maxrss * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    run_script(main)
