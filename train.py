@@ -36,11 +36,11 @@ def main(arguments: list[str]) -> int:
         f"{len(split.test)} test images"
     )
     outcome = train(config, dataset, split, run, shlex.join(["python", "train.py", *arguments]))
-    if outcome.detector:
-        facts = outcome.detector.info["training"]
+    if outcome.info:
+        facts = outcome.info["training"]
         print(
             f"best epoch {facts['best_epoch']} of {facts['epochs']}, validation AUROC "
-            f"{facts['validation_auroc']:.4f}, threshold {outcome.detector.threshold:.4f}, "
+            f"{facts['validation_auroc']:.4f}, threshold {outcome.info['threshold']['value']:.4f}, "
             f"{facts['train_seconds']:.0f} s, {facts['images_per_second']:.0f} images/s\n"
             f"run: {run.path}\nnext: python evaluate.py --run-dir {shlex.quote(str(run.path))}"
         )

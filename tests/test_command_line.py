@@ -59,7 +59,7 @@ def test_a_saved_configuration_reads_back_equal(tmp_path: Path):
 def test_every_approach_has_a_yaml_whose_header_tells_its_story(approach):
     text = (Path("configs") / f"{approach}.yaml").read_text()
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
-    for word in ("python train.py", "AUROC", "wall time", "20"):
+    for word in ("python train.py", "AUROC:", "wall time:", "seed", "20"):
         assert word in header
     assert yaml.safe_load(text)["approach"] == approach
 

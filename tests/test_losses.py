@@ -38,6 +38,11 @@ def test_patch_windows_of_28_pixels_are_14_wide_and_7_apart():
     assert value.numpy() == pytest.approx(1 / 14)
 
 
+def test_patch_loss_of_an_image_with_fewer_than_three_windows():
+    value = losses.patch_loss(images(0.0, size=1), images(0.5, size=1))
+    assert value.numpy() == pytest.approx(0.5)
+
+
 def test_latent_loss():
     value = losses.latent_loss(tf.constant([[1.0, 2.0]]), tf.constant([[0.0, 4.0]]))
     assert value.numpy() == pytest.approx(1.5)

@@ -1,5 +1,7 @@
 """Which images are normal or anomaly, and that the three sets share none."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -52,8 +54,6 @@ def test_a_class_that_does_not_exist(fashion, small_dataset):
 
 
 def test_a_data_set_too_small_to_cut(small_dataset):
-    import dataclasses
-
     tiny = dataclasses.replace(
         small_dataset,
         train_images=small_dataset.train_images[:12],
@@ -61,3 +61,25 @@ def test_a_data_set_too_small_to_cut(small_dataset):
     )
     with pytest.raises(UserError, match="too small"):
         imbalance(tiny, 0, 0.1, 0)
+
+
+def test_a_data_set_without_anomalies(small_dataset):
+    normal = small_dataset.train_classes == 0
+    alone = dataclasses.replace(
+        small_dataset,
+        train_images=small_dataset.train_images[normal],
+        train_classes=small_dataset.train_classes[normal],
+    )
+    with pytest.raises(UserError, match="no anomaly image in its training files"):
+        imbalance(alone, 0, 0.1, 0)
+
+
+def test_a_test_set_without_normal_images(small_dataset):
+    other = small_dataset.test_classes != 0
+    without = dataclasses.replace(
+        small_dataset,
+        test_images=small_dataset.test_images[other],
+        test_classes=small_dataset.test_classes[other],
+    )
+    with pytest.raises(UserError, match="no normal image in its test files"):
+        imbalance(without, 0, 0.1, 0)

@@ -62,7 +62,7 @@ def imbalance(
         The three sets. The validation set is cut from the training files.
 
     Raises:
-        UserError: If the class does not exist or a class is too small to be cut.
+        UserError: If the class does not exist, there is no other, or one is too small to be cut.
     """
     if normal_class not in np.unique(dataset.train_classes):
         raise unknown_class(normal_class, dataset.class_names)
@@ -84,11 +84,19 @@ def imbalance(
         raise UserError(
             f"{dataset.name} is too small to cut a validation set from: {error}"
         ) from error
-    return Split(
+    split = Split(
         train=labelled(dataset.train_images[train], dataset.train_classes[train]),
         validation=labelled(dataset.train_images[validation], dataset.train_classes[validation]),
         test=labelled(dataset.test_images, dataset.test_classes),
     )
+    for name, part in (("training", split.train), ("test", split.test)):
+        for kind, count in (("normal", len(part.normal)), ("anomaly", len(part.anomalies))):
+            if not count:
+                raise UserError(
+                    f"protocol imbalance needs normal and anomaly images, and {dataset.name} has "
+                    f"no {kind} image in its {name} files; choose another class or data set"
+                )
+    return split
 
 
 PROTOCOLS = {"imbalance": imbalance}

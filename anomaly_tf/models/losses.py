@@ -28,8 +28,9 @@ def patch_loss(images: tf.Tensor, reconstructions: tf.Tensor, worst: int = 3) ->
         strides=(max(height // 4, 1), max(width // 4, 1)),
         padding="VALID",
     )
-    windows = tf.reshape(windows, [tf.shape(windows)[0], -1])
-    return tf.reduce_mean(tf.math.top_k(windows, worst, sorted=False).values)
+    count = windows.shape[1] * windows.shape[2]
+    windows = tf.reshape(windows, [-1, count])
+    return tf.reduce_mean(tf.math.top_k(windows, min(worst, count), sorted=False).values)
 
 
 def latent_loss(latents: tf.Tensor, reconstruction_latents: tf.Tensor) -> tf.Tensor:

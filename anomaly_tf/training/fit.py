@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from anomaly_tf.data.protocols import Split
 from anomaly_tf.data.sources import ImageDataset
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.detection.scoring import Scorer
+from anomaly_tf.files import uninterrupted, write_json
 from anomaly_tf.models import APPROACHES
 from anomaly_tf.run_directory import RunDirectory
 from anomaly_tf.training.callbacks import (
@@ -42,12 +44,12 @@ class Outcome:
 
     Attributes:
         status: `completed`, `interrupted` (Ctrl-C) or `non_finite_loss`.
-        detector: The detector of the best epoch, or None if none could be kept.
+        info: What `detector.json` tells of the best epoch, or None if no epoch could be kept.
         message: What the user should know about an early end; empty if completed.
     """
 
     status: Status
-    detector: Detector | None
+    info: dict[str, Any] | None
     message: str = ""
 
 
@@ -66,7 +68,7 @@ class _Recorder:
     ) -> None:
         self._config, self._split, self._run, self._model = config, split, run, model
         self._start = time.monotonic()
-        self.detector: Detector | None = None
+        self.saved = False
         self.info: dict[str, Any] = {
             "approach": config.approach,
             "protocol": config.protocol,
@@ -98,27 +100,29 @@ class _Recorder:
         """
         labels = self._split.validation.labels
         normal = np.sort(scores[labels == 0])
-        self.info["training"] |= {"best_epoch": epoch, "validation_auroc": auroc}
-        self.info["calibration"] = {"size": len(normal), "scores": normal.tolist()}
-        self.info["score_statistics"] = {
-            "normal": _statistics(normal),
-            "anomaly": _statistics(scores[labels == 1]),
-        }
-        self.detector = Detector(self._model.detector, self.info)
-        self.detector.set_threshold(self._config.threshold)
-        self._note_progress(epoch)
-        self.detector.save(self._run)
+        with uninterrupted():
+            self.info["training"] |= {"best_epoch": epoch, "validation_auroc": auroc}
+            self.info["calibration"] = {"size": len(normal), "scores": normal.tolist()}
+            self.info["score_statistics"] = {
+                "normal": _statistics(normal),
+                "anomaly": _statistics(scores[labels == 1]),
+            }
+            self._note_progress(epoch)
+            detector = Detector(self._model.detector, self.info)
+            detector.set_threshold(self._config.threshold)
+            detector.save(self._run)
+            self.saved = True
 
     def finish(self, status: str, epochs: int) -> None:
         """Records how training ended beside the best epoch."""
-        if self.detector:
+        if self.saved:
             self.info["training"]["status"] = status
             self._note_progress(epochs)
-            self.detector.save_info(self._run)
+            write_json(self._run.detector, self.info)
 
     def kept(self) -> str:
         """Which weights the run holds, for a message."""
-        if self.detector is None:
+        if not self.saved:
             return "no epoch was finished, so there is no detector to keep"
         training = self.info["training"]
         return (
@@ -175,7 +179,7 @@ def train(
         )
     except KeyboardInterrupt:
         status = "interrupted"
-        if recorder.detector is None:
+        if not recorder.saved:
             scores = Scorer(model.detector)(split.validation.images)
             recorder.save(0, float(roc_auc_score(split.validation.labels, scores)), scores)
         message = f"interrupted; {recorder.kept()}"
@@ -183,7 +187,7 @@ def train(
         status = "non_finite_loss"
         message = f"{error}; {recorder.kept()}; lower --training.learning-rate and train again"
     recorder.finish(status, len(model.history.epoch))
-    return Outcome(status, recorder.detector, message)
+    return Outcome(status, recorder.info if recorder.saved else None, message)
 
 
 def _build(config: Config, image_shape: tuple[int, ...], device: Device) -> keras.Model:
@@ -255,9 +259,14 @@ def training_batches(config: Config, split: Split, device: Device) -> tf.data.Da
     )
     if device.is_gpu:
         return batches.apply(tf.data.experimental.prefetch_to_device(device.name))
-    return batches
+    # One thread makes a batch in a fraction of a step; more would take cores from the step.
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    return batches.with_options(options)
 
 
 def hardware(device: Device) -> str:
     """One line on the machine, for published numbers."""
-    return f"{device.name.strip('/')}: {device.reason}" if device.is_gpu else f"CPU: {cpu_name()}"
+    if device.is_gpu:
+        return f"{device.name.strip('/')}: {device.reason}"
+    return f"CPU: {cpu_name()}, {os.cpu_count()} threads"

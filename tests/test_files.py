@@ -1,0 +1,83 @@
+"""Files that are whole or absent."""
+
+import json
+import signal
+import threading
+
+import pytest
+
+from anomaly_tf.files import atomic_path, sha256, uninterrupted, write_json
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        assert temporary.suffix == ".txt"
+    assert path.read_text() == "half"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail():
+        with atomic_path(path) as temporary:
+            temporary.write_text("ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_as_readable_as_any_other(tmp_path):
+    (tmp_path / "plain").write_text("")
+    write_json(tmp_path / "atomic.json", {})
+    assert (tmp_path / "atomic.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_json_without_a_standard_form_is_refused_and_nothing_written(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"auroc": 0.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"auroc": float("nan")})
+    assert json.loads(path.read_text()) == {"auroc": 0.5}
+
+
+def test_sha256_of_a_file(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(tmp_path / "abc") == expected
+
+
+def test_ctrl_c_waits_for_the_end_of_the_block():
+    steps = []
+
+    def save():
+        with uninterrupted():
+            steps.append("first file")
+            signal.raise_signal(signal.SIGINT)
+            steps.append("second file")
+
+    with pytest.raises(KeyboardInterrupt):
+        save()
+    assert steps == ["first file", "second file"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_block_runs_in_any_thread():
+    steps = []
+
+    def work():
+        with uninterrupted():
+            steps.append("done")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert steps == ["done"]
