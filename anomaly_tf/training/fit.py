@@ -162,6 +162,7 @@ def train(
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+    batches = training_batches(config, split, device)
     model = _build(config, split.train.images.shape[1:], device)
     run.path.mkdir(parents=True, exist_ok=True)
     save_config(config, run.config)
@@ -170,7 +171,7 @@ def train(
     message = ""
     try:
         model.fit(
-            training_batches(config, split, device),
+            batches,
             epochs=config.training.epochs,
             steps_per_epoch=config.training.steps_per_epoch,
             callbacks=_callbacks(config, split, run, recorder),
@@ -186,7 +187,8 @@ def train(
     except NonFiniteLoss as error:
         status = "non_finite_loss"
         message = f"{error}; {recorder.kept()}; lower --training.learning-rate and train again"
-    recorder.finish(status, len(model.history.epoch))
+    history = getattr(model, "history", None)  # which fit makes at its very beginning
+    recorder.finish(status, len(history.epoch) if history else 0)
     return Outcome(status, recorder.info if recorder.saved else None, message)
 
 
