@@ -208,22 +208,28 @@ def _build(options: type[Options], parser: ArgumentParser, values: Namespace) ->
         raise UserError(f"option --{error}".replace("_", "-")) from error
 
 
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "tuple": "a list such as [16,32,64]",
+}
+
+
 def _one_line(message: str) -> str:
-    """Jsonargparse's message on a value of the wrong type, shortened to one line."""
-    message = " ".join(message.split())
-    wrong = re.fullmatch(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)', message)
+    """The parser's message on a value of the wrong type, shortened to one line."""
+    message = " ".join(message.split()).split(" - Parser key")[0]
+    wrong = re.fullmatch(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: ?(.*)', message)
     if wrong:
         name, kind, value = wrong.groups()
         kind = re.sub(r"<class '(.+)'>|typing\.", lambda found: found[1] or "", kind)
         kind = re.sub(r"Literal\[(.+)\]", r"one of \1", kind)
-        kind = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
-            kind, kind
-        )
-        return f"option --{name.replace('_', '-')} must be {kind}; got {value}"
+        name = name.replace("_", "-")
+        return f"option --{name} must be {KINDS.get(kind, kind)}; got {value or 'nothing'}"
     missing = re.search(r"arguments are required: (\S+)", message)
     if missing:
         return f"option --{missing[1].replace('_', '-')} is missing; give it a value"
-    return message
+    return re.sub(r'Parser key "(.+?)":', r"option --\1:", message)
 
 
 def _underscored(arguments: Sequence[str]) -> list[str]:

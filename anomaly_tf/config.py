@@ -46,7 +46,8 @@ class Checked:
             for part in value if isinstance(value, tuple) else (value,):
                 if not low <= part <= high or (above and part == low) or math.isinf(part):
                     bound = f"above {low:g}" if above else f"at least {low:g}"
-                    limit = " and finite" if math.isinf(high) else f" and at most {high:g}"
+                    limit = " and finite" if math.isinf(part) else ""
+                    limit = limit if math.isinf(high) else f" and at most {high:.10g}"
                     self._refuse(item.name, f"must be {bound}{limit}; got {part}")
             if value == ():
                 self._refuse(item.name, "must hold at least one value; got none")
