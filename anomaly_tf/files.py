@@ -41,19 +41,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def uninterrupted() -> Iterator[None]:
     """Lets Ctrl-C wait until the block has ended, so that files which belong together are whole.
 
-    Only the main thread can hold it back; elsewhere the block runs as it is.
+    Only the main thread can hold it back, and only where it is not ignored anyway, as in a
+    shell's background jobs; else the block runs as it is.
     """
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
     received = []
-    before = signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
     if received:
-        raise KeyboardInterrupt
+        before(*received[0])
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -55,7 +55,16 @@ def test_sha256_of_a_file(tmp_path):
     assert sha256(tmp_path / "abc") == expected
 
 
-def test_ctrl_c_waits_for_the_end_of_the_block():
+@pytest.fixture
+def handler():
+    """Sets what Ctrl-C does; a shell's background jobs start with it ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda chosen: signal.signal(signal.SIGINT, chosen)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_for_the_end_of_the_block(handler):
+    handler(signal.default_int_handler)
     steps = []
 
     def save():
@@ -68,6 +77,13 @@ def test_ctrl_c_waits_for_the_end_of_the_block():
         save()
     assert steps == ["first file", "second file"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_stays_ignored_where_it_is(handler):
+    handler(signal.SIG_IGN)
+    with uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_the_block_runs_in_any_thread():

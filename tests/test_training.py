@@ -145,11 +145,11 @@ def test_ctrl_c_leaves_a_usable_run(epoch, best, train, split, monkeypatch):
     assert np.isfinite(detector.score(split.validation.images[:3])).all()
 
 
-@pytest.mark.parametrize("loss", ["latent", "anomaly_discriminator"])
 def test_any_non_finite_loss_stops_the_run_and_the_last_good_weights_stay(
-    loss, train, split, monkeypatch
+    train, split, monkeypatch
 ):
-    """A loss that becomes NaN in the second epoch; which one it was is said."""
+    """A discriminator's loss that becomes NaN in the second epoch; which one it was is said."""
+    loss = "anomaly_discriminator"
     original = fit.APPROACHES["sota"]
 
     def build(*arguments, **keywords):
