@@ -87,7 +87,7 @@ class TrainingConfig(Checked):
         learning_rate: Adam's first learning rate for the generator.
         discriminator_learning_rate: Adam's first learning rate for both discriminators.
         ema_decay: Decay of the moving average of the generator's weights, per step.
-        precision: Arithmetic of the layers; mixed_bfloat16 is faster on recent GPUs.
+        precision: Arithmetic of the layers; mixed_bfloat16 is meant for GPUs that have it.
         jit_compile: Compile the step by XLA; auto means on a GPU only.
     """
 
@@ -188,7 +188,7 @@ class Config(Checked):
         data: fashion_mnist, or a folder with the four IDX files of an MNIST-like data set.
         data_dir: Folder in which downloaded data is cached.
         seed: Seed of the split, the weights and the batches.
-        deterministic: Use only deterministic operations; slower, bit-identical repeats.
+        deterministic: Use only deterministic operations, for bit-identical repeats.
         sampling: How images become training batches.
         training: How long and how fast to learn.
         threshold: When a score becomes an alarm.
