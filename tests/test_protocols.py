@@ -63,23 +63,22 @@ def test_a_data_set_too_small_to_cut(small_dataset):
         imbalance(tiny, 0, 0.1, 0)
 
 
-def test_a_data_set_without_anomalies(small_dataset):
-    normal = small_dataset.train_classes == 0
-    alone = dataclasses.replace(
+@pytest.mark.parametrize(
+    ("part", "only_normal", "words"),
+    [
+        ("train", True, "no anomaly image in its training files"),
+        ("test", False, "no normal image in its test files"),
+    ],
+)
+def test_a_set_that_lacks_one_kind(part, only_normal, words, small_dataset):
+    classes = getattr(small_dataset, f"{part}_classes")
+    chosen = (classes == 0) == only_normal
+    lacking = dataclasses.replace(
         small_dataset,
-        train_images=small_dataset.train_images[normal],
-        train_classes=small_dataset.train_classes[normal],
+        **{
+            f"{part}_images": getattr(small_dataset, f"{part}_images")[chosen],
+            f"{part}_classes": classes[chosen],
+        },
     )
-    with pytest.raises(UserError, match="no anomaly image in its training files"):
-        imbalance(alone, 0, 0.1, 0)
-
-
-def test_a_test_set_without_normal_images(small_dataset):
-    other = small_dataset.test_classes != 0
-    without = dataclasses.replace(
-        small_dataset,
-        test_images=small_dataset.test_images[other],
-        test_classes=small_dataset.test_classes[other],
-    )
-    with pytest.raises(UserError, match="no normal image in its test files"):
-        imbalance(without, 0, 0.1, 0)
+    with pytest.raises(UserError, match=words):
+        imbalance(lacking, 0, 0.1, 0)

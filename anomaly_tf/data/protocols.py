@@ -90,8 +90,8 @@ def imbalance(
         test=labelled(dataset.test_images, dataset.test_classes),
     )
     for name, part in (("training", split.train), ("test", split.test)):
-        for kind, count in (("normal", len(part.normal)), ("anomaly", len(part.anomalies))):
-            if not count:
+        for label, kind in enumerate(("normal", "anomaly")):
+            if label not in part.labels:
                 raise UserError(
                     f"protocol imbalance needs normal and anomaly images, and {dataset.name} has "
                     f"no {kind} image in its {name} files; choose another class or data set"
