@@ -16,7 +16,7 @@ from anomaly_tf.command_line import (
     run_script,
 )
 from anomaly_tf.config import Checked, ThresholdConfig
-from anomaly_tf.data.protocols import PROTOCOLS
+from anomaly_tf.data.protocols import class_roles, make_split
 from anomaly_tf.data.sources import load_dataset
 from anomaly_tf.run_directory import open_run
 
@@ -44,9 +44,7 @@ def main(arguments: list[str]) -> None:
     run, _ = open_run(options.run_dir)
     config = load_config(run.config)
     dataset = load_dataset(options.data or config.data, Path(options.data_dir or config.data_dir))
-    split = PROTOCOLS[config.protocol](
-        dataset, config.normal_class, config.sampling.validation_fraction, config.seed
-    )
+    class_roles(config, dataset.class_names)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
@@ -57,7 +55,7 @@ def main(arguments: list[str]) -> None:
     if any(argument.startswith("--threshold") for argument in arguments):
         detector.set_threshold(options.threshold)
         detector.save_info(run)
-    print(table(evaluate(detector, split.test, config, run)))
+    print(table(evaluate(detector, make_split(config, dataset), config, run)))
     print(f"written: {run.metrics} and pictures in {run.plots}")
 
 

@@ -10,28 +10,27 @@ import sys
 from pathlib import Path
 
 from anomaly_tf.command_line import import_tensorflow, parse_train_options, run_script
-from anomaly_tf.data.protocols import PROTOCOLS
-from anomaly_tf.data.sources import load_dataset, require_class
+from anomaly_tf.data.protocols import class_roles, describe_roles, make_split
+from anomaly_tf.data.sources import known_class_names, load_dataset
 from anomaly_tf.run_directory import plan_run
 
 
 def main(arguments: list[str]) -> int:
     """Runs the training that the command line asks for; returns the exit status."""
     config, run_dir = parse_train_options(arguments)
-    require_class(config.data, config.normal_class)
     run = plan_run(run_dir, config.approach)
+    if names := known_class_names(config.data):
+        class_roles(config, names)  # a wrong class is told before anything is loaded
     dataset = load_dataset(config.data, Path(config.data_dir))
-    split = PROTOCOLS[config.protocol](
-        dataset, config.normal_class, config.sampling.validation_fraction, config.seed
-    )
+    class_roles(config, dataset.class_names)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
-    from anomaly_tf.training.fit import train
+    from anomaly_tf.training.fit import describe_choice, train
 
-    name = dataset.class_names[config.normal_class]
+    split = make_split(config, dataset)
     print(
-        f"data: {dataset.name}, normal class {config.normal_class} ({name}), protocol "
+        f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
         f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
         f"{len(split.test)} test images"
     )
@@ -39,8 +38,8 @@ def main(arguments: list[str]) -> int:
     if outcome.info:
         facts = outcome.info["training"]
         print(
-            f"best epoch {facts['best_epoch']} of {facts['epochs']}, validation AUROC "
-            f"{facts['validation_auroc']:.4f}, threshold {outcome.info['threshold']['value']:.4f}, "
+            f"best epoch {facts['best_epoch']} of {facts['epochs']}, {describe_choice(facts)}, "
+            f"threshold {outcome.info['threshold']['value']:.4g}, "
             f"{facts['train_seconds']:.0f} s, {facts['images_per_second']:.0f} images/s\n"
             f"run: {run.path}\nnext: python evaluate.py --run-dir {shlex.quote(str(run.path))}"
         )

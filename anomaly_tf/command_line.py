@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from anomaly_tf.config import CONFIGS, Checked, Config
+from anomaly_tf.config import ALIASES, CONFIGS, Checked, Config
 from anomaly_tf.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
@@ -84,14 +84,11 @@ def parse_train_options(arguments: Sequence[str]) -> tuple[Config, str | None]:
     Raises:
         UserError: If an option or a configuration file is wrong.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--approach", nargs="?")
-    first.add_argument("--config", nargs="?")
-    known, _ = first.parse_known_args(_underscored(arguments))
-    file = Path(known.config) if known.config else None
-    approach = known.approach or (file and read_yaml(file).get("approach")) or "sota"
-    if approach not in CONFIGS:
-        raise UserError(_unknown("approach", str(approach), CONFIGS))
+    file = _named_file(arguments)
+    approach = (
+        _value_of("approach", arguments) or (file and read_yaml(file).get("approach")) or "sota"
+    )
+    approach = require_approach(approach)
     parser = _parser("train.py", "Trains a detector and writes its run directory.")
     parser.add_argument("--config", metavar="FILE", help="Your own YAML file of options.")
     parser.add_argument("--run_dir", metavar="DIR", help="Folder of the run; must be new or empty.")
@@ -100,7 +97,20 @@ def parse_train_options(arguments: Sequence[str]) -> tuple[Config, str | None]:
     options = _parse(parser, arguments, read_yaml(source) | {"approach": approach}, source)
     run_dir = options.pop("run_dir")
     options.pop("config")
+    options["approach"] = approach  # under its own name, whichever it was called by
     return _build(CONFIGS[approach], parser, options), run_dir
+
+
+def require_approach(name: Any) -> str:
+    """The name under which an approach is kept.
+
+    Raises:
+        UserError: If there is none; the message suggests the nearest.
+    """
+    own = ALIASES.get(name, name) if isinstance(name, str) else name
+    if own not in CONFIGS:
+        raise UserError(_unknown("approach", str(name), [*CONFIGS, *ALIASES]))
+    return own
 
 
 def load_config(path: Path) -> Config:
@@ -110,25 +120,44 @@ def load_config(path: Path) -> Config:
         UserError: If the file is not a configuration.
     """
     values = read_yaml(path)
-    approach = values.get("approach")
-    if approach not in CONFIGS:
-        raise UserError(f"{path}: {_unknown('approach', str(approach), CONFIGS)}")
+    try:
+        approach = require_approach(values.get("approach"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     parser = _parser("", "")
     parser.add_class_arguments(CONFIGS[approach], as_group=True)
     return _build(CONFIGS[approach], parser, _parse(parser, [], values, path))
 
 
 def parse_options(
-    options: type[Options], program: str, description: str, arguments: Sequence[str]
+    options: type[Options],
+    program: str,
+    description: str,
+    arguments: Sequence[str],
+    takes_file: bool = False,
 ) -> Options:
     """Reads the options of a script that are the fields of one dataclass.
+
+    Args:
+        options: The dataclass.
+        program: Name of the script.
+        description: What it does, for `--help`.
+        arguments: The command line without the program's name.
+        takes_file: Whether `--config FILE` gives a YAML file of options.
 
     Raises:
         UserError: If an option is wrong or missing.
     """
     parser = _parser(program, description)
+    file = None
+    if takes_file:
+        parser.add_argument("--config", metavar="FILE", help="A YAML file of these options.")
+        file = _named_file(arguments)
     parser.add_class_arguments(options, as_group=True)
-    return _build(options, parser, _parse(parser, arguments, {}, None))
+    values = read_yaml(file) if file else {}
+    parsed = _parse(parser, arguments, values, file)
+    parsed.pop("config", None)
+    return _build(options, parser, parsed)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -155,6 +184,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold options as 'key: value'; got a {type(content).__name__}")
     return content
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """The value of an option that decides how the others are read."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument(f"--{option}", nargs="?")
+    known, _ = first.parse_known_args(_underscored(arguments))
+    return getattr(known, option)
+
+
+def _named_file(arguments: Sequence[str]) -> Path | None:
+    name = _value_of("config", arguments)
+    return Path(name) if name else None
 
 
 class _Parser(ArgumentParser):
@@ -192,6 +234,7 @@ def _parse(
         if argument.startswith("--") and name not in known:
             options = [f"--{option}".replace("_", "-") for option in known]
             raise UserError(_unknown("option", f"--{name}".replace("_", "-"), options))
+    arguments = _bracketed(arguments, parser)
     try:
         base = parser.parse_object(values, defaults=True) if values else None
         return parser.parse_args(arguments, namespace=base)
@@ -205,7 +248,8 @@ def _build(options: type[Options], parser: ArgumentParser, values: Namespace) ->
         made = parser.instantiate(values)
         return options(**{item.name: made[item.name] for item in dataclasses.fields(options)})
     except ValueError as error:
-        raise UserError(f"option --{error}".replace("_", "-")) from error
+        name, reason = str(error).split(" ", 1)
+        raise UserError(f"option --{name.replace('_', '-')} {reason}") from error
 
 
 KINDS = {
@@ -219,6 +263,13 @@ KINDS = {
 def _one_line(message: str) -> str:
     """The parser's message on a value of the wrong type, shortened to one line."""
     message = " ".join(message.split()).split(" - Parser key")[0]
+    # A value that may also be absent: what it should be, if it is there.
+    message = re.sub(
+        r"Does not validate against any of the Union subtypes .*? Errors: - (.*?) - Expected a "
+        r"<class 'NoneType'>.*",
+        r"\1",
+        message,
+    )
     wrong = re.fullmatch(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: ?(.*)', message)
     if wrong:
         name, kind, value = wrong.groups()
@@ -243,6 +294,26 @@ def _underscored(arguments: Sequence[str]) -> list[str]:
         if name.startswith("--"):
             name = "--" + name[2:].replace("-", "_")
         changed.append(name + equals + value)
+    return changed
+
+
+def _bracketed(arguments: list[str], parser: ArgumentParser) -> list[str]:
+    """`--seeds 0,1` as `--seeds [0,1]`, for the options that hold several values."""
+    several = {
+        option
+        for action in parser._actions
+        for option in action.option_strings
+        if "tuple[" in str(getattr(action, "_typehint", ""))
+    }
+    changed, before = [], ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if before in several and not argument.startswith(("[", "--")):
+            argument = f"[{argument}]"
+        elif name in several and equals and not value.startswith("["):
+            argument = f"{name}=[{value}]"
+        changed.append(argument)
+        before = argument
     return changed
 
 

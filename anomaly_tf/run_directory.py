@@ -120,6 +120,7 @@ def open_run(path: str | Path) -> tuple[RunDirectory, dict[str, Any]]:
     try:
         content = json.loads(run.detector.read_text("utf-8"))
         content["threshold"]["value"], content["calibration"]["scores"], content["model_sha256"]
+        content["training"]["chosen_by"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run.detector} is damaged ({error}); train again") from error
     return run, content

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     import tensorflow as tf
     from sklearn.metrics import roc_auc_score
 
-    from anomaly_tf.data.protocols import PROTOCOLS
+    from anomaly_tf.data.protocols import make_split
     from anomaly_tf.detection.scoring import Scorer
     from anomaly_tf.models import APPROACHES
     from anomaly_tf.training.callbacks import StopOnNonFiniteLoss
@@ -71,22 +71,21 @@ def main(arguments: list[str]) -> None:
             if (batch + 1) % 20:
                 return
             self.seconds += time.perf_counter() - self.start
-            scores = self.score(split.validation.images)
+            scores = self.score(split.validation.images)["score"]
             self.auroc = roc_auc_score(split.validation.labels, scores)
             self.model.stop_training = self.auroc >= TARGET
             self.start = time.perf_counter()
 
     device = select_device(config.training.jit_compile)
     print(f"device: {device.name} ({device.reason})")
-    split = PROTOCOLS[config.protocol](
-        dataset, config.normal_class, config.sampling.validation_fraction, config.seed
-    )
+    split = make_split(config, dataset)
     batches = training_batches(config, split, device)
 
     def build() -> keras.Model:
         keras.utils.set_random_seed(config.seed)
         shape = split.train.images.shape[1:]
-        return APPROACHES[config.approach](config, shape, jit_compile=device.jit_compile)
+        classes = len(dataset.class_names)
+        return APPROACHES[config.approach](config, shape, classes, device.jit_compile)
 
     model = build()
     step = tf.function(model.train_step, jit_compile=device.jit_compile)
@@ -98,7 +97,7 @@ def main(arguments: list[str]) -> None:
         start = time.perf_counter()
         for batch in in_memory[WARM_UP:]:
             losses = step(batch)
-        float(losses["generator"])  # waits for the device
+        float(next(iter(losses.values())))  # waits for the device
         return time.perf_counter() - start
 
     def fit() -> float:

@@ -209,6 +209,17 @@ def assert_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
         ("--config broken.yaml", ["broken.yaml line 2", "broken YAML"]),
         ("--data empty", ["no data in empty", "train-images-idx3-ubyte"]),
         ("--data none", ["'none' is neither 'fashion_mnist' nor a folder"]),
+        ("--approach vae --protocol imbalance", ["one_class, corruption", "vae", "imbalance"]),
+        ("--protocol unseen --unseen.unseen-classes []", ["--unseen.unseen-classes", "got none"]),
+        (
+            "--protocol unseen --unseen.seen-classes 0,1",
+            ["class 0 (T-shirt/top) is the normal one", "--unseen.seen-classes"],
+        ),
+        (
+            "--protocol unseen --unseen.seen-classes [1,2,3,4,5,6,7,8,9]",
+            ["no class is left to be unseen", "choose fewer --unseen.seen-classes"],
+        ),
+        ("--corruption.noise=-0.1", ["--corruption.noise must be at least 0; got -0.1"]),
         ("--run-dir full", ["full already exists", "--run-dir"]),
         ("--run-dir file/run", ["cannot write to file/run", "--run-dir"]),
     ],
@@ -279,11 +290,30 @@ def test_wrong_options_of_evaluate(options, words, without_tensorflow):
     assert_one_line(done, *words)
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--approaches sofa", ["unknown approach 'sofa'; did you mean 'sota'"]),
+        ("--approaches vae --protocols unseen", ["none of the approaches vae serves"]),
+        ("--protocols everything", ["--protocols must be one of 'imbalance'", "everything"]),
+        ("--normal-classes 0,10", ["normal class 10 does not exist"]),
+        ("--epochs-share 2", ["--epochs-share", "at most 1"]),
+        ("--seed 1", ["--seed", "--seeds"]),
+        ("--config none.yaml", ["none.yaml"]),
+    ],
+)
+def test_wrong_options_of_benchmark(options, words, without_tensorflow, tmp_path):
+    done = run_script("benchmark.py", *options.split(), cwd=tmp_path, env=without_tensorflow)
+    assert_one_line(done, *words)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "benchmark.py"])
 def test_help_explains_every_option_without_tensorflow(script, without_tensorflow):
     done = run_script(script, "--help", env={**without_tensorflow, "COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
-    assert "--threshold.percentile" in done.stdout
+    known = "--epochs-share" if script == "benchmark.py" else "--threshold.percentile"
+    assert known in done.stdout
     if script == "train.py":
         for option in ("--approach", "--losses.abc-weight", "--training.steps-per-epoch"):
             assert option in done.stdout

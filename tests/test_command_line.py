@@ -41,6 +41,22 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_default(tmp_p
     assert config.training.batch_size == TrainingConfig().batch_size
 
 
+@pytest.mark.parametrize("value", [["3,4"], ["[3,4]"], ["[3, 4]"]])
+def test_several_values_go_with_or_without_brackets(value):
+    config, _ = parse_train_options(["--unseen.seen-classes", *value, "--networks.filters=8,16"])
+    assert config.unseen.seen_classes == (3, 4)
+    assert config.networks.filters == (8, 16)
+
+
+def test_baseline_is_another_name_of_the_plain_gan(tmp_path: Path):
+    config, _ = parse_train_options(["--approach", "baseline"])
+    assert config == CONFIGS["gan"]()
+    file = tmp_path / "own.yaml"
+    file.write_text("approach: baseline\nseed: 3\n")
+    assert parse_train_options(["--config", str(file)])[0].approach == "gan"
+    assert parse_train_options(["--config", str(file), "--approach", "sota"])[0].approach == "sota"
+
+
 def test_deterministic_is_a_flag():
     assert parse_train_options(["--deterministic"])[0].deterministic
     assert parse_train_options(["--deterministic", "--seed", "1"])[0].deterministic
@@ -86,11 +102,29 @@ def test_every_approach_has_a_yaml_whose_header_tells_its_story(approach):
         ("--losses.abc-weight much", ["--losses.abc-weight", "number", "much"]),
         ("--threshold.percentile 150", ["--threshold.percentile", "at most 100", "150"]),
         ("--networks.filters [8,0]", ["--networks.filters", "at least 1", "0"]),
-        ("--networks.filters 8", ["--networks.filters", "list such as", "got 8"]),
+        ("--networks.filters wide", ["--networks.filters", "a whole number", "wide"]),
         ("--networks.latent=", ["--networks.latent", "whole number", "got nothing"]),
         ("--losses 3", ["option --losses: Unable to load config '3'"]),
         ("--networks.filters []", ["--networks.filters", "at least one"]),
         ("--protocol one_clas", ["--protocol", "imbalance", "one_clas"]),
+        (
+            "--approach vae --protocol imbalance",
+            ["must be one of one_class, corruption for", "vae"],
+        ),
+        ("--protocol one_class", ["imbalance, unseen, corruption", "sota", "got one_class"]),
+        ("--approach basline", ["did you mean 'baseline'"]),
+        ("--corruption.noise -0.1", ["--corruption.noise must be at least 0; got -0.1"]),
+        ("--corruption.rotation=-5", ["--corruption.rotation must be at least 0", "-5"]),
+        ("--corruption.kinds noise,blur", ["--corruption.kinds", "'noise', 'rotation'", "blur"]),
+        ("--corruption.kinds noise,noise", ["--corruption.kinds", "at most once"]),
+        ("--corruption.sweep 1,-2", ["--corruption.sweep must be at least 0; got -2"]),
+        ("--unseen.unseen-classes []", ["--unseen.unseen-classes", "at least one class; got none"]),
+        ("--unseen.seen-classes a", ["--unseen.seen-classes must be a whole number; got a"]),
+        (
+            "--unseen.seen-classes 1,2 --unseen.unseen-classes 2,3",
+            ["--unseen.unseen-classes must hold none of the seen classes; got [2] in both"],
+        ),
+        ("--approach cnn --networks.filters 3", ["--networks.filters", "at least two values"]),
         ("--deterministic maybe", ["--deterministic", "true or false", "maybe"]),
         ("--config none.yaml", ["none.yaml", "No such file"]),
     ],

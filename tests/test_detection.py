@@ -5,7 +5,12 @@ import pytest
 from scipy.stats import rankdata
 
 from anomaly_tf.config import ThresholdConfig
-from anomaly_tf.detection.metrics import auroc_confidence_interval, detection_metrics
+from anomaly_tf.detection.metrics import (
+    auroc_by_class,
+    auroc_confidence_interval,
+    classification_metrics,
+    detection_metrics,
+)
 from anomaly_tf.detection.threshold import fit_threshold
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
@@ -29,7 +34,7 @@ def test_a_threshold_needs_finite_scores(scores):
 
 @pytest.fixture(scope="module")
 def metrics():
-    return detection_metrics(LABELS, SCORES, CLASSES, NAMES, threshold=4.0)
+    return detection_metrics(LABELS, SCORES, threshold=4.0)
 
 
 def test_auroc_counts_pairs_in_the_right_order_from_raw_scores(metrics):
@@ -37,9 +42,34 @@ def test_auroc_counts_pairs_in_the_right_order_from_raw_scores(metrics):
     assert metrics["auroc"] == pytest.approx(13 / 16)
 
 
-def test_auroc_by_class_takes_all_normal_images_and_one_class(metrics):
+def test_auroc_by_class_takes_all_normal_images_and_one_class():
     # Bags lose 3 of 8 pairs, boots none.
-    assert metrics["auroc_by_class"] == {"bag": pytest.approx(5 / 8), "boot": 1.0}
+    found = auroc_by_class(LABELS, SCORES, CLASSES, NAMES)
+    assert found == {"bag": pytest.approx(5 / 8), "boot": 1.0}
+
+
+def test_the_roc_curve_gives_the_best_detection_rate_for_each_false_alarm_rate(metrics):
+    curve = metrics["roc_curve"]
+    rates = dict(zip(curve["false_alarm_rate"], curve["detection_rate"], strict=True))
+    # Without a false alarm 6 and 7 are found; with one in four (5.0) 4.0 as well; with two all.
+    assert (rates[0.0], rates[0.25], rates[1.0]) == (0.5, 0.75, 1.0)
+    below = [found for rate, found in rates.items() if 0.25 <= rate < 0.5]
+    assert set(below) == {0.75}
+
+
+def test_without_anomalies_only_the_false_alarms_are_known():
+    metrics = detection_metrics(np.zeros(4, int), np.array([1.0, 2.0, 3.0, 4.0]), threshold=3.0)
+    for name in ("auroc", "auroc_ci95", "average_precision", "roc_curve", "test_detection_rate"):
+        assert metrics[name] is None, name
+    assert metrics["test_false_alarm_rate"] == 0.5
+    assert metrics["confusion_matrix"] == [[2, 2], [0, 0]]
+
+
+def test_classification_metrics_count_what_was_taken_for_what():
+    found = classification_metrics(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 2]), NAMES)
+    assert found["accuracy"] == 0.75
+    assert found["confusion_matrix"] == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert found["classification_report"]["shirt"]["precision"] == 0.5
 
 
 def test_a_score_equal_to_the_threshold_is_an_anomaly(metrics):

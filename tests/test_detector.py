@@ -133,6 +133,8 @@ def test_a_loading_error_is_a_value_error():
 def test_detector_json_tells_how_the_run_came_to_be(trained_run):
     facts = json.loads((trained_run / "detector.json").read_text())
     assert facts["approach"] == "sota"
+    assert facts["training"]["chosen_by"] == "val_auroc"
+    assert facts["roles"] == {"normal": [0], "seen": [*range(1, 10)], "unseen": []}
     assert facts["training"]["command"].startswith("python train.py --approach sota")
     assert facts["training"]["images_per_second"] > 0
     assert facts["calibration"]["size"] == len(facts["calibration"]["scores"])

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_tf.config import DualGanLosses, DualGanNetworks, SotaConfig, TrainingConfig
+from anomaly_tf.config import (
+    AdversarialNetworks,
+    AdversarialTrainingConfig,
+    DualGanLosses,
+    SotaConfig,
+)
 from anomaly_tf.models import dual_gan
 from anomaly_tf.models.dual_gan import DualGan
 
@@ -21,7 +26,7 @@ NONE = DualGanLosses(
         if field.name.endswith("_weight")
     }
 )
-SMALL = DualGanNetworks(filters=(4, 8), latent=6, discriminator_filters=(4, 8))
+SMALL = AdversarialNetworks(filters=(4, 8), latent=6, discriminator_filters=(4, 8))
 NETWORKS = ("generator", "normal_discriminator", "anomaly_discriminator")
 
 
@@ -35,9 +40,9 @@ def batch(small_dataset) -> tuple[tf.Tensor, tf.Tensor]:
 
 def build(losses: DualGanLosses = DualGanLosses(), ema_decay: float = 0.9) -> DualGan:  # noqa: B008
     keras.utils.set_random_seed(0)
-    training = TrainingConfig(ema_decay=ema_decay)
+    training = AdversarialTrainingConfig(ema_decay=ema_decay)
     config = SotaConfig(networks=SMALL, losses=losses, training=training)
-    return dual_gan.build(config, SHAPE, jit_compile=False)
+    return dual_gan.build(config, SHAPE, 10, jit_compile=False)
 
 
 def trainable(network: keras.Model) -> list[np.ndarray]:
@@ -63,10 +68,10 @@ def changed(before: list[np.ndarray], after: list[np.ndarray]) -> list[bool]:
 )
 def test_each_loss_teaches_exactly_its_network(loss, learner, batch):
     model = build(dataclasses.replace(NONE, **{f"{loss}_weight": 1.0}))
-    before = {name: trainable(getattr(model, name)) for name in NETWORKS}
+    before = {name: trainable(model.networks[name]) for name in NETWORKS}
     model.train_step(batch)
     for name in NETWORKS:
-        moved = changed(before[name], trainable(getattr(model, name)))
+        moved = changed(before[name], trainable(model.networks[name]))
         # Every single weight of the learner moves (the decoder's too, where the loss goes
         # through it), and none of the others.
         assert all(moved) if name == learner else not any(moved), name
@@ -86,7 +91,7 @@ def test_the_step_reports_the_losses_that_the_networks_give(batch):
     # BatchNorm's batch statistics are a function of the batch alone, so a clone tells the same.
     twin = build()
     reported = {name: float(value) for name, value in model.train_step(batch).items()}
-    both = twin.generator(tf.concat([normal, anomaly], 0), training=True).numpy()
+    both = twin.networks["generator"](tf.concat([normal, anomaly], 0), training=True).numpy()
     first, second = both[:16], both[16:]
     error = np.abs(anomaly - second).mean(axis=(1, 2, 3))
     assert reported["reconstruction"] == pytest.approx(np.abs(normal - first).mean(), rel=1e-4)
@@ -102,17 +107,17 @@ def test_the_step_reports_the_losses_that_the_networks_give(batch):
 
 def test_the_average_follows_weights_and_batch_norm_statistics(batch):
     model = build(ema_decay=0.9)
-    average = [variable.numpy() for variable in model.averaged_generator.weights]
+    average = [variable.numpy() for variable in model.averaged.weights]
     for step in (1, 2, 3):
         model.train_step(batch)
         decay = min(0.9, (1 + step) / (10 + step))
-        current = [variable.numpy() for variable in model.generator.weights]
+        current = [variable.numpy() for variable in model.networks["generator"].weights]
         average = [
             decay * old + (1 - decay) * new for old, new in zip(average, current, strict=True)
         ]
-    for variable, expected in zip(model.averaged_generator.weights, average, strict=True):
+    for variable, expected in zip(model.averaged.weights, average, strict=True):
         np.testing.assert_allclose(variable, expected, atol=1e-6, err_msg=variable.path)
-    statistics = [v for v in model.averaged_generator.weights if "moving_" in v.path]
+    statistics = [v for v in model.averaged.weights if "moving_" in v.path]
     assert statistics
     assert all(np.ptp(variable) > 0 for variable in statistics)
 
@@ -122,7 +127,7 @@ def test_scores_come_from_the_average_with_batch_norm_in_inference_mode(batch):
     model.train_step(batch)
     images = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
     scaled = images.astype(np.float32) / 127.5 - 1.0
-    expected = np.abs(scaled - model.averaged_generator(scaled, training=False))
+    expected = np.abs(scaled - model.averaged(scaled, training=False))
     np.testing.assert_allclose(
         model.detector(images)["score"], expected.mean(axis=(1, 2, 3)), rtol=1e-4
     )
@@ -140,7 +145,7 @@ def test_discriminators_return_a_grid_and_have_the_same_shape():
     for discriminator in (model.normal_discriminator, model.anomaly_discriminator):
         assert discriminator(images, training=False).shape == (2, 7, 7, 1)
     one, other = (
-        [weight.shape for weight in getattr(model, name).weights] for name in NETWORKS[1:]
+        [weight.shape for weight in model.networks[name].weights] for name in NETWORKS[1:]
     )
     assert one == other
 
@@ -148,11 +153,11 @@ def test_discriminators_return_a_grid_and_have_the_same_shape():
 def test_learning_rates_fall_on_a_cosine(batch):
     model = build()
     rates = model.learning_rates()
-    assert rates["generator_learning_rate"] == pytest.approx(TrainingConfig().learning_rate)
-    half = TrainingConfig().epochs * TrainingConfig().steps_per_epoch // 2
+    assert rates["generator_learning_rate"] == pytest.approx(SotaConfig().training.learning_rate)
+    half = SotaConfig().training.epochs * SotaConfig().training.steps_per_epoch // 2
     model.optimizer.iterations.assign(half)
     assert model.learning_rates()["generator_learning_rate"] == pytest.approx(
-        TrainingConfig().learning_rate / 2, rel=1e-3
+        SotaConfig().training.learning_rate / 2, rel=1e-3
     )
 
 
@@ -175,7 +180,7 @@ def test_mixed_precision_keeps_weights_and_losses_in_float32(batch):
     }
     values = model.train_step(batch)
     assert all(value.dtype == tf.float32 for value in values.values())
-    assert all(weight.dtype == "float32" for weight in model.generator.weights)
+    assert all(weight.dtype == "float32" for weight in model.networks["generator"].weights)
     assert all(output.dtype == "float32" for output in model.detector.outputs)
     expected = float(build().train_step(batch)["reconstruction"])
     assert float(values["reconstruction"]) == pytest.approx(expected, rel=0.02)

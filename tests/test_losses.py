@@ -91,3 +91,50 @@ def test_gradient_flows_and_points_the_right_way(loss, worse):
     # A larger error raises the first two and lowers the loss on anomalies.
     assert (gradient.sum() > 0) == worse
     assert np.abs(gradient).max() > 1e-3
+
+
+def test_squared_error_is_of_black_0_and_white_1_per_image():
+    black, white = tf.fill([1, 2, 2, 1], -1.0), tf.fill([1, 2, 2, 1], 1.0)
+    truth = tf.concat([black, black, white], axis=0)
+    guess = tf.concat([black, white, tf.zeros([1, 2, 2, 1])], axis=0)
+    np.testing.assert_allclose(losses.squared_error(truth, guess), [0.0, 1.0, 0.25])
+
+
+def test_cross_entropy_by_hand():
+    # A pixel of 0.75 guessed as 0.5: -0.75 log 0.5 - 0.25 log 0.5 = log 2.
+    truth, guess = tf.fill([1, 2, 2, 1], 0.5), tf.zeros([1, 2, 2, 1])
+    assert float(losses.cross_entropy_loss(truth, guess)) == pytest.approx(np.log(2), rel=1e-5)
+    # The best guess is the truth itself.
+    best = float(losses.cross_entropy_loss(truth, truth))
+    assert best < float(losses.cross_entropy_loss(truth, truth + 0.1))
+    assert best < float(losses.cross_entropy_loss(truth, truth - 0.1))
+
+
+def test_the_contrastive_loss_by_hand_and_its_bounds():
+    black, white = tf.fill([1, 2, 2, 1], -1.0), tf.fill([1, 2, 2, 1], 1.0)
+    truth, guess = tf.concat([black, black], axis=0), tf.concat([black, white], axis=0)
+    # Errors 0 and 1: exp(0) and exp(-3).
+    expected = (1 + np.exp(-3)) / 2
+    assert float(losses.contrastive_loss(truth, guess, 3.0)) == pytest.approx(expected)
+    assert 0 < float(losses.contrastive_loss(black, white, 80.0)) < 1e-30
+
+
+def test_the_contrastive_loss_pulls_hardest_at_anomalies_that_are_reconstructed_well():
+    images = tf.zeros([2, 2, 2, 1])
+    guess = tf.Variable(
+        np.stack([np.full((2, 2, 1), 0.2), np.full((2, 2, 1), 1.0)]), dtype="float32"
+    )
+    with tf.GradientTape() as tape:
+        loss = losses.contrastive_loss(images, guess, 20.0)
+    near, far = np.abs(tape.gradient(loss, guess)).mean(axis=(1, 2, 3))
+    assert near > 10 * far > 0
+
+
+def test_kl_divergence_by_hand():
+    mean, log_variance = (
+        tf.constant([[0.0, 0.0], [1.0, 2.0]]),
+        tf.constant([[0.0, 0.0], [0.0, 1.0]]),
+    )
+    # The second: (1 + 1 - 1 - 0) / 2 + (e + 4 - 1 - 1) / 2.
+    expected = [0.0, 0.5 + (np.e + 2) / 2]
+    np.testing.assert_allclose(losses.kl_divergence(mean, log_variance), expected, rtol=1e-6)

@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_tf.config import SamplingConfig
+from anomaly_tf.config import CorruptionConfig, SamplingConfig
 from anomaly_tf.data import pipelines
-from anomaly_tf.data.pipelines import anomaly_clusters, augment, balanced_batches, scale
+from anomaly_tf.data.pipelines import (
+    anomaly_clusters,
+    augment,
+    balanced_batches,
+    classified_batches,
+    corrupted_batches,
+    normal_batches,
+    scale,
+)
 
 PLAIN = SamplingConfig(flip=0.0, shift=0)
 
@@ -77,6 +85,46 @@ def test_a_sequence_can_be_continued_where_it_was_left():
     rest = drawn(balanced_batches(*arguments, 2, PLAIN, 0, first_step=4))
     np.testing.assert_array_equal(whole[0][16:], rest[0])
     np.testing.assert_array_equal(whole[1][16:], rest[1])
+
+
+def test_normal_batches_pass_over_every_image_before_one_comes_again():
+    batches = list(normal_batches(numbered(20), 8, 5, PLAIN, 0))
+    assert [batch.shape for batch in batches] == [(8, 2, 2, 1)] * 5
+    drawn = np.concatenate([numbers_of(batch) for batch in batches])
+    assert sorted(drawn[:20]) == sorted(drawn[20:]) == list(range(20))
+    rest = np.concatenate([numbers_of(b) for b in normal_batches(numbered(20), 8, 2, PLAIN, 0, 3)])
+    np.testing.assert_array_equal(rest, drawn[24:])
+
+
+def test_classes_stay_with_their_images():
+    classes = np.arange(20, dtype=np.uint8) % 7
+    for images, numbers in classified_batches(numbered(20), classes, 8, 5, PLAIN, 0):
+        assert numbers.dtype == tf.int32
+        np.testing.assert_array_equal(numbers, numbers_of(images) % 7)
+
+
+def test_half_of_a_corrupted_batch_is_clean_and_the_kinds_share_the_rest():
+    white = np.full((30, 14, 14, 1), 255, np.uint8)
+    corruption = CorruptionConfig(noise=0.2, rotation=45)
+    for clean, anomaly in corrupted_batches(white, corruption, 24, 3, PLAIN, 0):
+        assert clean.shape == anomaly.shape == (12, 14, 14, 1)
+        np.testing.assert_array_equal(clean, np.ones_like(clean))
+        pictures = anomaly.numpy()
+        noisy = pictures[:, 4:10, 4:10, 0].std(axis=(1, 2)) > 0.01
+        turned = pictures[:, 0, 0, 0] < -0.5
+        # Noise, rotation, both: four of each. A small turn leaves no black corner.
+        np.testing.assert_array_equal(noisy, np.repeat([True, False, True], 4))
+        assert not turned[:4].any()
+        assert turned[4:].mean() > 0.5
+
+
+def test_corrupted_batches_hold_each_image_once_in_a_pass():
+    corruption = CorruptionConfig(kinds=("rotation",), rotation=0)
+    batches = corrupted_batches(numbered(24), corruption, 8, 3, PLAIN, 0)
+    clean, changed = drawn(batches)
+    assert sorted([*clean, *changed]) == list(range(24))
+    again = corrupted_batches(numbered(24), corruption, 8, 1, PLAIN, 0, first_step=2)
+    np.testing.assert_array_equal(drawn(again)[1], changed[8:])
 
 
 def test_scaling_reaches_both_ends():

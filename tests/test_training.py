@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_tf.config import SamplingConfig, SotaConfig, TrainingConfig
-from anomaly_tf.data.protocols import imbalance
+from anomaly_tf.config import (
+    AdversarialTrainingConfig,
+    BalancedSamplingConfig,
+    SotaConfig,
+)
+from anomaly_tf.data.protocols import make_split
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.models import losses
 from anomaly_tf.run_directory import RunDirectory
@@ -20,23 +24,24 @@ from anomaly_tf.training.device import select_device
 
 # A short training on 4,500 real images reaches 0.978, one that learns the wrong way 0.49.
 AUROC_FLOOR = 0.95
+SAMPLING = BalancedSamplingConfig(validation_fraction=0.25, anomaly_clusters=8)
 
 
 @pytest.fixture(scope="module")
 def split(small_dataset):
-    return imbalance(small_dataset, normal_class=0, validation_fraction=0.25, seed=0)
+    return make_split(SotaConfig(sampling=SAMPLING), small_dataset)
 
 
 @pytest.fixture(scope="module")
 def train(small_dataset, split, tmp_path_factory):
-    """Trains for a short time; keywords are those of `TrainingConfig`."""
+    """Trains for a short time; keywords are those of `AdversarialTrainingConfig`."""
 
     def run(**keywords) -> tuple[fit.Outcome, RunDirectory]:
         short = {"epochs": 2, "steps_per_epoch": 30, "batch_size": 64, "ema_decay": 0.9}
         config = SotaConfig(
             data_dir=str(tmp_path_factory.mktemp("data")),
-            sampling=SamplingConfig(anomaly_clusters=8),
-            training=TrainingConfig(**short | keywords),
+            sampling=SAMPLING,
+            training=AdversarialTrainingConfig(**short | keywords),
         )
         directory = RunDirectory(tmp_path_factory.mktemp("run"))
         return fit.train(config, small_dataset, split, directory, "test"), directory
@@ -51,7 +56,7 @@ def trained(train) -> tuple[fit.Outcome, RunDirectory]:
 
 
 def validation_auroc(outcome: fit.Outcome) -> float:
-    return outcome.info["training"]["validation_auroc"]
+    return outcome.info["training"]["validation"]["val_auroc"]
 
 
 def test_a_short_training_beats_the_floor(trained):
@@ -70,7 +75,7 @@ def test_the_run_holds_the_best_epoch_and_its_threshold(trained, split):
     assert len(rows) == 2
     # The epoch that was kept is the one with the best validation AUROC.
     assert facts["training"]["best_epoch"] == 1 + np.argmax(rows["val_auroc"])
-    assert facts["training"]["validation_auroc"] == pytest.approx(rows["val_auroc"].max())
+    assert facts["training"]["validation"]["val_auroc"] == pytest.approx(rows["val_auroc"].max())
     # The file on disk holds that epoch: it gives the validation scores of the record again.
     scores = Detector.load(run.path).score(split.validation.normal)
     np.testing.assert_allclose(np.sort(scores), facts["calibration"]["scores"], rtol=1e-4)

@@ -1,4 +1,4 @@
-"""tf.data: balanced, augmented batches from images that stay uint8 in memory.
+"""tf.data: augmented batches from images that stay uint8 in memory.
 
 Every random choice is a function of the seed and of the batch's number alone (stateless random
 operations), so the same seed gives the same batches however many threads work on them.
@@ -7,13 +7,16 @@ operations), so the same seed gives the same batches however many threads work o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from sklearn.cluster import MiniBatchKMeans
 
-from anomaly_tf.config import SamplingConfig
+from anomaly_tf.config import CorruptionConfig, SamplingConfig
+from anomaly_tf.data.corruptions import corrupt
 from anomaly_tf.files import atomic_path
 
 
@@ -44,6 +47,114 @@ def anomaly_clusters(images: np.ndarray, count: int, seed: int, cache_dir: Path)
     with atomic_path(cache) as temporary:
         np.save(temporary, clusters)
     return clusters
+
+
+def normal_batches(
+    images: np.ndarray,
+    batch_size: int,
+    steps: int,
+    sampling: SamplingConfig,
+    seed: int,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """Batches of one kind of images, drawn without replacement, reshuffled after each pass.
+
+    Args:
+        images: uint8 `(N, H, W, C)`.
+        batch_size: Images per batch.
+        steps: Number of batches.
+        sampling: Augmentation.
+        seed: Seed of every random choice.
+        first_step: Number of the first batch, to continue a sequence.
+
+    Returns:
+        A data set of float32 `(batch_size, H, W, C)` in [-1, 1].
+    """
+    pool = _Pool(images)
+
+    def batch(step: tf.Tensor) -> tf.Tensor:
+        drawn = pool.draw(step, batch_size, seed)
+        return augment(scale(pool.images(drawn)), sampling, _key(seed, step))
+
+    return _numbered(batch, steps, first_step)
+
+
+def classified_batches(
+    images: np.ndarray,
+    classes: np.ndarray,
+    batch_size: int,
+    steps: int,
+    sampling: SamplingConfig,
+    seed: int,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """As `normal_batches`, with the class number of each image.
+
+    Args:
+        images: uint8 `(N, H, W, C)`.
+        classes: `(N,)`, class numbers.
+        batch_size: Images per batch.
+        steps: Number of batches.
+        sampling: Augmentation.
+        seed: Seed of every random choice.
+        first_step: Number of the first batch, to continue a sequence.
+
+    Returns:
+        A data set of pairs: float32 `(batch_size, H, W, C)` in [-1, 1], int32 `(batch_size,)`.
+    """
+    pool = _Pool(images)
+    numbers = tf.constant(classes, tf.int32)
+
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        drawn = pool.draw(step, batch_size, seed)
+        augmented = augment(scale(pool.images(drawn)), sampling, _key(seed, step))
+        return augmented, tf.gather(numbers, drawn)
+
+    return _numbered(batch, steps, first_step)
+
+
+def corrupted_batches(
+    images: np.ndarray,
+    corruption: CorruptionConfig,
+    batch_size: int,
+    steps: int,
+    sampling: SamplingConfig,
+    seed: int,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """Batches of which half is clean and half, other images of the same set, corrupted.
+
+    Args:
+        images: uint8 `(N, H, W, C)`.
+        corruption: Kinds, which take turns within a batch, and strengths.
+        batch_size: Images per batch, even.
+        steps: Number of batches.
+        sampling: Augmentation, before corruption.
+        seed: Seed of every random choice.
+        first_step: Number of the first batch, to continue a sequence.
+
+    Returns:
+        As `balanced_batches`.
+    """
+    pool, half, kinds = _Pool(images), batch_size // 2, corruption.kinds
+
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        drawn = pool.draw(step, batch_size, seed)
+        augmented = augment(scale(pool.images(drawn)), sampling, _key(seed, step))
+        clean, rest = augmented[:half], augmented[half:]
+        changed = [
+            corrupt(
+                rest[number :: len(kinds)],
+                kind,
+                corruption.noise,
+                corruption.rotation,
+                tf.random.fold_in(_key(seed, step), number),
+            )
+            for number, kind in enumerate(kinds)
+        ]
+        return clean, tf.concat(changed, axis=0)
+
+    return _numbered(batch, steps, first_step)
 
 
 def balanced_batches(
@@ -78,29 +189,61 @@ def balanced_batches(
     half = batch_size // 2
     members = np.argsort(clusters, kind="stable")
     sizes = np.bincount(clusters)
+    normal_pool, anomaly_pool = _Pool(normal), _Pool(anomalies[members])
     with tf.device("CPU:0"):
-        normal_images = tf.constant(normal)
-        anomaly_images = tf.constant(anomalies[members])
         cluster_sizes = tf.constant(sizes, tf.int64)
         cluster_starts = tf.constant(np.cumsum(sizes) - sizes, tf.int64)
 
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         position = step * half + tf.range(half, dtype=tf.int64)
-        normals = _shuffled(position, tf.constant(len(normal), tf.int64), seed, 0)
         cluster = position % len(sizes)
         size = tf.gather(cluster_sizes, cluster)
         drawn = _shuffled(position // len(sizes), size, seed, 1 + cluster)
         anomaly = tf.gather(cluster_starts, cluster) + drawn
         images = tf.concat(
-            [tf.gather(normal_images, normals), tf.gather(anomaly_images, anomaly)], axis=0
+            [
+                normal_pool.images(normal_pool.draw(step, half, seed)),
+                anomaly_pool.images(anomaly),
+            ],
+            axis=0,
         )
-        images = augment(scale(images), sampling, tf.stack([tf.cast(seed, tf.int64), step]))
+        images = augment(scale(images), sampling, _key(seed, step))
         return images[:half], images[half:]
 
+    return _numbered(batch, steps, first_step)
+
+
+class _Pool:
+    """Images in the host's memory, from which batches are drawn.
+
+    Args:
+        images: uint8 `(N, H, W, C)`.
+    """
+
+    def __init__(self, images: np.ndarray) -> None:
+        self._size = len(images)
+        with tf.device("CPU:0"):
+            self._images = tf.constant(images)
+
+    def draw(self, step: tf.Tensor, count: int, seed: int) -> tf.Tensor:
+        """Numbers int64 `(count,)` of the images of batch `step`, `count` images a batch."""
+        position = step * count + tf.range(count, dtype=tf.int64)
+        return _shuffled(position, tf.constant(self._size, tf.int64), seed, 0)
+
+    def images(self, numbers: tf.Tensor) -> tf.Tensor:
+        """The images with these numbers, uint8 `(len(numbers), H, W, C)`."""
+        return tf.gather(self._images, numbers)
+
+
+def _numbered(batch: Callable[[tf.Tensor], Any], steps: int, first_step: int) -> tf.data.Dataset:
+    """What `batch` makes of the numbers from `first_step` on, made ahead of the training step."""
     numbers = tf.data.Dataset.range(first_step, first_step + steps)
-    return numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
-        tf.data.AUTOTUNE
-    )
+    batches = numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _key(seed: int, step: tf.Tensor) -> tf.Tensor:
+    return tf.stack([tf.cast(seed, tf.int64), step])
 
 
 def scale(images: tf.Tensor) -> tf.Tensor:
@@ -119,6 +262,8 @@ def augment(images: tf.Tensor, sampling: SamplingConfig, seed: tf.Tensor) -> tf.
     Returns:
         float32, the shape of `images`.
     """
+    if not sampling.flip and not sampling.shift:
+        return images
     count = tf.shape(images)[0]
     height, width = images.shape[1:3]
     flip_seed, shift_seed = tf.unstack(tf.random.split(seed))

@@ -102,20 +102,9 @@ def load_dataset(source: str, data_dir: Path) -> ImageDataset:
     return ImageDataset(str(folder), *arrays, class_names=names)
 
 
-def require_class(source: str, number: int) -> None:
-    """Refuses a class that a known data set has not, before anything is loaded.
-
-    Raises:
-        UserError: With the classes to choose from.
-    """
-    if source == "fashion_mnist" and number >= len(FASHION_MNIST_CLASSES):
-        raise unknown_class(number, FASHION_MNIST_CLASSES)
-
-
-def unknown_class(number: int, names: tuple[str, ...]) -> UserError:
-    """The error for a class that does not exist, with those that do."""
-    choice = ", ".join(f"{i} {name}" for i, name in enumerate(names))
-    return UserError(f"normal class {number} does not exist; choose one of: {choice}")
+def known_class_names(source: str) -> tuple[str, ...] | None:
+    """Class names of a data set that has them before anything is loaded, else None."""
+    return FASHION_MNIST_CLASSES if source == "fashion_mnist" else None
 
 
 def fashion_mnist(data_dir: Path) -> ImageDataset:

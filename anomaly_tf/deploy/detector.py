@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from anomaly_tf.config import ThresholdConfig
-from anomaly_tf.detection.scoring import Scorer
+from anomaly_tf.detection.scoring import Explainer, Scorer
 from anomaly_tf.detection.threshold import fit_threshold
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import atomic_path, sha256, write_json
@@ -24,15 +24,16 @@ class Detector:
     >>> detector.predict(images)   # int8 (N,), 1 = anomaly: score >= detector.threshold
 
     Args:
-        model: From uint8 images `(N, H, W, C)` to a dictionary of `score` `(N,)`, `error_map`
-            `(N, H, W)` and `reconstruction` `(N, H, W, C)`, all float32.
+        model: From uint8 images `(N, H, W, C)` to a dictionary of float32 outputs, `score` `(N,)`
+            among them; `models/__init__.py` lists the others.
         info: What `detector.json` holds; see `training/fit.py` for the keys.
     """
 
     def __init__(self, model: keras.Model, info: dict[str, Any]) -> None:
         self.model = model
         self.info = info
-        self._score = Scorer(model)
+        self._explain = Explainer(model)
+        self._scorers: dict[str, Scorer] = {}  # one graph for each output that was asked for
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Detector:
@@ -92,30 +93,61 @@ class Detector:
         Raises:
             ValueError: If dtype, shape or range are not those; the message says what came.
         """
-        return self._score(self._checked(images))
+        return self._output("score", images)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Verdicts int8 `(N,)`, 1 = anomaly, 0 = normal; takes and raises what `score` does."""
         return (self.score(images) >= self.threshold).astype(np.int8)
 
-    def explain(self, images: np.ndarray) -> np.ndarray:
-        """Where images are abnormal: float32 `(N, H, W)`, not rescaled per image.
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the detector rebuilds images: `reconstruct` works, `explain` gives errors."""
+        return self._explain.has_reconstruction
 
-        The score of an image is the mean of its map. Takes and raises what `score` does.
+    @property
+    def classifies(self) -> bool:
+        """Whether the detector tells classes apart: `probabilities` works."""
+        return "probabilities" in self.model.output
+
+    def explain(self, images: np.ndarray) -> np.ndarray:
+        """Where a score comes from: float32 `(N, H, W)`, at least 0, not rescaled per image.
+
+        If the detector reconstructs images, the error of each pixel; the score is the mean of the
+        map (of a variational autoencoder, plus its KL term). Else Grad-CAM: what in the image
+        speaks for the class that it was taken for. Takes and raises what `score` does.
         """
-        return self._outputs(images)["error_map"]
+        return self._explain(self._checked(images))
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """Reconstructions uint8 `(N, H, W, C)`; takes and raises what `score` does."""
-        scaled = (self._outputs(images)["reconstruction"] + 1.0) * 127.5
+        """What the detector would expect to see: uint8 `(N, H, W, C)`.
+
+        Takes what `score` does.
+
+        Raises:
+            ValueError: What `score` raises, or if the detector has no reconstruction.
+        """
+        scaled = (self._output("reconstruction", images) + 1.0) * 127.5
         return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
-    def _outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Class probabilities float32 `(N, classes)`, each row summing to 1.
+
+        Takes what `score` does.
+
+        Raises:
+            ValueError: What `score` raises, or if the detector knows no classes.
+        """
+        return self._output("probabilities", images)
+
+    def _output(self, name: str, images: np.ndarray) -> np.ndarray:
         images = self._checked(images)
-        if not len(images):  # which Keras's predict does not take
-            outputs = self.model.output.items()
-            return {name: np.zeros((0, *output.shape[1:]), np.float32) for name, output in outputs}
-        return self.model.predict(images, batch_size=self._score.batch_size, verbose=0)
+        if name not in self.model.output:
+            raise ValueError(
+                f"expected a detector with {name}; approach {self.info.get('approach')} has none"
+            )
+        if name not in self._scorers:
+            self._scorers[name] = Scorer(self.model, (name,))
+        return self._scorers[name](images)[name]
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         height, width, channels = self.image_shape

@@ -40,43 +40,39 @@ def auroc_confidence_interval(
     return float(max(auroc - reach, 0.0)), float(min(auroc + reach, 1.0))
 
 
-def detection_metrics(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    classes: np.ndarray,
-    class_names: tuple[str, ...],
-    threshold: float,
-) -> dict[str, Any]:
+def detection_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
     """Everything that scores and truth tell about a detector.
 
     Args:
-        labels: `(N,)`, 1 = anomaly, 0 = normal.
+        labels: `(N,)`, 1 = anomaly, 0 = normal; at least one normal image.
         scores: float `(N,)`, raw.
-        classes: `(N,)`, class number of each image.
-        class_names: Name of each class number.
         threshold: An image is called an anomaly when its score is at least this.
 
     Returns:
         `auroc`, `auroc_ci95`, `average_precision`, `fpr_at_95_tpr` (smallest false-alarm rate
-        with at least 95 % of anomalies found), `test_false_alarm_rate`, `test_detection_rate`,
-        `confusion_matrix` (rows truth, columns verdict; normal, anomaly),
-        `classification_report`, `auroc_by_class` (all normal images against each anomaly
-        class).
+        with at least 95 % of anomalies found), `roc_curve` (`false_alarm_rate` and
+        `detection_rate`, thinned), `test_detection_rate`: None where there is no anomaly.
+        Always `test_false_alarm_rate`, `confusion_matrix` (rows truth, columns verdict; normal,
+        anomaly) and `classification_report`.
     """
     verdicts = (scores >= threshold).astype(int)
-    false_alarms, found, _ = roc_curve(labels, scores)
     normal = labels == 0
-    by_class = {}
-    for number in np.unique(classes[~normal]):
-        chosen = normal | (classes == number)
-        by_class[class_names[number]] = float(roc_auc_score(labels[chosen], scores[chosen]))
+    metrics: dict[str, Any] = dict.fromkeys(
+        ("auroc", "auroc_ci95", "average_precision", "fpr_at_95_tpr", "roc_curve")
+    )
+    if labels.any():
+        false_alarms, found, _ = roc_curve(labels, scores)
+        metrics = {
+            "auroc": float(roc_auc_score(labels, scores)),
+            "auroc_ci95": list(auroc_confidence_interval(labels, scores)),
+            "average_precision": float(average_precision_score(labels, scores)),
+            "fpr_at_95_tpr": float(false_alarms[np.argmax(found >= 0.95)]),
+            "roc_curve": _thinned(false_alarms, found),
+        }
     return {
-        "auroc": float(roc_auc_score(labels, scores)),
-        "auroc_ci95": list(auroc_confidence_interval(labels, scores)),
-        "average_precision": float(average_precision_score(labels, scores)),
-        "fpr_at_95_tpr": float(false_alarms[np.argmax(found >= 0.95)]),
+        **metrics,
         "test_false_alarm_rate": float(verdicts[normal].mean()),
-        "test_detection_rate": float(verdicts[~normal].mean()),
+        "test_detection_rate": float(verdicts[~normal].mean()) if labels.any() else None,
         "confusion_matrix": confusion_matrix(labels, verdicts, labels=[0, 1]).tolist(),
         "classification_report": classification_report(
             labels,
@@ -86,5 +82,62 @@ def detection_metrics(
             output_dict=True,
             zero_division=0,
         ),
-        "auroc_by_class": by_class,
+    }
+
+
+def auroc_by_class(
+    labels: np.ndarray, scores: np.ndarray, classes: np.ndarray, class_names: tuple[str, ...]
+) -> dict[str, float]:
+    """AUROC of all normal images against the anomalies of each class, by the class's name.
+
+    Args:
+        labels: `(N,)`, 1 = anomaly, 0 = normal.
+        scores: float `(N,)`, raw.
+        classes: `(N,)`, class number of each image.
+        class_names: Name of each class number.
+    """
+    normal = labels == 0
+    by_class = {}
+    for number in np.unique(classes[~normal]):
+        chosen = normal | (classes == number)
+        by_class[class_names[number]] = float(roc_auc_score(labels[chosen], scores[chosen]))
+    return by_class
+
+
+def classification_metrics(
+    classes: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...]
+) -> dict[str, Any]:
+    """How well classes were told apart.
+
+    Args:
+        classes: `(N,)`, true class numbers.
+        predicted: `(N,)`, predicted ones.
+        class_names: Name of each class number.
+
+    Returns:
+        `accuracy`, `confusion_matrix` (rows truth, columns prediction), `classification_report`.
+    """
+    numbers = list(range(len(class_names)))
+    return {
+        "accuracy": float(np.mean(classes == predicted)),
+        "confusion_matrix": confusion_matrix(classes, predicted, labels=numbers).tolist(),
+        "classification_report": classification_report(
+            classes,
+            predicted,
+            labels=numbers,
+            target_names=list(class_names),
+            output_dict=True,
+            zero_division=0,
+        ),
+    }
+
+
+def _thinned(false_alarms: np.ndarray, found: np.ndarray, points: int = 101) -> dict[str, list]:
+    """A ROC curve at given false-alarm rates, dense near 0, where detectors are used."""
+    at = np.linspace(0, 1, points) ** 2
+    # The highest detection rate that a false-alarm rate allows.
+    index = np.searchsorted(false_alarms, at, side="right") - 1
+    return {
+        "false_alarm_rate": [round(float(rate), 6) for rate in at],
+        "detection_rate": [round(float(rate), 6) for rate in found[index]],
     }

@@ -1,21 +1,33 @@
 """The approaches, and the contract that each keeps.
 
-An approach is one module: pure builders of functional networks and one `keras.Model` subclass
-that trains them. Nothing outside this folder looks inside; the rest of the package knows only
+An approach is one module: pure builders of functional networks and one `Approach` subclass
+(`base.py`) that trains them. Nothing outside this folder looks inside; the rest of the package
+knows only
 
-- `APPROACHES[name](config, image_shape, jit_compile)`: a compiled model, ready for `fit`;
+- `APPROACHES[name](config, image_shape, class_count, jit_compile)`: a compiled model, ready for
+  `fit` on the batches that its configuration's `learns_from` names;
 - `model.metrics`: a mean of every loss, by name;
 - `model.learning_rates()`: the current learning rates, by name;
-- `model.detector`: what the approach leaves behind, a functional model of Keras layers alone,
-  from uint8 images `(N, H, W, C)` to a dictionary of float32 `score` `(N,)` (higher is more
-  anomalous, of each image independently of its batch), `error_map` `(N, H, W)` and
-  `reconstruction` `(N, H, W, C)`. Its weights follow training.
+- `model.detector`: what the approach leaves behind, a functional model of Keras layers alone, from
+  uint8 images `(N, H, W, C)` to a dictionary of float32. Always `score` `(N,)`, at least 0, higher
+  is more anomalous, of each image independently of its batch. With a reconstruction: `error_map`
+  `(N, H, W)` and `reconstruction` `(N, H, W, C)` in [-1, 1]. Without one: `features`
+  `(N, h, w, K)` and `evidence` `(N,)`, from which Grad-CAM is made. If it tells classes apart:
+  `probabilities` `(N, class_count)`. Its weights follow training.
 """
 
 from collections.abc import Callable
 
-import keras
+from anomaly_tf.models import autoencoder, classifier, contrastive, dual_gan, gan, vae
+from anomaly_tf.models.base import Approach
 
-from anomaly_tf.models import dual_gan
+__all__ = ["APPROACHES", "Approach"]
 
-APPROACHES: dict[str, Callable[..., keras.Model]] = {"sota": dual_gan.build}
+APPROACHES: dict[str, Callable[..., Approach]] = {
+    "autoencoder": autoencoder.build,
+    "cnn": classifier.build,
+    "contrastive": contrastive.build,
+    "gan": gan.build,
+    "vae": vae.build,
+    "sota": dual_gan.build,
+}

@@ -1,9 +1,13 @@
-"""Layers that two or more networks share (DCGAN style, Radford et al. 2016)."""
+"""Layers and networks that two or more approaches share (DCGAN style, Radford et al. 2016)."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import keras
 from keras import KerasTensor, layers, ops
+
+from anomaly_tf.config import AdversarialNetworks, ConvolutionalNetworks
 
 
 def halved_sizes(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
@@ -70,29 +74,97 @@ def upsample(x: KerasTensor, filters: int, size: tuple[int, int]) -> KerasTensor
     return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(_cut(x, size)))
 
 
-def _cut(x: KerasTensor, size: tuple[int, int]) -> KerasTensor:
-    surplus = ((0, x.shape[1] - size[0]), (0, x.shape[2] - size[1]))
-    return x if surplus == ((0, 0), (0, 0)) else layers.Cropping2D(surplus)(x)
+def convolutional_features(image: KerasTensor, networks: ConvolutionalNetworks) -> KerasTensor:
+    """The part of an encoder before its latent: halving convolutions, flattened."""
+    x = image_to_features(image, networks.filters[0])
+    for filters in networks.filters[1:]:
+        x = downsample(x, filters)
+    return layers.Flatten()(x)
 
 
-def reconstruction_detector(generator: keras.Model) -> keras.Model:
+def build_encoder(
+    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks
+) -> keras.Model:
+    """Images float32 `(N, H, W, C)` in [-1, 1] to latents float32 `(N, latent)`."""
+    image = keras.Input(image_shape, name="image")
+    x = convolutional_features(image, networks)
+    latent = layers.Dense(networks.latent, dtype="float32", name="latent")(x)
+    return keras.Model(image, latent, name="encoder")
+
+
+def build_decoder(
+    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks
+) -> keras.Model:
+    """Latents float32 `(N, latent)` to images float32 `(N, H, W, C)` in [-1, 1]."""
+    sizes = halved_sizes(image_shape[:2], len(networks.filters))
+    latent = keras.Input((networks.latent,), name="latent")
+    height, width = sizes[-1]
+    x = layers.Dense(height * width * networks.filters[-1], use_bias=False)(latent)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Reshape((height, width, networks.filters[-1]))(x)
+    for filters, size in zip(networks.filters[-2::-1], sizes[-2:0:-1], strict=True):
+        x = upsample(x, filters, size)
+    image = features_to_image(x, image_shape[-1], sizes[0])
+    return keras.Model(latent, image, name="decoder")
+
+
+def build_generator(
+    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks
+) -> keras.Model:
+    """Encoder and decoder in one: images to their reconstructions, both in [-1, 1]."""
+    image = keras.Input(image_shape, name="image")
+    encoder = build_encoder(image_shape, networks)
+    decoder = build_decoder(image_shape, networks)
+    return keras.Model(image, decoder(encoder(image)), name="generator")
+
+
+def build_discriminator(
+    image_shape: tuple[int, int, int], networks: AdversarialNetworks, name: str
+) -> keras.Model:
+    """PatchGAN discriminator: images to a grid of scores float32 `(N, h, w, 1)`, real near 1."""
+    image = keras.Input(image_shape, name="image")
+    x = image_to_features(image, networks.discriminator_filters[0])
+    for filters in networks.discriminator_filters[1:]:
+        x = downsample(x, filters)
+    scores = layers.Conv2D(1, 4, padding="same", dtype="float32", name="scores")(x)
+    return keras.Model(image, scores, name=name)
+
+
+def image_input(image_shape: tuple[int, int, int]) -> tuple[KerasTensor, KerasTensor]:
+    """First layers of every detector: uint8 images, and the same as float32 in [-1, 1]."""
+    image = keras.Input(image_shape, dtype="uint8", name="image")
+    return image, layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(image)
+
+
+def reconstruction_detector(
+    generator: keras.Model, error: Literal["absolute", "squared"]
+) -> keras.Model:
     """What a trained reconstruction approach leaves behind: one functional model, no own code.
 
     Args:
-        generator: float32 images `(N, H, W, C)` in [-1, 1] to their reconstructions.
+        generator: float32 images `(N, H, W, C)` in [-1, 1] to their reconstructions, likewise.
+        error: `absolute`, |x - G(x)| as it is, in [0, 2]; or `squared`, (x - G(x))^2 where black
+            is 0 and white is 1, in [0, 1].
 
     Returns:
-        A model from uint8 images `(N, H, W, C)` to a dictionary: `score` float32 `(N,)`, the
-        mean |x - G(x)| in [0, 2]; `error_map` float32 `(N, H, W)`, the same per pixel;
+        A model from uint8 images `(N, H, W, C)` to a dictionary: `error_map` float32 `(N, H, W)`,
+        the error of each pixel, mean over channels; `score` float32 `(N,)`, the mean of the map;
         `reconstruction` float32 `(N, H, W, C)` in [-1, 1].
     """
-    image = keras.Input(generator.input_shape[1:], dtype="uint8", name="image")
-    scaled = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(image)
+    image, scaled = image_input(generator.input_shape[1:])
     reconstruction = generator(scaled, training=False)
-    error_map = ops.mean(ops.abs(scaled - reconstruction), axis=-1)
+    difference = scaled - reconstruction
+    # Half the difference is the one on a scale from black 0 to white 1.
+    errors = ops.abs(difference) if error == "absolute" else ops.square(difference / 2)
+    error_map = ops.mean(errors, axis=-1)
     outputs = {
         "score": ops.mean(error_map, axis=(1, 2)),
         "error_map": error_map,
         "reconstruction": reconstruction,
     }
     return keras.Model(image, outputs, name="detector")
+
+
+def _cut(x: KerasTensor, size: tuple[int, int]) -> KerasTensor:
+    surplus = ((0, x.shape[1] - size[0]), (0, x.shape[2] - size[1]))
+    return x if surplus == ((0, 0), (0, 0)) else layers.Cropping2D(surplus)(x)

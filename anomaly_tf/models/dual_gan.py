@@ -8,19 +8,15 @@ The anomaly score is the generator's mean absolute reconstruction error.
 
 from __future__ import annotations
 
-import keras
 import tensorflow as tf
-from keras import layers
 
-from anomaly_tf.config import DualGanLosses, DualGanNetworks, SotaConfig
+from anomaly_tf.config import AdversarialNetworks, DualGanLosses, SotaConfig
 from anomaly_tf.models import losses
+from anomaly_tf.models.base import Approach, adam
 from anomaly_tf.models.blocks import (
-    downsample,
-    features_to_image,
-    halved_sizes,
-    image_to_features,
+    build_discriminator,
+    build_generator,
     reconstruction_detector,
-    upsample,
 )
 
 GENERATOR_LOSSES = (
@@ -34,56 +30,10 @@ GENERATOR_LOSSES = (
 LOSS_NAMES = (*GENERATOR_LOSSES, "normal_discriminator", "anomaly_discriminator", "generator")
 
 
-def build_encoder(image_shape: tuple[int, int, int], networks: DualGanNetworks) -> keras.Model:
-    """Images float32 `(N, H, W, C)` in [-1, 1] to latents float32 `(N, latent)`."""
-    image = keras.Input(image_shape, name="image")
-    x = image_to_features(image, networks.filters[0])
-    for filters in networks.filters[1:]:
-        x = downsample(x, filters)
-    latent = layers.Dense(networks.latent, dtype="float32", name="latent")(layers.Flatten()(x))
-    return keras.Model(image, latent, name="encoder")
-
-
-def build_decoder(image_shape: tuple[int, int, int], networks: DualGanNetworks) -> keras.Model:
-    """Latents float32 `(N, latent)` to images float32 `(N, H, W, C)` in [-1, 1]."""
-    sizes = halved_sizes(image_shape[:2], len(networks.filters))
-    latent = keras.Input((networks.latent,), name="latent")
-    height, width = sizes[-1]
-    x = layers.Dense(height * width * networks.filters[-1], use_bias=False)(latent)
-    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
-    x = layers.Reshape((height, width, networks.filters[-1]))(x)
-    for filters, size in zip(networks.filters[-2::-1], sizes[-2:0:-1], strict=True):
-        x = upsample(x, filters, size)
-    image = features_to_image(x, image_shape[-1], sizes[0])
-    return keras.Model(latent, image, name="decoder")
-
-
-def build_generator(image_shape: tuple[int, int, int], networks: DualGanNetworks) -> keras.Model:
-    """Encoder and decoder in one: images to their reconstructions, both in [-1, 1]."""
-    image = keras.Input(image_shape, name="image")
-    encoder = build_encoder(image_shape, networks)
-    decoder = build_decoder(image_shape, networks)
-    return keras.Model(image, decoder(encoder(image)), name="generator")
-
-
-def build_discriminator(
-    image_shape: tuple[int, int, int], networks: DualGanNetworks, name: str
-) -> keras.Model:
-    """PatchGAN discriminator: images to a grid of scores float32 `(N, h, w, 1)`, real near 1."""
-    image = keras.Input(image_shape, name="image")
-    x = image_to_features(image, networks.discriminator_filters[0])
-    for filters in networks.discriminator_filters[1:]:
-        x = downsample(x, filters)
-    scores = layers.Conv2D(1, 4, padding="same", dtype="float32", name="scores")(x)
-    return keras.Model(image, scores, name=name)
-
-
-class DualGan(keras.Model):
+class DualGan(Approach):
     """The dual-discriminator GAN in training.
 
-    `fit` takes batches `(normal, anomaly)`, each float32 `(N, H, W, C)` in [-1, 1]. Scores come
-    from a generator whose weights and BatchNorm statistics are the exponential moving average of
-    the trained one's.
+    `fit` takes batches `(normal, anomaly)`, each float32 `(N, H, W, C)` in [-1, 1].
 
     Args:
         image_shape: Height, width, channels.
@@ -95,49 +45,22 @@ class DualGan(keras.Model):
     def __init__(
         self,
         image_shape: tuple[int, int, int],
-        networks: DualGanNetworks,
+        networks: AdversarialNetworks,
         loss_config: DualGanLosses,
         ema_decay: float,
     ) -> None:
-        super().__init__(name="dual_gan")
-        self.loss_config = loss_config
-        self.ema_decay = ema_decay
-        self.generator = build_generator(image_shape, networks)
-        self.encoder = self.generator.get_layer("encoder")
-        self.decoder = self.generator.get_layer("decoder")
-        self.normal_discriminator = build_discriminator(
-            image_shape, networks, "normal_discriminator"
-        )
-        self.anomaly_discriminator = build_discriminator(
-            image_shape, networks, "anomaly_discriminator"
-        )
+        generator = build_generator(image_shape, networks)
+        trained = {"generator": generator}
+        for name in ("normal_discriminator", "anomaly_discriminator"):
+            trained[name] = build_discriminator(image_shape, networks, name)
         averaged = build_generator(image_shape, networks)
-        averaged.set_weights(self.generator.get_weights())
-        averaged.trainable = False
-        self.detector = reconstruction_detector(averaged)
-        self.averaged_generator = averaged
-        self.trackers = {name: keras.metrics.Mean(name) for name in LOSS_NAMES}
-        self.built = True
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """One mean per loss, and `generator`, the weighted sum of the generator's six."""
-        return list(self.trackers.values())
-
-    def compile(
-        self,
-        generator_optimizer: keras.Optimizer,
-        normal_discriminator_optimizer: keras.Optimizer,
-        anomaly_discriminator_optimizer: keras.Optimizer,
-        jit_compile: bool = False,
-    ) -> None:
-        """Takes one optimizer per network; the losses are the model's own."""
-        super().compile(optimizer=generator_optimizer, jit_compile=jit_compile)
-        self.normal_discriminator_optimizer = normal_discriminator_optimizer
-        self.anomaly_discriminator_optimizer = anomaly_discriminator_optimizer
-        self.optimizer.build(self.generator.trainable_variables)
-        self.normal_discriminator_optimizer.build(self.normal_discriminator.trainable_variables)
-        self.anomaly_discriminator_optimizer.build(self.anomaly_discriminator.trainable_variables)
+        super().__init__("dual_gan", LOSS_NAMES, trained, averaged, ema_decay)
+        self.encoder = generator.get_layer("encoder")
+        self.decoder = generator.get_layer("decoder")
+        self.normal_discriminator = trained["normal_discriminator"]
+        self.anomaly_discriminator = trained["anomaly_discriminator"]
+        self.loss_config = loss_config
+        self.detector = reconstruction_detector(averaged, "absolute")
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step of all three networks on the same batch; returns the means of the losses."""
@@ -182,63 +105,30 @@ class DualGan(keras.Model):
             }
             values["generator"] = tf.add_n([weighted[name] for name in GENERATOR_LOSSES])
 
-        for network, optimizer, loss in (
-            (self.generator, self.optimizer, values["generator"]),
-            (
-                self.normal_discriminator,
-                self.normal_discriminator_optimizer,
-                weighted["normal_discriminator"],
-            ),
-            (
-                self.anomaly_discriminator,
-                self.anomaly_discriminator_optimizer,
-                weighted["anomaly_discriminator"],
-            ),
-        ):
-            gradients = tape.gradient(loss, network.trainable_variables)
-            optimizer.apply(gradients, network.trainable_variables)
-        self.update_average()
-        for name, value in values.items():
-            self.trackers[name].update_state(value)
-        return {name: tracker.result() for name, tracker in self.trackers.items()}
-
-    def update_average(self) -> None:
-        """Moves the averaged generator a step towards the trained one, BatchNorm included."""
-        step = tf.cast(self.optimizer.iterations, tf.float32)
-        # A short memory at first: the random initial weights should not weigh for long.
-        decay = tf.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
-        for average, current in zip(
-            self.averaged_generator.weights, self.generator.weights, strict=True
-        ):
-            average.assign(average + (1.0 - decay) * (current - average))
-
-    def learning_rates(self) -> dict[str, float]:
-        """The current learning rate of each network's optimizer."""
-        return {
-            "generator_learning_rate": float(self.optimizer.learning_rate),
-            "normal_discriminator_learning_rate": float(
-                self.normal_discriminator_optimizer.learning_rate
-            ),
-            "anomaly_discriminator_learning_rate": float(
-                self.anomaly_discriminator_optimizer.learning_rate
-            ),
-        }
+        self.learn(
+            tape,
+            {
+                "generator": values["generator"],
+                "normal_discriminator": weighted["normal_discriminator"],
+                "anomaly_discriminator": weighted["anomaly_discriminator"],
+            },
+        )
+        return self.track(values)
 
 
-def build(config: SotaConfig, image_shape: tuple[int, int, int], jit_compile: bool) -> DualGan:
-    """A compiled model: Adam for each network, learning rates falling to zero on a cosine."""
+def build(
+    config: SotaConfig, image_shape: tuple[int, int, int], class_count: int, jit_compile: bool
+) -> DualGan:
+    """A compiled model with Adam for each network."""
     training = config.training
-    steps = training.epochs * training.steps_per_epoch
-
-    def adam(learning_rate: float) -> keras.Optimizer:
-        schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-        return keras.optimizers.Adam(schedule, beta_1=0.5)
-
     model = DualGan(image_shape, config.networks, config.losses, training.ema_decay)
+    discriminator_rate = training.discriminator_learning_rate
     model.compile(
-        generator_optimizer=adam(training.learning_rate),
-        normal_discriminator_optimizer=adam(training.discriminator_learning_rate),
-        anomaly_discriminator_optimizer=adam(training.discriminator_learning_rate),
+        {
+            "generator": adam(training.learning_rate, training, beta_1=0.5),
+            "normal_discriminator": adam(discriminator_rate, training, beta_1=0.5),
+            "anomaly_discriminator": adam(discriminator_rate, training, beta_1=0.5),
+        },
         jit_compile=jit_compile,
     )
     return model

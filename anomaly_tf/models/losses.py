@@ -1,17 +1,53 @@
 """Losses as pure functions: formula, shapes, range and source of each.
 
-Images are `(N, H, W, C)` in [-1, 1], so an absolute error lies in [0, 2]. Every function returns
-a float32 scalar, the mean over the batch.
+Images are `(N, H, W, C)` in [-1, 1], so an absolute error lies in [0, 2]. Functions called a loss
+return a float32 scalar, the mean over the batch.
 """
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
+from keras import ops
 
 
 def reconstruction_loss(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
     """Mean absolute error, mean |x - G(x)|, in [0, 2] (Kim et al. 2020, L_recon)."""
     return tf.reduce_mean(tf.abs(images - reconstructions))
+
+
+def squared_error(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
+    """Mean squared error of each image, `(N,)`, where black is 0 and white is 1; in [0, 1]."""
+    return tf.reduce_mean(tf.square((images - reconstructions) / 2), axis=[1, 2, 3])
+
+
+def cross_entropy_loss(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
+    """Binary cross-entropy per pixel, -x log y - (1 - x) log(1 - y), at least 0.
+
+    x and y are image and reconstruction where black is 0 and white is 1. At y = x it is least,
+    and not 0 unless the image is black and white.
+    """
+    truth, guess = (images + 1) / 2, (reconstructions + 1) / 2
+    return tf.reduce_mean(keras.losses.binary_crossentropy(truth, guess))
+
+
+def contrastive_loss(anomalies: tf.Tensor, reconstructions: tf.Tensor, scale: float) -> tf.Tensor:
+    """exp(-s e), e = `squared_error` of an anomaly, in (0, 1]: minimal where the error is large.
+
+    Its gradient, -s exp(-s e), is largest for anomalies that are still reconstructed well and
+    vanishes for the others, so it cannot diverge, as the bare -e does. Beside the plain squared
+    error of normal images, weight w gives an image whose odds of being an anomaly are o the error
+    log(o w s) / s, if o w s > 1.
+    """
+    return tf.reduce_mean(tf.exp(-scale * squared_error(anomalies, reconstructions)))
+
+
+def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
+    """KL divergence of each N(mean, variance) from N(0, 1), summed over latents, `(N,)`, >= 0.
+
+    (variance + mean^2 - 1 - log variance) / 2 (Kingma and Welling 2014, appendix B).
+    """
+    return 0.5 * ops.sum(ops.exp(log_variance) + ops.square(mean) - 1.0 - log_variance, axis=-1)
 
 
 def patch_loss(images: tf.Tensor, reconstructions: tf.Tensor, worst: int = 3) -> tf.Tensor:

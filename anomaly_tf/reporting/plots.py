@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,63 +27,79 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=110)
 
 
-def loss_curves(history: dict[str, np.ndarray], best_epoch: int) -> Figure:
-    """Every loss over the epochs, and the validation AUROC that chose the best one.
+def loss_curves(history: dict[str, np.ndarray], best_epoch: int, chosen_by: str) -> Figure:
+    """Every loss over the epochs, beside it the same on the validation set where it was measured.
 
     Args:
         history: Column name to float `(epochs,)`, as in `history.csv`.
         best_epoch: The chosen epoch, counted from 1.
+        chosen_by: The column that chose it, drawn first.
     """
-    names = [name for name in history if name not in ("epoch", "val_auroc") and "rate" not in name]
-    columns = 4
-    rows = -(-(len(names) + 1) // columns)
-    figure = Figure(figsize=(11, 2.3 * rows), layout="constrained")
+    names = [name for name in history if name != "epoch" and "rate" not in name]
+    paired = {name for name in names if name.startswith("val_") and name[4:] in names}
+    chosen = chosen_by.removeprefix("val_") if chosen_by in paired else chosen_by
+    names = sorted(set(names) - paired, key=lambda name: (name != chosen, names.index(name)))
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(2.75 * columns, 2.3 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     epochs = history["epoch"] + 1
-    for axis, name in zip(axes, ["val_auroc", *names], strict=False):
-        chosen = name == "val_auroc"
-        axis.plot(epochs, history[name], ".-", color=ANOMALY if chosen else NORMAL)
+    for axis, name in zip(axes, names, strict=False):
+        validation = name.startswith("val_")
+        axis.plot(epochs, history[name], ".-", color=ANOMALY if validation else NORMAL)
+        if f"val_{name}" in paired:
+            axis.plot(epochs, history[f"val_{name}"], ".-", color=ANOMALY, label="validation")
+            axis.lines[0].set_label("training")
+            axis.legend(fontsize=8)
         axis.axvline(best_epoch, color=LINE, linewidth=0.8, linestyle=":")
-        axis.set_title("validation AUROC" if chosen else name.replace("_", " "), fontsize=10)
+        title = name.replace("val_", "validation ").replace("_", " ").replace("auroc", "AUROC")
+        axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
-    for axis in axes[len(names) + 1 :]:
+    for axis in axes[len(names) :]:
         axis.set_axis_off()
-    figure.supxlabel(f"epoch (dotted: best epoch, {best_epoch})")
+    figure.supxlabel(f"epoch (dotted: the one that was kept, {best_epoch})", fontsize=10)
     return figure
 
 
-def reconstructions(
+def explanations(
     title: str,
     images: np.ndarray,
-    reconstructed: np.ndarray,
-    error_maps: np.ndarray,
+    reconstructed: np.ndarray | None,
+    maps: np.ndarray,
+    scale: float,
     captions: list[str],
 ) -> Figure:
-    """Originals, reconstructions and error maps of a few images, all on one error scale.
+    """Images, their reconstructions if there are any, and their maps, all on one scale.
 
     Args:
         title: What the images have in common.
         images: uint8 `(N, H, W, C)`.
-        reconstructed: uint8 `(N, H, W, C)`.
-        error_maps: float32 `(N, H, W)`; white is 0, dark red is 1 and above.
+        reconstructed: uint8 `(N, H, W, C)`; without them the maps are Grad-CAM.
+        maps: float32 `(N, H, W)`; white is 0, dark red is `scale` and above.
+        scale: In units of the maps.
         captions: One per image.
     """
-    count = max(len(images), 1)
-    figure = Figure(figsize=(1.25 * count + 1.2, 4.6), layout="constrained")
+    pictures = {"original": images}
+    if reconstructed is not None:
+        pictures["reconstruction"] = reconstructed
+    count, rows = max(len(images), 1), len(pictures) + 1
+    figure = Figure(figsize=(1.25 * max(count, 5) + 1.2, 1.35 * rows + 0.6), layout="constrained")
     figure.suptitle(title if len(images) else f"{title}: none")
-    axes = figure.subplots(3, count, squeeze=False)
+    axes = figure.subplots(rows, count, squeeze=False)
     for axis in axes.ravel():
         axis.set_xticks([])
         axis.set_yticks([])
-    for axis, name in zip(axes[:, 0], ("original", "reconstruction", "error"), strict=True):
+    for axis, name in zip(
+        axes[:, 0], (*pictures, "Grad-CAM" if reconstructed is None else "error"), strict=True
+    ):
         axis.set_ylabel(name)
     for column, caption in enumerate(captions):
-        for row, picture in enumerate((images[column], reconstructed[column])):
-            axes[row, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
-        heat = axes[2, column].imshow(error_maps[column], cmap="Reds", vmin=0, vmax=1)
+        for row, picture in enumerate(pictures.values()):
+            axes[row, column].imshow(picture[column].squeeze(), cmap="gray", vmin=0, vmax=255)
+        heat = axes[-1, column].imshow(maps[column], cmap="Reds", vmin=0, vmax=scale)
         axes[0, column].set_title(caption, fontsize=8)
     if captions:
-        figure.colorbar(heat, ax=axes[2, :], shrink=0.9)
+        figure.colorbar(heat, ax=axes[-1, :], shrink=0.9)
     return figure
 
 
@@ -91,8 +109,10 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float) ->
     axis = figure.subplots()
     bins = np.linspace(0, scores.max(), 80).tolist()
     for label, name, colour in ((0, "normal", NORMAL), (1, "anomaly", ANOMALY)):
-        axis.hist(scores[labels == label], bins, density=True, alpha=0.6, label=name, color=colour)
-    axis.axvline(threshold, color=LINE, linestyle="--", label=f"threshold {threshold:.3f}")
+        part = scores[labels == label]
+        if len(part):
+            axis.hist(part, bins, density=True, alpha=0.6, label=name, color=colour)
+    axis.axvline(threshold, color=LINE, linestyle="--", label=f"threshold {threshold:.3g}")
     axis.set_yscale("log")
     axis.set(xlabel="anomaly score", ylabel="density (logarithmic)", title="Test scores")
     axis.legend()
@@ -131,25 +151,142 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray) -> Figure:
     return figure
 
 
-def confusion(matrix: list[list[int]]) -> Figure:
-    """Counts of truth against verdict."""
-    figure = Figure(figsize=(4.6, 4), layout="constrained")
+def confusion(matrix: list[list[int]], names: tuple[str, ...]) -> Figure:
+    """Counts of truth against verdict, or against predicted class."""
+    size = 2.6 + 0.6 * len(names)
+    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axis = figure.subplots()
-    display = ConfusionMatrixDisplay(np.array(matrix), display_labels=["normal", "anomaly"])
-    display.plot(ax=axis, cmap="Blues", values_format="d", colorbar=False)
-    axis.set(xlabel="verdict", ylabel="truth", title="Confusion matrix, test set")
+    display = ConfusionMatrixDisplay(np.array(matrix), display_labels=names)
+    display.plot(
+        ax=axis,
+        cmap="Blues",
+        values_format="d",
+        colorbar=False,
+        xticks_rotation="horizontal" if len(names) == 2 else 45,
+        text_kw={"fontsize": 10 if len(names) == 2 else 8},
+    )
+    verdict = "verdict" if len(names) == 2 else "predicted class"
+    axis.set(xlabel=verdict, ylabel="truth", title="Confusion matrix, test set")
     return figure
 
 
-def auroc_by_class(values: dict[str, float]) -> Figure:
-    """AUROC of the normal class against each anomaly class, hardest at the top."""
+def auroc_by_class(values: dict[str, float], unseen: Sequence[str] = ()) -> Figure:
+    """AUROC of normal images against each kind of anomaly, hardest at the top.
+
+    Args:
+        values: Name of the kind to AUROC.
+        unseen: Those among them that training never saw, drawn in another colour.
+    """
     figure = Figure(figsize=(7, 0.38 * len(values) + 1.2), layout="constrained")
     axis = figure.subplots()
     names = sorted(values, key=lambda name: values[name], reverse=True)
     numbers = [values[name] for name in names]
-    bars = axis.barh(names, numbers, color=NORMAL)
+    colours = [ANOMALY if name in unseen else NORMAL for name in names]
+    bars = axis.barh(names, numbers, color=colours)
     axis.bar_label(bars, [f"{number:.4f}" for number in numbers], padding=3, fontsize=9)
     lowest = min(numbers)
     axis.set_xlim(max(0.0, lowest - 0.3 * (1 - lowest) - 0.01), 1 + 0.15 * (1.02 - lowest))
-    axis.set(xlabel="AUROC", title="AUROC by anomaly class, test set")
+    seen = " (blue: seen in training, orange: unseen)" if len(unseen) else ""
+    axis.set(xlabel="AUROC", title=f"AUROC by anomaly{seen}, test set")
+    return figure
+
+
+def auroc_by_strength(sweep: dict[str, Any]) -> Figure:
+    """AUROC of clean images against corrupted ones over the strength of the corruption.
+
+    Args:
+        sweep: `noise` and `rotation`, the strengths; `auroc`, kind to one value per strength.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    colours = {"noise": NORMAL, "rotation": ANOMALY, "both": LINE}
+    places = range(len(sweep["noise"]))
+    for kind, values in sweep["auroc"].items():
+        axis.plot(places, values, "o-", color=colours[kind], label=kind)
+    labels = [
+        f"{noise:g}\n{angle:g}°"
+        for noise, angle in zip(sweep["noise"], sweep["rotation"], strict=True)
+    ]
+    axis.set_xticks(places, labels)
+    axis.axhline(0.5, color=LINE, linewidth=0.8, linestyle=":", label="chance")
+    axis.set(
+        xlabel="strength: standard deviation of the noise, largest angle",
+        ylabel="AUROC",
+        title="Clean against corrupted test images",
+    )
+    axis.legend(loc="lower right")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def roc_overlay(curves: dict[str, dict[str, Any]]) -> Figure:
+    """ROC curves of several detectors in one picture, false alarms on a square-root scale.
+
+    Args:
+        curves: Name to metrics with `roc_curve` and `auroc`.
+    """
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    axis = figure.subplots()
+    for name, metrics in curves.items():
+        curve = metrics["roc_curve"]
+        label = f"{name} ({metrics['auroc']:.4f})"
+        axis.plot(curve["false_alarm_rate"], curve["detection_rate"], label=label)
+    axis.plot([0, 1], [0, 1], ":", color=LINE, linewidth=0.8)
+    axis.set_xscale("function", functions=(np.sqrt, np.square))
+    axis.set_xticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
+    axis.set(xlim=(0, 1), xlabel="false-alarm rate (square-root scale)", ylabel="detection rate")
+    axis.legend(loc="lower right", title="AUROC")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def auroc_heat_map(values: dict[str, dict[str, float]], columns: str) -> Figure:
+    """AUROC of several detectors (rows) on several problems (columns), as numbers on colours.
+
+    Args:
+        values: Row to column to AUROC; a missing one stays empty.
+        columns: What the columns are.
+    """
+    names = list(dict.fromkeys(name for row in values.values() for name in row))
+    grid = np.array([[row.get(name, np.nan) for name in names] for row in values.values()])
+    figure = Figure(
+        figsize=(1.8 + 0.75 * max(len(names), 4), 1.6 + 0.42 * len(values)), layout="constrained"
+    )
+    axis = figure.subplots()
+    axis.imshow(grid, cmap="RdYlGn", vmin=0.5, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            colour = "white" if value > 0.95 or value < 0.55 else "black"
+            axis.text(
+                column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color=colour
+            )
+    rotated = max(map(len, names)) > 3
+    axis.set_xticks(
+        range(len(names)), names, rotation=40 * rotated, ha="right" if rotated else "center"
+    )
+    axis.set_yticks(range(len(values)), list(values))
+    axis.set_xlabel(columns)
+    return figure
+
+
+def auroc_against_time(points: dict[tuple[str, str], tuple[float, float]]) -> Figure:
+    """What training time buys: seconds (logarithmic) and AUROC of each approach and protocol.
+
+    Args:
+        points: (approach, protocol) to (seconds, AUROC).
+    """
+    figure = Figure(figsize=(6.5, 5), layout="constrained")
+    axis = figure.subplots()
+    protocols = list(dict.fromkeys(protocol for _, protocol in points))
+    for protocol in protocols:
+        chosen = {name: point for (name, key), point in points.items() if key == protocol}
+        seconds, aurocs = zip(*chosen.values(), strict=True)
+        axis.plot(seconds, aurocs, "o", label=protocol)
+        for name, point in chosen.items():
+            axis.annotate(name, point, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axis.set_xscale("log")
+    axis.margins(x=0.2)
+    axis.set(xlabel="training time, seconds", ylabel="AUROC")
+    axis.legend(loc="lower right", title="protocol")
+    axis.grid(alpha=0.3, which="both")
     return figure

@@ -9,9 +9,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 
+from anomaly_tf.config import LearnsFrom
 from anomaly_tf.data.protocols import LabelledImages
+from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.detection.scoring import Scorer
 
 
@@ -39,52 +41,84 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
                 )
 
 
-class Validation(keras.callbacks.Callback):
-    """Scores the validation set after every epoch and passes improvements on.
+# What chooses the epoch that is kept. An approach that learns without labelled anomalies is chosen
+# without them, too: it keeps its last epoch, at the end of its learning-rate schedule.
+LAST_EPOCH = "last_epoch"
+CRITERIA: dict[LearnsFrom, str] = {
+    "normal and anomalous images": "val_auroc",
+    "normal images": LAST_EPOCH,
+    "classes": "val_accuracy",
+}
 
-    Adds `val_auroc` and the learning rates to the epoch's logs, so it must stand before the
-    callbacks that write them.
+
+class Validation(keras.callbacks.Callback):
+    """Measures on the validation set after every epoch and passes improvements on.
+
+    Adds `val_normal_score`, the learning rates and, where they exist, `val_auroc`, `val_accuracy`
+    and `val_loss` to the epoch's logs, so it must stand before the callbacks that write them.
 
     Args:
+        detector: The detector in training.
         images: The validation set.
+        criterion: The measure whose highest value is an improvement, or `LAST_EPOCH`.
         log_dir: TensorBoard folder for the histograms of normal and anomaly scores.
-        on_improvement: Called with epoch (from 1), AUROC and scores whenever the AUROC is the
-            best so far.
+        on_improvement: Called with epoch (from 1), measures and scores whenever the criterion is
+            the best so far.
     """
 
     def __init__(
         self,
+        detector: keras.Model,
         images: LabelledImages,
+        criterion: str,
         log_dir: Path,
-        on_improvement: Callable[[int, float, np.ndarray], None],
+        on_improvement: Callable[[int, dict[str, float], np.ndarray], None],
     ) -> None:
         super().__init__()
+        # One scorer, whose graph serves every epoch.
+        wanted = (name for name in ("score", "probabilities") if name in detector.output)
+        self._score = Scorer(detector, tuple(wanted))
         self._images = images
+        self._criterion = criterion
         self._writer = tf.summary.create_file_writer(str(log_dir))
         self._on_improvement = on_improvement
-        self._best = -1.0
+        self._best = -math.inf
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Makes the scorer, whose graph serves every epoch."""
-        self._score = Scorer(self.model.detector)
+    def measure(self) -> tuple[dict[str, float], np.ndarray]:
+        """Measures of the current weights, by name, and scores `(N,)` of the validation set."""
+        labels = self._images.labels
+        outputs = self._score(self._images.images)
+        scores = outputs["score"]
+        measures = {"val_normal_score": float(scores[labels == 0].mean())}
+        if labels.any():
+            measures["val_auroc"] = float(roc_auc_score(labels, scores))
+        if "probabilities" in outputs:
+            probabilities = outputs["probabilities"][labels == 0]
+            classes = self._images.classes[labels == 0]
+            known = range(probabilities.shape[1])
+            measures["val_accuracy"] = float(np.mean(probabilities.argmax(axis=1) == classes))
+            measures["val_loss"] = float(log_loss(classes, probabilities, labels=known))
+        return measures, scores
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Scores, logs, and reports an improvement."""
-        scores = self._score(self._images.images)
-        auroc = float(roc_auc_score(self._images.labels, scores))
+        """Measures, logs, and reports an improvement."""
+        measures, scores = self.measure()
         if logs is not None:
-            logs["val_auroc"] = auroc
+            logs.update(measures)
             logs.update(self.model.learning_rates())
         with self._writer.as_default(step=epoch):
-            tf.summary.histogram("scores/normal", scores[self._images.labels == 0])
-            tf.summary.histogram("scores/anomaly", scores[self._images.labels == 1])
-        if auroc > self._best:
-            self._best = auroc
-            self._on_improvement(epoch + 1, auroc, scores)
+            for label, name in enumerate(("normal", "anomaly")):
+                chosen = scores[self._images.labels == label]
+                if len(chosen):
+                    tf.summary.histogram(f"scores/{name}", chosen)
+        value = epoch if self._criterion == LAST_EPOCH else measures[self._criterion]
+        if value > self._best:
+            self._best = value
+            self._on_improvement(epoch + 1, measures, scores)
 
 
 class Pictures(keras.callbacks.Callback):
-    """Writes originals, reconstructions and error maps to TensorBoard, of the same images always.
+    """Writes originals, reconstructions and maps to TensorBoard, of the same images always.
 
     Args:
         groups: Name to uint8 images `(N, H, W, C)`.
@@ -97,24 +131,29 @@ class Pictures(keras.callbacks.Callback):
         self._groups = groups
         self._writer = tf.summary.create_file_writer(str(log_dir))
         self._zoom = zoom
+        self._white = 0.0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Makes the explainer, whose graph serves every epoch."""
+        self._detector = Detector(self.model.detector, {})
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes one picture per group."""
+        maps = {name: self._detector.explain(images) for name, images in self._groups.items()}
+        # One scale for all epochs, so that they can be compared: the first one's.
+        self._white = self._white or max(float(part.max()) for part in maps.values())
         with self._writer.as_default(step=epoch):
             for name, images in self._groups.items():
-                outputs = self.model.detector(images, training=False)
-                original = images.astype(np.float32) / 255
-                reconstruction = (outputs["reconstruction"].numpy() + 1) / 2
-                # Errors lie in [0, 2]; halved they share the scale of the pictures.
-                error = np.repeat(
-                    outputs["error_map"].numpy()[..., np.newaxis] / 2, images.shape[-1], axis=-1
-                )
-                rows = [np.concatenate(row, axis=1) for row in (original, reconstruction, error)]
-                grid = np.kron(
-                    np.concatenate(rows, axis=0), np.ones((self._zoom, self._zoom, 1), np.float32)
-                )
+                rows = [images / 255.0]
+                if self._detector.reconstructs:
+                    rows.append(self._detector.reconstruct(images) / 255.0)
+                heat = np.clip(maps[name] / (self._white or 1.0), 0, 1)[..., np.newaxis]
+                rows.append(np.repeat(heat, images.shape[-1], axis=-1))
+                grid = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
+                enlarged = np.kron(grid, np.ones((self._zoom, self._zoom, 1)))
                 tf.summary.image(
-                    f"reconstructions/{name}",
-                    grid[np.newaxis],
-                    description="top to bottom: original, reconstruction, absolute error",
+                    f"{'reconstructions' if self._detector.reconstructs else 'grad_cam'}/{name}",
+                    enlarged[np.newaxis].astype(np.float32),
+                    description="top to bottom: original, reconstruction if there is one, map; "
+                    "white in the map is the largest value of the first epoch",
                 )

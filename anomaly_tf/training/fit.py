@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import sys
@@ -13,19 +14,24 @@ from typing import Any, Literal
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn.metrics import roc_auc_score
 from tensorboard.plugins.hparams import api as hparams
 
 from anomaly_tf.config import Config, flatten, save_config
-from anomaly_tf.data.pipelines import anomaly_clusters, balanced_batches
-from anomaly_tf.data.protocols import Split
+from anomaly_tf.data.pipelines import (
+    anomaly_clusters,
+    balanced_batches,
+    classified_batches,
+    corrupted_batches,
+    normal_batches,
+)
+from anomaly_tf.data.protocols import LabelledImages, Split
 from anomaly_tf.data.sources import ImageDataset
 from anomaly_tf.deploy.detector import Detector
-from anomaly_tf.detection.scoring import Scorer
 from anomaly_tf.files import uninterrupted, write_json
-from anomaly_tf.models import APPROACHES
+from anomaly_tf.models import APPROACHES, Approach
 from anomaly_tf.run_directory import RunDirectory
 from anomaly_tf.training.callbacks import (
+    CRITERIA,
     NonFiniteLoss,
     Pictures,
     StopOnNonFiniteLoss,
@@ -74,7 +80,7 @@ class _Recorder:
             "protocol": config.protocol,
             "dataset": dataset.name,
             "class_names": list(dataset.class_names),
-            "normal_class": config.normal_class,
+            "roles": dataclasses.asdict(split.roles),
             "seed": config.seed,
             "image_shape": list(split.train.images.shape[1:]),
             "training": {
@@ -83,6 +89,8 @@ class _Recorder:
                 "hardware": hardware(device),
                 "n_train": len(split.train),
                 "n_validation": len(split.validation),
+                "n_weights": model.detector.count_params(),
+                "chosen_by": CRITERIA[config.learns_from],
                 "epochs": 0,
             },
             "versions": {
@@ -90,22 +98,22 @@ class _Recorder:
             },
         }
 
-    def save(self, epoch: int, auroc: float, scores: np.ndarray) -> None:
+    def save(self, epoch: int, measures: dict[str, float], scores: np.ndarray) -> None:
         """Makes the current weights the run's detector.
 
         Args:
             epoch: The epoch they come from, counted from 1.
-            auroc: Their validation AUROC.
+            measures: Name to value on the validation set.
             scores: Scores of the validation set.
         """
         labels = self._split.validation.labels
         normal = np.sort(scores[labels == 0])
         with uninterrupted():
-            self.info["training"] |= {"best_epoch": epoch, "validation_auroc": auroc}
+            self.info["training"] |= {"best_epoch": epoch, "validation": measures}
             self.info["calibration"] = {"size": len(normal), "scores": normal.tolist()}
+            kinds = {"normal": normal, "anomaly": scores[labels == 1]}
             self.info["score_statistics"] = {
-                "normal": _statistics(normal),
-                "anomaly": _statistics(scores[labels == 1]),
+                name: _statistics(part) for name, part in kinds.items() if len(part)
             }
             self._note_progress(epoch)
             detector = Detector(self._model.detector, self.info)
@@ -127,7 +135,7 @@ class _Recorder:
         training = self.info["training"]
         return (
             f"kept the weights of epoch {training['best_epoch']} "
-            f"(validation AUROC {training['validation_auroc']:.4f}) in {self._run.path}"
+            f"({describe_choice(training)}) in {self._run.path}"
         )
 
     def _note_progress(self, epochs: int) -> None:
@@ -163,10 +171,17 @@ def train(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     batches = training_batches(config, split, device)
-    model = _build(config, split.train.images.shape[1:], device)
+    model = _build(config, split.train.images.shape[1:], len(dataset.class_names), device)
     run.path.mkdir(parents=True, exist_ok=True)
     save_config(config, run.config)
     recorder = _Recorder(config, dataset, split, run, model, device, command)
+    validation = Validation(
+        model.detector,
+        split.validation,
+        CRITERIA[config.learns_from],
+        run.tensorboard / "validation",
+        recorder.save,
+    )
     status: Status = "completed"
     message = ""
     try:
@@ -174,15 +189,14 @@ def train(
             batches,
             epochs=config.training.epochs,
             steps_per_epoch=config.training.steps_per_epoch,
-            callbacks=_callbacks(config, split, run, recorder),
+            callbacks=_callbacks(config, split, run, validation),
             verbose=1 if sys.stdout.isatty() else 2,
             shuffle=False,
         )
     except KeyboardInterrupt:
         status = "interrupted"
         if not recorder.saved:
-            scores = Scorer(model.detector)(split.validation.images)
-            recorder.save(0, float(roc_auc_score(split.validation.labels, scores)), scores)
+            recorder.save(0, *validation.measure())
         message = f"interrupted; {recorder.kept()}"
     except NonFiniteLoss as error:
         status = "non_finite_loss"
@@ -192,25 +206,38 @@ def train(
     return Outcome(status, recorder.info if recorder.saved else None, message)
 
 
-def _build(config: Config, image_shape: tuple[int, ...], device: Device) -> keras.Model:
+def _build(
+    config: Config, image_shape: tuple[int, ...], class_count: int, device: Device
+) -> Approach:
     """Makes the model in the run's precision, which its layers keep."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.training.precision)
     try:
-        return APPROACHES[config.approach](config, image_shape, jit_compile=device.jit_compile)
+        return APPROACHES[config.approach](config, image_shape, class_count, device.jit_compile)
     finally:
         keras.config.set_dtype_policy(before)
 
 
+def describe_choice(training: dict[str, Any]) -> str:
+    """What the validation set said of the kept epoch, for a message."""
+    measures, chosen_by = training["validation"], training["chosen_by"]
+    if chosen_by == "val_auroc":
+        return f"validation AUROC {measures['val_auroc']:.4f}"
+    said = ["the last one"]
+    if chosen_by == "val_accuracy":
+        said = [f"validation accuracy {measures['val_accuracy']:.4f}"]
+    if "val_auroc" in measures:
+        said.append(f"validation AUROC {measures['val_auroc']:.4f}, which chose nothing")
+    return "; ".join(said)
+
+
 def _callbacks(
-    config: Config, split: Split, run: RunDirectory, recorder: _Recorder
+    config: Config, split: Split, run: RunDirectory, validation: Validation
 ) -> list[keras.callbacks.Callback]:
-    validation = split.validation
-    kinds = np.unique(validation.classes[validation.labels == 1])
-    one_of_each = [np.flatnonzero(validation.classes == kind)[0] for kind in kinds]
-    pictures = {
-        "normal": validation.normal[:PICTURES_PER_GROUP],
-        "anomaly": validation.images[one_of_each[:PICTURES_PER_GROUP]],
+    groups = {
+        name: _examples(split.validation, label)
+        for label, name in enumerate(("normal", "anomaly"))
+        if label in split.validation.labels
     }
     log_dir = run.tensorboard / "validation"
     settings = {
@@ -221,18 +248,27 @@ def _callbacks(
         hparams.hparams_config(
             hparams=[hparams.HParam(name) for name in settings],
             metrics=[
-                hparams.Metric("epoch_auroc", group="validation", display_name="validation AUROC")
+                hparams.Metric(f"epoch_{name}", group="validation", display_name=f"val_{name}")
+                for name in ("auroc", "accuracy", "normal_score")
             ],
         )
     # Validation comes before those that write its results.
     return [
         StopOnNonFiniteLoss(),
-        Validation(validation, log_dir, recorder.save),
-        Pictures(pictures, log_dir),
+        validation,
+        Pictures(groups, log_dir),
         keras.callbacks.CSVLogger(run.history),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         hparams.KerasCallback(str(run.tensorboard), settings),
     ]
+
+
+def _examples(images: LabelledImages, label: int) -> np.ndarray:
+    """A few images with a label: one of each class, or several if there is one class."""
+    numbers = np.flatnonzero(images.labels == label)
+    _, one_of_each = np.unique(images.classes[numbers], return_index=True)
+    chosen = numbers[one_of_each] if len(one_of_each) > 1 else numbers
+    return images.images[chosen[:PICTURES_PER_GROUP]]
 
 
 def _statistics(scores: np.ndarray) -> dict[str, float]:
@@ -246,19 +282,24 @@ def _statistics(scores: np.ndarray) -> dict[str, float]:
 
 def training_batches(config: Config, split: Split, device: Device) -> tf.data.Dataset:
     """The batches of a whole training, `epochs * steps_per_epoch`, prefetched to the device."""
-    anomalies = split.train.anomalies
-    clusters = anomaly_clusters(
-        anomalies, config.sampling.anomaly_clusters, config.seed, Path(config.data_dir)
-    )
-    batches = balanced_batches(
-        split.train.normal,
-        anomalies,
-        clusters,
-        config.training.batch_size,
-        config.training.epochs * config.training.steps_per_epoch,
+    training, train = config.training, split.train
+    common = (
+        training.batch_size,
+        training.epochs * training.steps_per_epoch,
         config.sampling,
         config.seed,
     )
+    if config.learns_from == "classes":
+        batches = classified_batches(train.images, train.classes, *common)
+    elif config.learns_from == "normal images":
+        batches = normal_batches(train.normal, *common)
+    elif config.protocol == "corruption":
+        batches = corrupted_batches(train.normal, config.corruption, *common)
+    else:
+        anomalies = train.anomalies
+        count = config.sampling.anomaly_clusters  # type: ignore[attr-defined]
+        clusters = anomaly_clusters(anomalies, count, config.seed, Path(config.data_dir))
+        batches = balanced_batches(train.normal, anomalies, clusters, *common)
     if device.is_gpu:
         return batches.apply(tf.data.experimental.prefetch_to_device(device.name))
     # One thread makes a batch in a fraction of a step; more would take cores from the step.

@@ -1,0 +1,94 @@
+"""What every approach does in training, whatever its losses."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from anomaly_tf.config import TrainingConfig
+
+
+class Approach(keras.Model):
+    """A model in training: means of its losses, an optimizer per network, a moving average.
+
+    A subclass owns `train_step` and ends it with `learn` and `track`, and sets `detector`, made of
+    `averaged`.
+
+    Args:
+        name: Name of the model.
+        losses: Name of each loss that is tracked.
+        networks: The networks that learn; the detector comes from the first.
+        averaged: A network built like the first. It takes the exponential moving average of its
+            weights and BatchNorm statistics, and does not learn.
+        ema_decay: Decay of the moving average per step.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        losses: tuple[str, ...],
+        networks: dict[str, keras.Model],
+        averaged: keras.Model,
+        ema_decay: float,
+    ) -> None:
+        super().__init__(name=name)
+        self.networks = networks
+        self.averaged = averaged
+        self.ema_decay = ema_decay
+        self._averaged_name = next(iter(networks))
+        averaged.set_weights(networks[self._averaged_name].get_weights())
+        averaged.trainable = False
+        self.trackers = {loss: keras.metrics.Mean(loss) for loss in losses}
+        self.built = True
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """One mean per loss."""
+        return list(self.trackers.values())
+
+    def compile(self, optimizers: dict[str, keras.Optimizer], jit_compile: bool = False) -> None:
+        """Takes one optimizer for each of the networks; the losses are the model's own."""
+        super().compile(optimizer=optimizers[self._averaged_name], jit_compile=jit_compile)
+        self.optimizers = optimizers
+        for name, optimizer in optimizers.items():
+            optimizer.build(self.networks[name].trainable_variables)
+
+    def learn(self, tape: tf.GradientTape, losses: dict[str, tf.Tensor]) -> None:
+        """One step of each network on its loss, and of the moving average.
+
+        Args:
+            tape: What recorded the losses; persistent if there are several networks.
+            losses: Network's name to the scalar that it minimises.
+        """
+        for name, loss in losses.items():
+            variables = self.networks[name].trainable_variables
+            self.optimizers[name].apply(tape.gradient(loss, variables), variables)
+        self._update_average()
+
+    def track(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Adds the losses of a batch; returns the means of the epoch so far."""
+        for name, value in values.items():
+            self.trackers[name].update_state(value)
+        return {name: tracker.result() for name, tracker in self.trackers.items()}
+
+    def learning_rates(self) -> dict[str, float]:
+        """The current learning rate of each network's optimizer."""
+        return {
+            f"{name}_learning_rate": float(optimizer.learning_rate)
+            for name, optimizer in self.optimizers.items()
+        }
+
+    def _update_average(self) -> None:
+        step = tf.cast(self.optimizer.iterations, tf.float32)
+        # A short memory at first: the random initial weights should not weigh for long.
+        decay = tf.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+        current = self.networks[self._averaged_name].weights
+        for average, value in zip(self.averaged.weights, current, strict=True):
+            average.assign(average + (1.0 - decay) * (value - average))
+
+
+def adam(learning_rate: float, training: TrainingConfig, beta_1: float = 0.9) -> keras.Optimizer:
+    """Adam whose learning rate falls to zero over the whole training, on a cosine."""
+    steps = training.epochs * training.steps_per_epoch
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    return keras.optimizers.Adam(schedule, beta_1=beta_1)

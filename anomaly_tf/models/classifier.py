@@ -1,0 +1,124 @@
+"""Convolutional classifier, approach `cnn`.
+
+Three blocks of convolutions with BatchNorm, ReLU and max pooling (one convolution in the first
+block, two in the others), a dense layer and a softmax over the classes, trained by cross-entropy.
+As an anomaly detector it scores how unsure it is of a picture, -log of the largest softmax
+probability: the ranking of the maximum-softmax baseline of D. Hendrycks, K. Gimpel (ICLR 2017), in
+logarithms because float32 rounds most of its probabilities to 1. It was never taught what an
+anomaly is, and may be sure of a picture unlike any it saw.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+from keras import KerasTensor, layers, ops
+
+from anomaly_tf.config import ClassifierNetworks, CnnConfig
+from anomaly_tf.models.base import Approach, adam
+from anomaly_tf.models.blocks import image_input
+
+
+def build_classifier(
+    image_shape: tuple[int, int, int], networks: ClassifierNetworks, classes: int
+) -> keras.Model:
+    """Images float32 `(N, H, W, C)` in [-1, 1] to logits `(N, classes)` and last feature maps."""
+    image = keras.Input(image_shape, name="image")
+    first, *middle, last = networks.filters
+    x = _activate(_pool(_convolve(image, first)))
+    for filters in middle:
+        x = _activate(_convolve(x, filters))
+        x = _activate(_pool(_convolve(x, filters)))
+    x = _activate(_convolve(x, last))
+    # The last maps are activated before they are pooled: Grad-CAM looks at them.
+    features = _activate(_convolve(x, last))
+    x = layers.Dropout(networks.dropout)(layers.Flatten()(_pool(features)))
+    x = layers.Dense(networks.dense, activation="relu")(x)
+    x = layers.Dropout(networks.dropout)(x)
+    logits = layers.Dense(classes, dtype="float32", name="logits")(x)
+    return keras.Model(image, [logits, features], name="classifier")
+
+
+def _convolve(x: KerasTensor, filters: int) -> KerasTensor:
+    return layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+
+
+def _pool(x: KerasTensor) -> KerasTensor:
+    """Halves height and width; before the activation, which then has a quarter to do."""
+    return layers.MaxPooling2D(2, padding="same")(x)
+
+
+def _activate(x: KerasTensor) -> KerasTensor:
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+
+
+def build_detector(classifier: keras.Model) -> keras.Model:
+    """From uint8 images to score, class probabilities, and what Grad-CAM needs.
+
+    Returns:
+        A model to a dictionary of float32: `score` `(N,)`, -log of the largest probability, at
+        least 0; `probabilities` `(N, classes)`; `features` `(N, h, w, K)`, the last convolution's
+        maps; `evidence` `(N,)`, the logit of the most probable class.
+    """
+    image, scaled = image_input(classifier.input_shape[1:])
+    logits, features = classifier(scaled, training=False)
+    evidence = ops.max(logits, axis=-1)
+    others = 1.0 - ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1])
+    # -log(p_max) = log(1 + sum of exp(logit - largest) over the other classes): summed without
+    # the largest, whose 1 would swallow the rest.
+    rest = ops.sum(others * ops.exp(logits - evidence[:, None]), axis=-1)
+    outputs = {
+        "score": ops.log1p(rest),
+        "probabilities": ops.softmax(logits, axis=-1),
+        "features": ops.cast(features, "float32"),
+        "evidence": evidence,
+    }
+    return keras.Model(image, outputs, name="detector")
+
+
+class Classifier(Approach):
+    """The classifier in training.
+
+    `fit` takes pairs: float32 `(N, H, W, C)` in [-1, 1], and class numbers int32 `(N,)`.
+
+    Args:
+        image_shape: Height, width, channels.
+        networks: Sizes of the network.
+        classes: Number of classes.
+        ema_decay: Decay of the moving average per step.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        networks: ClassifierNetworks,
+        classes: int,
+        ema_decay: float,
+    ) -> None:
+        network = build_classifier(image_shape, networks, classes)
+        averaged = build_classifier(image_shape, networks, classes)
+        names = ("loss", "accuracy")
+        super().__init__("classifier", names, {"classifier": network}, averaged, ema_decay)
+        self.detector = build_detector(averaged)
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One step on a batch of images with their classes; returns means of loss and accuracy."""
+        images, classes = data
+        with tf.GradientTape() as tape:
+            logits, _ = self.networks["classifier"](images, training=True)
+            loss = tf.reduce_mean(
+                keras.losses.sparse_categorical_crossentropy(classes, logits, from_logits=True)
+            )
+        self.learn(tape, {"classifier": loss})
+        right = keras.metrics.sparse_categorical_accuracy(classes, logits)
+        return self.track({"loss": loss, "accuracy": tf.reduce_mean(right)})
+
+
+def build(
+    config: CnnConfig, image_shape: tuple[int, int, int], class_count: int, jit_compile: bool
+) -> Classifier:
+    """A compiled model with Adam."""
+    training = config.training
+    model = Classifier(image_shape, config.networks, class_count, training.ema_decay)
+    model.compile({"classifier": adam(training.learning_rate, training)}, jit_compile)
+    return model

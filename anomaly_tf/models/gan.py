@@ -1,0 +1,99 @@
+"""Plain GAN, approach `gan` (also `baseline`).
+
+An autoencoder as generator and one discriminator, every loss a squared error: the reconstruction
+of normal images, which is also judged by the discriminator (X. Mao et al., Least Squares
+Generative Adversarial Networks, ICCV 2017), and, through a bounded function, that of labelled
+anomalies, which must fail. The anomaly score is the mean squared error of the reconstruction.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from anomaly_tf.config import AdversarialNetworks, GanConfig, GanLosses
+from anomaly_tf.models import losses
+from anomaly_tf.models.base import Approach, adam
+from anomaly_tf.models.blocks import (
+    build_discriminator,
+    build_generator,
+    reconstruction_detector,
+)
+
+
+class Gan(Approach):
+    """The plain GAN in training.
+
+    `fit` takes batches `(normal, anomaly)`, each float32 `(N, H, W, C)` in [-1, 1].
+
+    Args:
+        image_shape: Height, width, channels.
+        networks: Sizes of the networks.
+        loss_config: Weights of the losses.
+        ema_decay: Decay of the moving average per step.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        networks: AdversarialNetworks,
+        loss_config: GanLosses,
+        ema_decay: float,
+    ) -> None:
+        trained = {
+            "generator": build_generator(image_shape, networks),
+            "discriminator": build_discriminator(image_shape, networks, "discriminator"),
+        }
+        averaged = build_generator(image_shape, networks)
+        names = ("normal", "anomaly", "adversarial", "generator", "discriminator")
+        super().__init__("gan", names, trained, averaged, ema_decay)
+        self.loss_config = loss_config
+        self.detector = reconstruction_detector(averaged, "squared")
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One step of both networks on the same batch; returns the means of the losses."""
+        normal, anomaly = data
+        weights = self.loss_config
+        with tf.GradientTape(persistent=True) as tape:
+            # Together, so that BatchNorm sees at training the mixture it will stand for at test.
+            reconstructions = self.networks["generator"](
+                tf.concat([normal, anomaly], axis=0), training=True
+            )
+            normal_reconstruction, anomaly_reconstruction = tf.split(reconstructions, 2)
+            real, fake = tf.split(
+                self.networks["discriminator"](
+                    tf.concat([normal, normal_reconstruction], axis=0), training=True
+                ),
+                2,
+            )
+            values = {
+                "normal": tf.reduce_mean(losses.squared_error(normal, normal_reconstruction)),
+                "anomaly": losses.contrastive_loss(
+                    anomaly, anomaly_reconstruction, weights.anomaly_scale
+                ),
+                "adversarial": losses.least_squares_loss(fake, 1.0),
+                "discriminator": losses.least_squares_loss(real, 1.0)
+                + losses.least_squares_loss(fake, 0.0),
+            }
+            values["generator"] = (
+                values["normal"]
+                + weights.anomaly_weight * values["anomaly"]
+                + weights.adversarial_weight * values["adversarial"]
+            )
+        self.learn(tape, {name: values[name] for name in ("generator", "discriminator")})
+        return self.track(values)
+
+
+def build(
+    config: GanConfig, image_shape: tuple[int, int, int], class_count: int, jit_compile: bool
+) -> Gan:
+    """A compiled model with Adam for each network."""
+    training = config.training
+    model = Gan(image_shape, config.networks, config.losses, training.ema_decay)
+    model.compile(
+        {
+            "generator": adam(training.learning_rate, training, beta_1=0.5),
+            "discriminator": adam(training.discriminator_learning_rate, training, beta_1=0.5),
+        },
+        jit_compile,
+    )
+    return model

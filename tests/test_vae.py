@@ -1,0 +1,109 @@
+"""The variational autoencoder: its two losses, and the score that is made of them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from anomaly_tf.config import ConvolutionalNetworks, TrainingConfig, VaeConfig, VaeLosses
+from anomaly_tf.models import vae
+from anomaly_tf.models.vae import Vae
+
+SHAPE = (28, 28, 1)
+PIXELS = 28 * 28
+SMALL = ConvolutionalNetworks(filters=(4, 8), latent=6)
+
+
+def build(noise: float = 0.1, kl_score_weight: float = 12.0, ema_decay: float = 0.0) -> Vae:
+    keras.utils.set_random_seed(0)
+    config = VaeConfig(
+        networks=SMALL,
+        losses=VaeLosses(noise=noise, kl_score_weight=kl_score_weight),
+        training=TrainingConfig(ema_decay=ema_decay),
+    )
+    return vae.build(config, SHAPE, 10, jit_compile=False)
+
+
+@pytest.fixture
+def images(small_dataset) -> np.ndarray:
+    return small_dataset.train_images[small_dataset.train_classes == 0][:16]
+
+
+@pytest.fixture
+def batch(images) -> tf.Tensor:
+    return tf.constant(images / 127.5 - 1.0, tf.float32)
+
+
+def kl_of(model: Vae, batch: tf.Tensor) -> np.ndarray:
+    *_, mean, log_variance = (output.numpy() for output in model.averaged(batch, training=False))
+    return 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).sum(axis=1)
+
+
+def test_the_step_reports_both_terms_per_pixel_and_minimises_their_sum(batch):
+    model, twin = build(noise=0.2), build(noise=0.2)
+    values = {name: float(value) for name, value in model.train_step(batch).items()}
+    mean, log_variance = (output.numpy() for output in twin.encoder(batch, training=True))
+    kl = 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).sum(axis=1).mean() / PIXELS
+    assert values["kl"] == pytest.approx(kl, rel=1e-3)
+    # The decoder saw a random sample, so its error is only roughly that of the mean.
+    error = np.square((batch - twin.decoder(mean, training=True)) / 2).mean() / (2 * 0.2**2)
+    assert values["reconstruction"] == pytest.approx(error, rel=0.2)
+    assert values["loss"] == pytest.approx(values["reconstruction"] + values["kl"], rel=1e-5)
+
+
+def test_the_latent_is_sampled_anew_in_each_step_but_not_in_the_score(batch, images):
+    model = build()
+    first, second = (model.train_step(batch)["reconstruction"] for _ in range(2))
+    assert float(first) != float(second)
+    np.testing.assert_array_equal(model.detector(images)["score"], model.detector(images)["score"])
+
+
+def test_errors_are_standardised_by_what_each_pixel_does_on_normal_images(batch):
+    model = build(noise=0.1)
+    statistics = model.averaged.get_layer("error_statistics")
+    means, variances = np.linspace(-0.2, 0.2, PIXELS), np.linspace(0.0, 0.5, PIXELS)
+    statistics.moving_mean.assign(means)
+    statistics.moving_variance.assign(variances)
+    reconstruction, standardised, *_ = model.averaged(batch, training=False)
+    error = (batch - reconstruction).numpy().reshape(16, -1) / 2
+    expected = (error - means) / np.sqrt(variances + 0.1**2)
+    np.testing.assert_allclose(standardised.numpy().reshape(16, -1), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_statistics_follow_the_errors_of_training(batch):
+    model = build()
+    for _ in range(300):
+        model.error_statistics(tf.fill([4, PIXELS], 0.25), training=True)
+    # Each step moves them by a hundredth: 1 - 0.99^300 = 0.951.
+    np.testing.assert_allclose(model.error_statistics.moving_mean, 0.951 * 0.25, rtol=1e-3)
+    before = model.error_statistics.moving_variance.numpy()
+    model.train_step(batch)
+    assert not np.array_equal(before, model.error_statistics.moving_variance)
+    # And the average, which the detector is made of, takes them over.
+    averaged = model.averaged.get_layer("error_statistics")
+    assert np.abs(averaged.moving_mean).max() > 0
+
+
+def test_the_score_is_half_the_squared_standardised_error_plus_the_weighted_kl_term(images, batch):
+    model = build(kl_score_weight=3.0)
+    outputs = {name: value.numpy() for name, value in model.detector(images).items()}
+    _, standardised, *_ = model.averaged(batch, training=False)
+    expected = np.square(standardised).mean(axis=-1) / 2
+    np.testing.assert_allclose(outputs["error_map"], expected, rtol=1e-3, atol=1e-5)
+    score = expected.mean(axis=(1, 2)) + 3.0 * kl_of(model, batch) / PIXELS
+    np.testing.assert_allclose(outputs["score"], score, rtol=1e-3)
+
+
+def test_a_pixel_that_is_always_black_weighs_more_than_one_that_varies(images):
+    """The point of standardising: the same error, once where errors are usual, once where not."""
+    model = build(kl_score_weight=0.0)
+    statistics = model.averaged.get_layer("error_statistics")
+    variances = np.zeros((28, 28))
+    variances[14:] = 0.09
+    statistics.moving_variance.assign(variances.ravel())
+    maps = model.detector(images)["error_map"].numpy()
+    errors = np.square((images / 127.5 - 1 - model.detector(images)["reconstruction"]) / 2)[..., 0]
+    ratio = maps / (errors + 1e-9)
+    assert np.median(ratio[:, :14]) == pytest.approx(10 * np.median(ratio[:, 14:]), rel=0.01)
