@@ -7,13 +7,13 @@ ARGS ?=
 BIN := .venv/bin
 LOCK := requirements$(if $(GPU),-gpu).lock
 READY := .venv/ready-$(basename $(LOCK))
-SOURCES := anomaly_tf tests benchmarks train.py evaluate.py
+SOURCES := anomaly_tf tests benchmarks train.py evaluate.py benchmark.py
 
-.PHONY: help setup train test lint format tensorboard bench lock clean
+.PHONY: help setup train test lint format tensorboard bench benchmark-quick lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: $(READY) ## Create .venv with the locked versions (GPU=1: with NVIDIA's libraries)
 
@@ -44,6 +44,9 @@ tensorboard: $(READY) ## Open TensorBoard on runs/
 
 bench: $(READY) ## Measure training speed, overhead and memory
 	$(BIN)/python -m benchmarks.training
+
+benchmark-quick: $(READY) ## Compare all approaches in 15 minutes, shortened (ARGS: for benchmark.py)
+	$(BIN)/python benchmark.py --config configs/benchmarks/quick.yaml $(ARGS)
 
 lock: $(READY) ## Renew the lock files from the requirements
 	$(BIN)/python -m pip install --quiet uv

@@ -1,0 +1,215 @@
+"""Approaches x protocols x normal classes x seeds: every combination trained and evaluated.
+
+A cell is one combination. It runs as the commands that a user would type, each in a process of its
+own, and its result is kept as one JSON file; a benchmark that was stopped continues with the cells
+that have none.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from anomaly_tf.command_line import CONFIG_FOLDER, require_approach
+from anomaly_tf.config import ALL_CLASSES_NORMAL, CONFIGS, Checked, Protocol, number
+from anomaly_tf.data.sources import known_class_names
+from anomaly_tf.errors import UserError
+from anomaly_tf.files import write_json
+
+PROJECT = CONFIG_FOLDER.parent
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions(Checked):
+    """Options of benchmark.py.
+
+    Attributes:
+        approaches: Names of the approaches.
+        protocols: Protocols; an approach skips those that make no sense for it.
+        normal_classes: Classes that are normal in turn; corruption and classification, which take
+            all of them, run once.
+        seeds: Seeds.
+        epochs_share: Share of each approach's epochs to train for; below 1 for a quick look.
+        data: Data set, as in train.py.
+        data_dir: Folder in which downloaded data is cached.
+        output: Folder for results and runs; a benchmark that was stopped continues there.
+    """
+
+    section: ClassVar[str] = ""
+
+    approaches: tuple[str, ...] = tuple(CONFIGS)
+    protocols: tuple[Protocol, ...] = ("imbalance", "one_class", "classification")
+    normal_classes: tuple[int, ...] = number((0,), 0, 255)
+    seeds: tuple[int, ...] = number((0,), 0, 2**31 - 1)
+    epochs_share: float = number(1.0, 0, 1, above=True)
+    data: str = "fashion_mnist"
+    data_dir: str = "data"
+    output: str = "runs/benchmark"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination.
+
+    Attributes:
+        approach: Name of the approach.
+        protocol: Name of the protocol.
+        normal_class: The normal class, or None where the protocol takes all.
+        seed: Seed.
+    """
+
+    approach: str
+    protocol: Protocol
+    normal_class: int | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        normal = () if self.normal_class is None else (f"class{self.normal_class}",)
+        return "-".join((self.approach, self.protocol, *normal, f"seed{self.seed}"))
+
+
+def cells_of(options: BenchmarkOptions) -> list[Cell]:
+    """Every combination that makes sense, in the order of the options.
+
+    Raises:
+        UserError: If an approach or a class does not exist, or nothing makes sense.
+    """
+    names = known_class_names(options.data)
+    for normal_class in options.normal_classes:
+        if names and normal_class >= len(names):
+            raise UserError(
+                f"normal class {normal_class} does not exist; choose 0 to {len(names) - 1}"
+            )
+    approaches = [require_approach(name) for name in options.approaches]
+    cells = [
+        Cell(approach, protocol, normal_class, seed)
+        for seed in options.seeds
+        for approach in approaches
+        for protocol in options.protocols
+        if protocol in CONFIGS[approach].protocols
+        for normal_class in ((None,) if protocol in ALL_CLASSES_NORMAL else options.normal_classes)
+    ]
+    if not cells:
+        raise UserError(
+            f"none of the approaches {', '.join(options.approaches)} serves any of the protocols "
+            f"{', '.join(options.protocols)}; see train.py --help"
+        )
+    return list(dict.fromkeys(cells))
+
+
+def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any], str]]:
+    """Runs the cells that have no result yet, and gives all of them.
+
+    Args:
+        options: What to run.
+
+    Yields:
+        Each cell, its result, and a line on the progress. A result holds `cell`, `settings`,
+        `status` (`completed` or `failed`), and then `metrics` (as in `metrics.json`), `versions`
+        and `wall_seconds`, or the `reason`.
+    """
+    output = Path(options.output)
+    cells = cells_of(options)
+    settings = {"epochs_share": options.epochs_share, "data": options.data}
+    results = {cell: _read(_file(output, cell), settings) for cell in cells}
+    for place, cell in enumerate(cells, 1):
+        result = results[cell]
+        kept = result is not None
+        if result is None:
+            result = {"cell": asdict(cell), "settings": settings, **_run(cell, options)}
+            write_json(_file(output, cell), result)
+            results[cell] = result
+        left = _seconds_left(cells[place:], results)
+        progress = f"[{place}/{len(cells)}] {cell.name}: {_describe(result)}"
+        yield cell, result, f"{progress}{' (kept)' if kept else ''}{left}"
+
+
+def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
+    """Trains and evaluates one cell."""
+    run = Path(options.output) / "runs" / cell.name
+    shutil.rmtree(run, ignore_errors=True)  # what a stopped benchmark left half-trained
+    epochs = CONFIGS[cell.approach]().training.epochs
+    train = ["train.py", "--approach", cell.approach, "--protocol", cell.protocol]
+    if cell.normal_class is not None:
+        train += ["--normal-class", str(cell.normal_class)]
+    train += ["--seed", str(cell.seed)]
+    if options.epochs_share < 1:
+        train += ["--training.epochs", str(max(1, round(options.epochs_share * epochs)))]
+    train += ["--data", options.data, "--data-dir", options.data_dir, "--run-dir", str(run)]
+    start = time.monotonic()
+    for command in (train, ["evaluate.py", "--run-dir", str(run)]):
+        done = subprocess.run(
+            [sys.executable, str(PROJECT / command[0]), *command[1:]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 130:
+            raise KeyboardInterrupt
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.strip()]
+            reason = said[-1] if said else f"ended with status {done.returncode}"
+            return {
+                "status": "failed",
+                "reason": reason.removeprefix("error: "),
+                "command": shlex.join(["python", *command]),
+            }
+    return {
+        "status": "completed",
+        "wall_seconds": round(time.monotonic() - start, 1),
+        "versions": json.loads((run / "detector.json").read_text("utf-8"))["versions"],
+        "metrics": json.loads((run / "metrics.json").read_text("utf-8")),
+    }
+
+
+def _file(output: Path, cell: Cell) -> Path:
+    return output / "cells" / f"{cell.name}.json"
+
+
+def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """A kept result; None if there is none, it failed, or it came from other settings."""
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_text("utf-8"))
+        usable = result["status"] == "completed" and result["settings"] == settings
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it to run its cell again") from error
+    return result if usable else None
+
+
+def _describe(result: dict[str, Any]) -> str:
+    if result["status"] == "failed":
+        return f"failed: {result['reason']}"
+    metrics = result["metrics"]
+    value = (
+        f"accuracy {metrics['accuracy']:.4f}"
+        if metrics["auroc"] is None
+        else f"AUROC {metrics['auroc']:.4f}"
+    )
+    return f"{value}, {result['wall_seconds']:.0f} s"
+
+
+def _seconds_left(cells: list[Cell], results: dict[Cell, dict[str, Any] | None]) -> str:
+    """How long the cells without a result will take, from those of the same approach."""
+    waiting = [cell for cell in cells if results[cell] is None]
+    seconds: dict[str, list[float]] = {}
+    for cell, result in results.items():
+        if result and result["status"] == "completed":
+            seconds.setdefault(cell.approach, []).append(result["wall_seconds"])
+    if not waiting or not seconds:
+        return ""
+    typical = statistics.mean(value for part in seconds.values() for value in part)
+    left = sum(statistics.median(seconds.get(cell.approach, [typical])) for cell in waiting)
+    return f"; about {max(1, round(left / 60))} min left"

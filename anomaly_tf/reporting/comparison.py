@@ -1,0 +1,192 @@
+"""A benchmark's results as a table in Markdown and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import statistics
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.figure import Figure
+
+from anomaly_tf.config import CONFIGS
+from anomaly_tf.files import atomic_path
+from anomaly_tf.reporting import plots
+
+Results = list[dict[str, Any]]
+HEAD = (
+    "approach",
+    "protocol",
+    "normal class",
+    "seeds",
+    "AUROC",
+    "false alarms",
+    "found",
+    "accuracy",
+    "training",
+    "weights",
+    "reported",
+)
+
+
+def write_report(results: Results, command: str, output: Path) -> str:
+    """Writes `benchmark.md` and `benchmark.html`.
+
+    Args:
+        results: As `benchmark.run_cells` gives them.
+        command: The command line that made them.
+        output: Folder to write to.
+
+    Returns:
+        The table in Markdown.
+    """
+    rows = table_rows(results)
+    failed = [result for result in results if result["status"] == "failed"]
+    done = [result for result in results if result["status"] == "completed"]
+    machines = sorted({result["metrics"]["hardware"] for result in done})
+    versions = sorted({f"{k} {v}" for result in done for k, v in result["versions"].items()})
+    table = "\n".join("| " + " | ".join(row) + " |" for row in (HEAD, ("---",) * len(HEAD), *rows))
+    text = f"{table}\n\nCommand: `{command}`\n\nHardware: {'; '.join(machines) or 'none'}\n"
+    page = Environment(
+        loader=PackageLoader("anomaly_tf.reporting", "."),
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("comparison.html.j2")
+    pictures = {title: _embedded(figure) for title, figure in _figures(done).items()}
+    html = page.render(
+        head=HEAD,
+        rows=rows,
+        failed=failed,
+        pictures=pictures,
+        command=command,
+        machines=machines,
+        versions=versions,
+        datasets=sorted({result["metrics"]["dataset"] for result in done}),
+    )
+    for name, content in (("benchmark.md", text), ("benchmark.html", html)):
+        with atomic_path(output / name) as temporary:
+            temporary.write_text(content, "utf-8")
+    return table
+
+
+def table_rows(results: Results) -> list[tuple[str, ...]]:
+    """One row per approach and protocol, and per failed cell; texts in the order of `HEAD`.
+
+    AUROC and accuracy are means over the normal classes; with several seeds, mean and standard
+    deviation of that over the seeds.
+    """
+    rows: list[tuple[str, ...]] = []
+    for (approach, protocol), cells in _by(results, "approach", "protocol").items():
+        reported = CONFIGS[approach].reported.get(protocol, "")
+        done = [cell["metrics"] for cell in cells if cell["status"] == "completed"]
+        if done:
+            classes = sorted({m["normal_class"] for m in done if m["normal_class"] is not None})
+            seeds = sorted({m["seed"] for m in done})
+            rows.append(
+                (
+                    approach,
+                    protocol,
+                    _numbers(classes) or "all",
+                    _numbers(seeds),
+                    _over_seeds(done, "auroc"),
+                    _mean(done, "test_false_alarm_rate", "{:.1%}"),
+                    _mean(done, "test_detection_rate", "{:.1%}"),
+                    _over_seeds(done, "accuracy"),
+                    _mean(done, "train_seconds", "{:.0f} s"),
+                    _mean(done, "n_weights", "{:,.0f}"),
+                    reported,
+                )
+            )
+        for cell in cells:
+            if cell["status"] == "failed":
+                normal = cell["cell"]["normal_class"]
+                rows.append(
+                    (
+                        approach,
+                        protocol,
+                        "all" if normal is None else str(normal),
+                        str(cell["cell"]["seed"]),
+                        f"failed: {cell['reason']}".replace("|", "/"),
+                        *("",) * 5,
+                        reported,
+                    )
+                )
+    return rows
+
+
+def _by(results: Results, *keys: str) -> dict[tuple, Results]:
+    groups: dict[tuple, Results] = {}
+    for result in results:
+        groups.setdefault(tuple(result["cell"][key] for key in keys), []).append(result)
+    return groups
+
+
+def _numbers(values: list[int]) -> str:
+    """`0, 1, 2` as `0-2`."""
+    if len(values) > 2 and values == list(range(values[0], values[-1] + 1)):
+        return f"{values[0]}-{values[-1]}"
+    return ", ".join(map(str, values))
+
+
+def _mean(metrics: list[dict[str, Any]], key: str, form: str) -> str:
+    values = [each[key] for each in metrics if each.get(key) is not None]
+    return form.format(statistics.mean(values)) if values else ""
+
+
+def _over_seeds(metrics: list[dict[str, Any]], key: str) -> str:
+    by_seed: dict[int, list[float]] = {}
+    for each in metrics:
+        if each.get(key) is not None:
+            by_seed.setdefault(each["seed"], []).append(each[key])
+    means = [statistics.mean(values) for values in by_seed.values()]
+    if not means:
+        return ""
+    spread = f" ± {statistics.stdev(means):.4f}" if len(means) > 1 else ""
+    return f"{statistics.mean(means):.4f}{spread}"
+
+
+def _figures(done: Results) -> dict[str, Figure]:
+    """The pictures that the results allow, by title."""
+    scored = [result for result in done if result["metrics"]["auroc"] is not None]
+    figures = {}
+    for (protocol,), cells in _by(scored, "protocol").items():
+        first = cells[0]["cell"]
+        curves = {
+            cell["cell"]["approach"]: cell["metrics"]
+            for cell in cells
+            if (cell["cell"]["normal_class"], cell["cell"]["seed"])
+            == (first["normal_class"], first["seed"])
+        }
+        normal = first["normal_class"]
+        which = "all classes normal" if normal is None else f"normal class {normal}"
+        figures[f"ROC, {protocol}, {which}"] = plots.roc_overlay(curves)
+        by_anomaly = {name: metrics["auroc_by_class"] for name, metrics in curves.items()}
+        title = f"AUROC by anomaly, {protocol}, {which}"
+        figures[title] = plots.auroc_heat_map(by_anomaly, "anomaly")
+        by_normal: dict[str, dict[str, float]] = {}
+        for (approach, number), group in _by(cells, "approach", "normal_class").items():
+            values = [cell["metrics"]["auroc"] for cell in group]
+            by_normal.setdefault(approach, {})[str(number)] = statistics.mean(values)
+        if max(map(len, by_normal.values())) > 1:
+            title = f"AUROC by normal class, {protocol}"
+            figures[title] = plots.auroc_heat_map(by_normal, "normal class")
+    if scored:
+        points = {
+            key: (
+                statistics.mean(cell["metrics"]["train_seconds"] for cell in cells),
+                statistics.mean(cell["metrics"]["auroc"] for cell in cells),
+            )
+            for key, cells in _by(scored, "approach", "protocol").items()
+        }
+        figures["AUROC against training time"] = plots.auroc_against_time(points)
+    return figures
+
+
+def _embedded(figure: Figure) -> str:
+    """A figure as a data URL, so that the page needs no other file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg")
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

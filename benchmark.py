@@ -1,0 +1,43 @@
+"""Compares approaches: `python benchmark.py --approaches autoencoder,vae --normal-classes 0,1,2`.
+
+Trains and evaluates every combination of approach, protocol, normal class and seed, each as
+`train.py` and `evaluate.py` would. Each finished one is kept, so a benchmark that was stopped
+continues where it was when the same command is given again. The result is a table in Markdown and
+a page in HTML.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from anomaly_tf.benchmark import BenchmarkOptions, run_cells
+from anomaly_tf.command_line import parse_options, run_script
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the benchmark that the command line asks for; returns the exit status."""
+    options = parse_options(
+        BenchmarkOptions, "benchmark.py", __doc__ or "", arguments, takes_file=True
+    )
+    results = []
+    try:
+        for _, result, progress in run_cells(options):
+            results.append(result)
+            print(progress, flush=True)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command continues in {options.output}", file=sys.stderr)
+        return 130
+
+    # Imported late: matplotlib takes a second, and a wrong option should answer at once.
+    from anomaly_tf.reporting.comparison import write_report
+
+    command = shlex.join(["python", "benchmark.py", *arguments])
+    table = write_report(results, command, Path(options.output))
+    print(f"\n{table}\nwritten: {options.output}/benchmark.md and benchmark.html")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

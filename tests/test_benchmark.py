@@ -1,0 +1,188 @@
+"""The benchmark: cells, resuming, failures, and what is made of the results."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+
+import pytest
+
+import benchmark as script
+from anomaly_tf import benchmark
+from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, run_cells
+from anomaly_tf.errors import UserError
+from anomaly_tf.reporting.comparison import HEAD, table_rows, write_report
+
+
+def result(approach="gan", protocol="imbalance", normal=0, seed=0, **metrics) -> dict:
+    """A finished cell with plausible numbers."""
+    return {
+        "cell": {"approach": approach, "protocol": protocol, "normal_class": normal, "seed": seed},
+        "settings": {"epochs_share": 1.0, "data": "fashion_mnist"},
+        "status": "completed",
+        "wall_seconds": 60.0,
+        "versions": {"keras": "3.15.1"},
+        "metrics": {
+            "auroc": 0.9,
+            "auroc_by_class": {"Trouser": 0.95, "Shirt": 0.8},
+            "roc_curve": {"false_alarm_rate": [0, 0.5, 1], "detection_rate": [0.2, 0.9, 1]},
+            "normal_class": normal,
+            "seed": seed,
+            "test_false_alarm_rate": 0.05,
+            "test_detection_rate": 0.75,
+            "train_seconds": 40.0,
+            "n_weights": 123456,
+            "hardware": "CPU: a processor",
+            "dataset": "fashion_mnist",
+            **metrics,
+        },
+    }
+
+
+def failed(reason: str, **cell) -> dict:
+    done = result(**cell)
+    return {key: done[key] for key in ("cell", "settings")} | {"status": "failed", "reason": reason}
+
+
+def test_cells_are_the_combinations_that_make_sense():
+    options = BenchmarkOptions(
+        approaches=("baseline", "autoencoder", "cnn"),
+        protocols=("imbalance", "one_class", "corruption"),
+        normal_classes=(0, 3),
+        seeds=(0, 1),
+    )
+    cells = cells_of(options)
+    assert len(cells) == len(set(cells)) == 2 * (2 + 1 + 2 + 1 + 1)
+    assert Cell("gan", "imbalance", 3, 1) in cells
+    assert Cell("autoencoder", "one_class", 0, 0) in cells
+    assert Cell("cnn", "corruption", None, 1) in cells
+    assert not [cell for cell in cells if cell.approach == "cnn" and cell.normal_class is not None]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"approaches": ("sofa",)}, "unknown approach 'sofa'; did you mean 'sota'"),
+        ({"normal_classes": (0, 12)}, "normal class 12 does not exist"),
+        ({"approaches": ("vae",), "protocols": ("unseen",)}, "none of the approaches vae serves"),
+    ],
+)
+def test_a_benchmark_that_makes_no_sense(options, words):
+    with pytest.raises(UserError, match=words):
+        cells_of(BenchmarkOptions(**options))
+
+
+@pytest.fixture
+def small_options(small_folder, tmp_path) -> BenchmarkOptions:
+    return BenchmarkOptions(
+        approaches=("autoencoder",),
+        protocols=("one_class",),
+        normal_classes=(0, 77),  # the folder has no class 77, so its cell fails
+        epochs_share=0.01,
+        data=str(small_folder),
+        data_dir=str(small_folder / "cache"),
+        output=str(tmp_path / "output"),
+    )
+
+
+def test_cells_are_kept_and_a_failure_stops_nothing(small_options, tmp_path, monkeypatch):
+    done = {cell.normal_class: (outcome, said) for cell, outcome, said in run_cells(small_options)}
+    outcome, said = done[0]
+    assert outcome["status"] == "completed"
+    assert 0.5 < outcome["metrics"]["auroc"] <= 1.0
+    assert outcome["metrics"]["epochs"] == 1
+    assert said.startswith("[1/2] autoencoder-one_class-class0-seed0: AUROC 0.")
+    assert said.endswith("about 1 min left")
+    outcome, said = done[77]
+    assert outcome["status"] == "failed"
+    assert "normal class 77 does not exist" in outcome["reason"]
+    assert "failed: normal class 77 does not exist" in said
+    kept = json.loads(
+        (tmp_path / "output/cells/autoencoder-one_class-class0-seed0.json").read_text()
+    )
+    assert kept == done[0][0]
+
+    # Again: the finished cell is kept, the failed one is tried again.
+    ran = []
+    original = benchmark._run
+    monkeypatch.setattr(
+        benchmark, "_run", lambda cell, options: ran.append(cell) or original(cell, options)
+    )
+    again = {cell.normal_class: (outcome, said) for cell, outcome, said in run_cells(small_options)}
+    assert [cell.normal_class for cell in ran] == [77]
+    assert again[0][0] == kept
+    assert "(kept)" in again[0][1]
+
+
+def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken(tmp_path):
+    path = tmp_path / "cell.json"
+    path.write_text(json.dumps(result()))
+    settings = result()["settings"]
+    assert benchmark._read(path, settings) == result()
+    assert benchmark._read(path, settings | {"epochs_share": 0.5}) is None
+    path.write_text('{"status": "comp')
+    with pytest.raises(UserError, match=r"cell\.json is damaged .* remove it"):
+        benchmark._read(path, settings)
+
+
+def test_a_stopped_benchmark_says_how_to_continue(small_options, monkeypatch, capsys):
+    def interrupted(cell, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "_run", interrupted)
+    assert script.main(["--approaches", "vae", "--output", small_options.output]) == 130
+    said = capsys.readouterr().err
+    assert said == f"stopped; the same command continues in {small_options.output}\n"
+
+
+def test_the_table_gives_means_and_the_spread_over_seeds():
+    results = [
+        result(normal=0, seed=0, auroc=0.90),
+        result(normal=1, seed=0, auroc=0.94),
+        result(normal=0, seed=1, auroc=0.92),
+        result(normal=1, seed=1, auroc=0.96),
+        failed("no space | left", normal=2, seed=1),
+        result("cnn", "classification", None, auroc=None, accuracy=0.93, test_detection_rate=None),
+    ]
+    rows = [dict(zip(HEAD, row, strict=True)) for row in table_rows(results)]
+    # Means over the classes are 0.92 and 0.94; their deviation is 0.02 / sqrt(2).
+    assert rows[0]["AUROC"] == "0.9300 ± 0.0141"
+    assert (rows[0]["normal class"], rows[0]["seeds"]) == ("0, 1", "0, 1")
+    assert (rows[0]["weights"], rows[0]["reported"]) == ("123,456", ".870")
+    assert rows[1]["AUROC"] == "failed: no space / left"
+    assert rows[1]["normal class"] == "2"
+    assert (rows[2]["AUROC"], rows[2]["accuracy"], rows[2]["normal class"]) == ("", "0.9300", "all")
+
+
+def test_the_page_needs_no_other_file_and_shows_every_picture(tmp_path):
+    results = [
+        *(result(normal=normal, auroc=0.9 + normal / 100) for normal in (0, 1)),
+        result("sota", auroc=0.98),
+        result("autoencoder", "one_class", auroc=0.91),
+        failed("<b>too large</b>", normal=2),
+    ]
+    table = write_report(results, "python benchmark.py --seeds 0", tmp_path)
+    assert table in (tmp_path / "benchmark.md").read_text()
+    page = (tmp_path / "benchmark.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    for title in (
+        "ROC, imbalance, normal class 0",
+        "AUROC by anomaly, imbalance, normal class 0",
+        "AUROC by normal class, imbalance",
+        "ROC, one_class, normal class 0",
+        "AUROC against training time",
+    ):
+        assert f"<figcaption>{title}</figcaption>" in page
+    pictures = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
+    assert len(pictures) == page.count("<figure>") == 6
+    assert all(b"<svg" in base64.b64decode(picture) for picture in pictures)
+    # What a message says is shown as text.
+    assert "&lt;b&gt;too large" in page
+    assert "<b>" not in page
+
+
+def test_a_benchmark_in_which_everything_failed_still_reports(tmp_path):
+    table = write_report([failed("no data")], "python benchmark.py", tmp_path)
+    assert "failed: no data" in table
+    assert "failed: no data" in (tmp_path / "benchmark.html").read_text()
