@@ -294,7 +294,7 @@ class DenseNetworks(Checked):
 
     section: ClassVar[str] = "networks."
 
-    hidden: tuple[int, ...] = number((512, 256), 1)
+    hidden: tuple[int, ...] = number((512, 256, 128, 64), 1)
     latent: int = number(64, 1)
 
 
@@ -396,13 +396,14 @@ class VaeLosses(Checked):
         noise: Standard deviation of the Gaussian that the decoder stands for, where black is 0
             and white is 1; the smaller, the more the reconstruction weighs against the KL term.
             In the score it is added to the spread of each pixel's error on normal images.
-        kl_score_weight: Weight of the KL term in the score beside that of the standardised error.
+        latent_score_weight: Weight of the latent's half squared length in the score, beside the
+            standardised error.
     """
 
     section: ClassVar[str] = "losses."
 
     noise: float = number(0.1, 0, 10, above=True)
-    kl_score_weight: float = number(12.0, 0)
+    latent_score_weight: float = number(24.0, 0)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class Detector:
         """Where a score comes from: float32 `(N, H, W)`, at least 0, not rescaled per image.
 
         If the detector reconstructs images, the error of each pixel; the score is the mean of the
-        map (of a variational autoencoder, plus its KL term). Else Grad-CAM: what in the image
+        map (of a variational autoencoder, plus its latent term). Else Grad-CAM: what in the image
         speaks for the class that it was taken for. Takes and raises what `score` does.
         """
         return self._explain(self._checked(images))

@@ -9,9 +9,10 @@ Gaussian decoder of standard deviation s the bound, up to constants, is
 The anomaly score is the sum of the same two terms per pixel, each made to tell more: the error of
 each pixel is standardised by the mean and the variance v that it has on normal images,
 (error - mean)^2 / (2 (v + s^2)), so that a bright pixel where normal images are always black counts
-more than one at a blurred edge; and the KL term, how far the latent lies from those of normal
-images, has a weight. The score takes the mean of q(z|x) instead of a sample, so it is the same each
-time.
+more than one at a blurred edge. Of the KL term that part remains which says where the latent lies,
+|mean of q(z|x)|^2 / 2, the divergence of a Gaussian of variance 1 there from the prior, with a
+weight; the encoder's own variance told normal images from others worse than none. Nothing is
+sampled, so the score is the same each time.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ def build_network(
 
     Returns:
         A model from images to the reconstruction from the mean latent, the standardised error
-        (of the shape of the images), the mean and the log variance.
+        (of the shape of the images) and the latent's mean `(N, latent)`.
     """
     image = keras.Input(image_shape, name="image")
-    mean, log_variance = build_encoder(image_shape, networks)(image)
+    mean, _ = build_encoder(image_shape, networks)(image)
     reconstruction = build_decoder(image_shape, networks)(mean)
     # On a scale from black 0 to white 1. BatchNorm over the pixels as its channels keeps their
     # running means and variances; nothing in it is learnt by gradients.
@@ -64,7 +65,7 @@ def build_network(
         name="error_statistics",
     )(error)
     standardised = layers.Reshape(image_shape, dtype="float32")(standardised)
-    return keras.Model(image, [reconstruction, standardised, mean, log_variance], name="vae")
+    return keras.Model(image, [reconstruction, standardised, mean], name="vae")
 
 
 class Vae(Approach):
@@ -121,15 +122,15 @@ def build_detector(network: keras.Model, loss_config: VaeLosses) -> keras.Model:
     """From uint8 images to score, error map and reconstruction.
 
     The error map is half the square of the standardised error, mean over channels; the score is
-    the map's mean plus the weighted KL term divided by the number of pixel values.
+    the map's mean plus the weighted latent term divided by the number of pixel values.
     """
     image, scaled = image_input(network.input_shape[1:])
-    reconstruction, standardised, mean, log_variance = network(scaled, training=False)
+    reconstruction, standardised, mean = network(scaled, training=False)
     error_map = ops.mean(ops.square(standardised) / 2, axis=-1)
-    weight = loss_config.kl_score_weight / math.prod(network.input_shape[1:])
+    latent_term = ops.sum(ops.square(mean) / 2, axis=-1) / math.prod(network.input_shape[1:])
     outputs = {
         "score": ops.mean(error_map, axis=(1, 2))
-        + weight * losses.kl_divergence(mean, log_variance),
+        + loss_config.latent_score_weight * latent_term,
         "error_map": error_map,
         "reconstruction": reconstruction,
     }
