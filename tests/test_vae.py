@@ -81,7 +81,9 @@ def test_the_statistics_follow_the_errors_of_training(batch):
     assert np.abs(averaged.moving_mean).max() > 0
 
 
-def test_the_score_is_half_the_squared_standardised_error_plus_the_weighted_latent_term(images, batch):
+def test_the_score_is_half_the_squared_standardised_error_plus_the_weighted_latent_term(
+    images, batch
+):
     model = build(latent_score_weight=3.0)
     outputs = {name: value.numpy() for name, value in model.detector(images).items()}
     _, standardised, latent = model.averaged(batch, training=False)

@@ -129,8 +129,7 @@ def build_detector(network: keras.Model, loss_config: VaeLosses) -> keras.Model:
     error_map = ops.mean(ops.square(standardised) / 2, axis=-1)
     latent_term = ops.sum(ops.square(mean) / 2, axis=-1) / math.prod(network.input_shape[1:])
     outputs = {
-        "score": ops.mean(error_map, axis=(1, 2))
-        + loss_config.latent_score_weight * latent_term,
+        "score": ops.mean(error_map, axis=(1, 2)) + loss_config.latent_score_weight * latent_term,
         "error_map": error_map,
         "reconstruction": reconstruction,
     }
