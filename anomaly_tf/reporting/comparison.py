@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
@@ -188,5 +189,7 @@ def _figures(done: Results) -> dict[str, Figure]:
 def _embedded(figure: Figure) -> str:
     """A figure as a data URL, so that the page needs no other file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
+    # Text as text, in the reader's own font: drawn as outlines it would be most of the page.
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg")
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

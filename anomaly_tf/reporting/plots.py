@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
     PrecisionRecallDisplay,
@@ -275,18 +276,23 @@ def auroc_against_time(points: dict[tuple[str, str], tuple[float, float]]) -> Fi
     Args:
         points: (approach, protocol) to (seconds, AUROC).
     """
-    figure = Figure(figsize=(6.5, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
-    protocols = list(dict.fromkeys(protocol for _, protocol in points))
-    for protocol in protocols:
-        chosen = {name: point for (name, key), point in points.items() if key == protocol}
-        seconds, aurocs = zip(*chosen.values(), strict=True)
-        axis.plot(seconds, aurocs, "o", label=protocol)
-        for name, point in chosen.items():
-            axis.annotate(name, point, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    approaches, protocols = (list(dict.fromkeys(names)) for names in zip(*points, strict=True))
+    for (approach, protocol), point in points.items():
+        marker = "os^Dv"[protocols.index(protocol) % 5]
+        axis.plot(*point, marker, color=f"C{approaches.index(approach)}", markersize=8)
+    # In the legend colours stand for approaches and shapes for protocols.
+    for number, name in enumerate(approaches):
+        axis.plot([], [], "o", color=f"C{number}", label=name)
+    for number, name in enumerate(protocols):
+        axis.plot([], [], "os^Dv"[number % 5], color="grey", label=name)
     axis.set_xscale("log")
-    axis.margins(x=0.2)
-    axis.set(xlabel="training time, seconds", ylabel="AUROC")
-    axis.legend(loc="lower right", title="protocol")
-    axis.grid(alpha=0.3, which="both")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.margins(x=0.1)
+    axis.set(xlabel="training time, seconds (logarithmic)", ylabel="AUROC")
+    axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
+    axis.grid(alpha=0.3)
     return figure
