@@ -7,9 +7,9 @@ ARGS ?=
 BIN := .venv/bin
 LOCK := requirements$(if $(GPU),-gpu).lock
 READY := .venv/ready-$(basename $(LOCK))
-SOURCES := anomaly_tf tests benchmarks train.py evaluate.py benchmark.py
+SOURCES := anomaly_tf tests benchmarks train.py evaluate.py export.py predict.py benchmark.py
 
-.PHONY: help setup train test lint format tensorboard bench benchmark-quick lock clean
+.PHONY: help setup train test lint format tensorboard bench bench-export benchmark-quick lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -44,6 +44,9 @@ tensorboard: $(READY) ## Open TensorBoard on runs/
 
 bench: $(READY) ## Measure training speed, overhead and memory
 	$(BIN)/python -m benchmarks.training
+
+bench-export: $(READY) ## Measure quality, size and speed of every export (ARGS: its options)
+	$(BIN)/python -m benchmarks.export $(ARGS)
 
 benchmark-quick: $(READY) ## Compare all approaches in 15 minutes, shortened (ARGS: for benchmark.py)
 	$(BIN)/python benchmark.py --config configs/benchmarks/quick.yaml $(ARGS)

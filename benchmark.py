@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from anomaly_tf.benchmark import BenchmarkOptions, run_cells
-from anomaly_tf.command_line import parse_options, run_script
+from anomaly_tf.command_line import parse_options
+from anomaly_tf.script import run_script
 
 
 def main(arguments: list[str]) -> int:

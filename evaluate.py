@@ -9,16 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anomaly_tf.command_line import (
-    import_tensorflow,
-    load_config,
-    parse_options,
-    run_script,
-)
+from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import Checked, ThresholdConfig
 from anomaly_tf.data.protocols import class_roles, make_split
 from anomaly_tf.data.sources import load_dataset
 from anomaly_tf.run_directory import open_run
+from anomaly_tf.script import import_tensorflow, run_script
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,10 @@ def main(arguments: list[str]) -> None:
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
-    from anomaly_tf.deploy.detector import Detector
+    from anomaly_tf.deploy.trained import TrainedDetector
     from anomaly_tf.reporting.evaluation import evaluate, table
 
-    detector = Detector.load(options.run_dir)
+    detector = TrainedDetector.load(options.run_dir)
     if any(argument.startswith("--threshold") for argument in arguments):
         detector.set_threshold(options.threshold)
         detector.save_info(run)

@@ -9,10 +9,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from anomaly_tf.command_line import import_tensorflow, parse_train_options, run_script
+from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.data.protocols import class_roles, describe_roles, make_split
 from anomaly_tf.data.sources import known_class_names, load_dataset
 from anomaly_tf.run_directory import plan_run
+from anomaly_tf.script import import_tensorflow, run_script
 
 
 def main(arguments: list[str]) -> int:

@@ -8,27 +8,15 @@ The package in the order in which data flows:
 - `training`: the one place that calls `fit`
 - `detection`: scores, thresholds, metrics
 - `reporting`: pictures and tables
-- `deploy`: `Detector`, what a trained run becomes
-- `run_directory`, `files`, `errors`: what all of them share
+- `deploy`: `Detector`, what a trained run becomes, and its exports
+- `run_directory`, `files`, `errors`, `script`: what all of them share
 
 >>> from anomaly_tf import Detector
 >>> detector = Detector.load("runs/sota/first")
 >>> detector.score(images), detector.predict(images)
 """
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.detector import Detector
 
 __all__ = ["Detector"]
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use, because it brings TensorFlow, which `--help` can do without.
-    if name == "Detector":
-        from anomaly_tf.deploy.detector import Detector
-
-        return Detector
-    raise AttributeError(f"module 'anomaly_tf' has no attribute {name!r}")

@@ -5,12 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import errno
-import os
 import re
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,53 +19,6 @@ from anomaly_tf.errors import UserError
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 
 Options = TypeVar("Options", bound=Checked)
-
-
-def run_script(main: Callable[[list[str]], int | None]) -> None:
-    """Runs a script's `main` and ends the process with its exit status.
-
-    A `UserError` becomes one line on stderr and exit status 2, and so does a folder that is full
-    or closed; Ctrl-C outside of training exit status 130. Any other exception is a defect and
-    keeps its traceback.
-    """
-    try:
-        sys.exit(main(sys.argv[1:]) or 0)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror}; free or choose another folder", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-def import_tensorflow() -> None:
-    """Imports TensorFlow without the notes that its C++ part prints while it is loaded.
-
-    They say nothing about the run, and come before any logging level takes effect. With
-    `TF_CPP_MIN_LOG_LEVEL` set in the environment everything is shown as it asks.
-    """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    sys.stderr.flush()
-    shown = os.dup(2)
-    with tempfile.TemporaryFile() as hidden:
-        os.dup2(hidden.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        except BaseException:
-            hidden.seek(0)
-            os.write(shown, hidden.read())
-            raise
-        finally:
-            os.dup2(shown, 2)
-            os.close(shown)
 
 
 def parse_train_options(arguments: Sequence[str]) -> tuple[Config, str | None]:

@@ -38,6 +38,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to it when the block ends without an exception.
+
+    A folder that is already there is replaced then, and stays as it was until then.
+
+    Args:
+        path: The final path; the folder above is created when needed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as name:
+        new, old = Path(name, "new"), Path(name, "old")
+        new.mkdir()
+        yield new
+        with uninterrupted():
+            if path.exists():
+                path.replace(old)
+            new.replace(path)
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """Lets Ctrl-C wait until the block has ended, so that files which belong together are whole.
 

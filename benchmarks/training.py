@@ -22,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_tf.command_line import import_tensorflow, parse_train_options, run_script
+from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.data.sources import load_dataset
+from anomaly_tf.script import import_tensorflow, run_script
 
 ROUNDS = 8
 STEPS = 65

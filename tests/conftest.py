@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import evaluate
+import train
 from anomaly_tf.data.sources import ImageDataset, load_dataset
 
 # A user's environment, before the next line makes TensorFlow quiet in the tests' own process.
@@ -35,11 +41,20 @@ def run_script(script: str, *arguments: object, **keywords: object) -> subproces
     """Runs a script of the repository as a user would, in a process of its own."""
     return subprocess.run(
         [sys.executable, str(ROOT / script), *map(str, arguments)],
-        capture_output=True,
         text=True,
         check=False,
-        **{"cwd": ROOT, "timeout": 300, "env": ENVIRONMENT, **keywords},
+        **{"capture_output": True, "cwd": ROOT, "timeout": 300, "env": ENVIRONMENT, **keywords},
     )
+
+
+def assert_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
+    """A user's mistake: exit status 2 and one line with these words."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +114,49 @@ def trained_run(small_folder: Path, tmp_path_factory) -> Path:
 def run_copy(trained_run: Path, tmp_path: Path) -> Path:
     """A copy of the trained run, to be changed or damaged."""
     return Path(shutil.copytree(trained_run, tmp_path / "copy"))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run after train.py and evaluate.py."""
+
+    run: Path
+    metrics: dict[str, Any]
+
+    @property
+    def pictures(self) -> set[str]:
+        """Names of the pictures, without suffix."""
+        return {path.stem for path in (self.run / "plots").iterdir()}
+
+
+@pytest.fixture(scope="session")
+def evaluated(small_folder: Path, tmp_path_factory) -> Callable[..., Evaluated]:
+    """Trains and evaluates in this process, each combination once for all tests."""
+    kept: dict[tuple, Evaluated] = {}
+
+    def run(approach: str, protocol: str, *more: str, steps: int = 60) -> Evaluated:
+        key = approach, protocol, more
+        if key not in kept:
+            folder = tmp_path_factory.mktemp("runs") / "run"
+            options = ["--approach", approach, "--protocol", protocol, *more]
+            options += ["--data", str(small_folder), "--data-dir", str(small_folder / "cache")]
+            options += ["--run-dir", str(folder), "--training.epochs", "2"]
+            options += ["--training.steps-per-epoch", str(steps), "--training.ema-decay", "0.9"]
+            options += ["--training.batch-size", "64", "--corruption.sweep", "0.5,1,2"]
+            assert train.main(options) == 0
+            evaluate.main(["--run-dir", str(folder)])
+            metrics = json.loads((folder / "metrics.json").read_text())
+            kept[key] = Evaluated(folder, metrics)
+        return kept[key]
+
+    return run
+
+
+@pytest.fixture
+def without_tensorflow(tmp_path: Path) -> dict[str, str]:
+    """An environment in which importing TensorFlow or Keras fails: no error needs them."""
+    modules = tmp_path / "modules"
+    for name in ("tensorflow", "keras"):
+        (modules / name).mkdir(parents=True)
+        (modules / name / "__init__.py").write_text("raise ImportError('must not be imported')")
+    return {**ENVIRONMENT, "PYTHONPATH": str(modules)}

@@ -2,56 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
-import evaluate
-import train
 from anomaly_tf import Detector
 from anomaly_tf.models import losses
 
 LEARNT = {"losses", "scores", "confusion_matrix", "normal", "worst_false_alarms"}
 DETECTED = {"roc", "precision_recall", "auroc_by_class", "anomaly", "worst_misses"}
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A run after train.py and evaluate.py."""
-
-    run: Path
-    metrics: dict[str, Any]
-
-    @property
-    def pictures(self) -> set[str]:
-        return {path.stem for path in (self.run / "plots").iterdir()}
-
-
-@pytest.fixture(scope="module")
-def evaluated(small_folder, tmp_path_factory):
-    """Trains and evaluates in this process, each combination once."""
-    kept: dict[tuple, Evaluated] = {}
-
-    def run(approach: str, protocol: str, *more: str, steps: int = 60) -> Evaluated:
-        key = approach, protocol, more
-        if key not in kept:
-            folder = tmp_path_factory.mktemp("runs") / "run"
-            options = ["--approach", approach, "--protocol", protocol, *more]
-            options += ["--data", str(small_folder), "--data-dir", str(small_folder / "cache")]
-            options += ["--run-dir", str(folder), "--training.epochs", "2"]
-            options += ["--training.steps-per-epoch", str(steps), "--training.ema-decay", "0.9"]
-            options += ["--training.batch-size", "64", "--corruption.sweep", "0.5,1,2"]
-            assert train.main(options) == 0
-            evaluate.main(["--run-dir", str(folder)])
-            metrics = json.loads((folder / "metrics.json").read_text())
-            kept[key] = Evaluated(folder, metrics)
-        return kept[key]
-
-    return run
 
 
 # Shortly trained they reach about 0.89, 0.97, 0.97 and 0.85; a detector that learnt nothing has

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, run_script
+from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -178,25 +178,6 @@ def test_ctrl_c_in_the_terminal_leaves_a_run_that_loads(small_folder, tmp_path):
     assert np.isfinite(Detector.load(run).threshold)
 
 
-@pytest.fixture
-def without_tensorflow(tmp_path) -> dict[str, str]:
-    """An environment in which importing TensorFlow or Keras fails: no error needs them."""
-    modules = tmp_path / "modules"
-    for name in ("tensorflow", "keras"):
-        (modules / name).mkdir(parents=True)
-        (modules / name / "__init__.py").write_text("raise ImportError('must not be imported')")
-    return {**ENVIRONMENT, "PYTHONPATH": str(modules)}
-
-
-def assert_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
-    for word in words:
-        assert word in done.stderr
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -308,11 +289,12 @@ def test_wrong_options_of_benchmark(options, words, without_tensorflow, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "benchmark.py"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "export.py", "benchmark.py"])
 def test_help_explains_every_option_without_tensorflow(script, without_tensorflow):
     done = run_script(script, "--help", env={**without_tensorflow, "COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
-    known = "--epochs-share" if script == "benchmark.py" else "--threshold.percentile"
+    known = {"benchmark.py": "--epochs-share", "export.py": "--quantize"}.get(script)
+    known = known or "--threshold.percentile"
     assert known in done.stdout
     if script == "train.py":
         for option in ("--approach", "--losses.abc-weight", "--training.steps-per-epoch"):

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from anomaly_tf.config import ThresholdConfig
 from anomaly_tf.detection.metrics import (
     auroc_by_class,
     auroc_confidence_interval,
     classification_metrics,
     detection_metrics,
 )
-from anomaly_tf.detection.threshold import fit_threshold
+from anomaly_tf.detection.threshold import percentile_threshold, ranks
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 SCORES = np.array([0.1, 0.2, 0.3, 5.0, 0.25, 4.0, 6.0, 7.0])
@@ -22,14 +21,20 @@ NAMES = ("bag", "shirt", "boot")
 def test_the_percentile_lies_between_the_two_nearest_scores():
     # 101 scores 0 to 100: the 95th percentile is 95, the 97.5th half way from 97 to 98.
     scores = np.random.default_rng(0).permutation(101.0 * np.arange(101) / 101)
-    assert fit_threshold(scores, ThresholdConfig(percentile=95)) == pytest.approx(95)
-    assert fit_threshold(scores, ThresholdConfig(percentile=97.5)) == pytest.approx(97.5)
+    assert percentile_threshold(scores, 95) == pytest.approx(95)
+    assert percentile_threshold(scores, 97.5) == pytest.approx(97.5)
 
 
 @pytest.mark.parametrize("scores", [[], [[1.0]], [1.0, np.nan], [np.inf]])
 def test_a_threshold_needs_finite_scores(scores):
     with pytest.raises(ValueError, match="expected finite scores"):
-        fit_threshold(np.array(scores), ThresholdConfig())
+        percentile_threshold(np.array(scores), 95)
+
+
+def test_a_rank_counts_the_normal_scores_that_are_at_least_as_high():
+    # Of five, 0, 1 (the equal one), 3 and all are at least as high as the four scores.
+    given = ranks(np.array([9.0, 5.0, 3.0, 0.0]), np.array([3.0, 1.0, 5.0, 2.0, 4.0]))
+    np.testing.assert_allclose(given, np.array([1, 2, 4, 6]) / 6)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 
 from anomaly_tf import Detector
 from anomaly_tf.config import ThresholdConfig
+from anomaly_tf.deploy.trained import TrainedDetector
 from anomaly_tf.errors import UserError
 
 
@@ -44,7 +45,7 @@ def test_scores_verdicts_and_maps(detector, images):
 def test_a_score_equal_to_the_threshold_is_an_anomaly(detector, images):
     scores = detector.score(images)
     info = {**detector.info, "threshold": {"value": float(scores[7])}}
-    assert Detector(detector.model, info).predict(images)[7] == 1
+    assert TrainedDetector(detector.model, info).predict(images)[7] == 1
 
 
 def test_a_score_does_not_depend_on_the_other_images(detector, images):
@@ -93,7 +94,7 @@ def test_wrong_arrays(method, wrong, words, detector, images):
 
 
 def test_a_new_threshold_comes_from_the_stored_scores(detector):
-    copy = Detector(detector.model, dict(detector.info))
+    copy = TrainedDetector(detector.model, dict(detector.info))
     copy.set_threshold(ThresholdConfig(percentile=80))
     scores = np.array(detector.info["calibration"]["scores"])
     assert copy.threshold == pytest.approx(np.percentile(scores, 80))

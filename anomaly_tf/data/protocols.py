@@ -85,6 +85,14 @@ class Split:
     roles: Roles
     class_names: tuple[str, ...]
 
+    @property
+    def judged(self) -> np.ndarray:
+        """Which test images a detector is judged by, bool `(N,)`.
+
+        With unseen classes beside seen ones, the unseen ones are what the protocol asks about.
+        """
+        return ~np.isin(self.test.classes, self.roles.seen if self.roles.unseen else ())
+
 
 def class_roles(config: Config, class_names: tuple[str, ...]) -> Roles:
     """What a run's protocol takes each class for; needs the names alone, no images.

@@ -1,66 +1,75 @@
-"""What a trained run becomes: scores, verdicts and error maps of new images."""
+"""What a trained run becomes, wherever it runs: scores, verdicts and error maps of new images.
+
+Needs numpy alone; each kind of detector imports what it runs on when it is loaded.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
-from anomaly_tf.config import ThresholdConfig
-from anomaly_tf.detection.scoring import Explainer, Scorer
-from anomaly_tf.detection.threshold import fit_threshold
+from anomaly_tf.detection.threshold import percentile_threshold, ranks
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import atomic_path, sha256, write_json
-from anomaly_tf.run_directory import RunDirectory, open_run
+from anomaly_tf.run_directory import open_run
+
+if TYPE_CHECKING:
+    from anomaly_tf.config import ThresholdConfig
 
 
-class Detector:
-    """A trained detector with its threshold.
+class Detector(ABC):
+    """A detector with its threshold.
 
-    >>> detector = Detector.load("runs/sota/first")
+    >>> detector = Detector.load("runs/sota/first")  # or a SavedModel's folder, or a .tflite file
     >>> detector.score(images)     # float32 (N,), higher is more anomalous
     >>> detector.predict(images)   # int8 (N,), 1 = anomaly: score >= detector.threshold
 
     Args:
-        model: From uint8 images `(N, H, W, C)` to a dictionary of float32 outputs, `score` `(N,)`
-            among them; `models/__init__.py` lists the others.
-        info: What `detector.json` holds; see `training/fit.py` for the keys.
+        info: What `detector.json` holds; see `training/fit.py` for the keys. Exported files carry
+            the same and more; see `deploy/exporters.py`.
     """
 
-    def __init__(self, model: keras.Model, info: dict[str, Any]) -> None:
-        self.model = model
+    def __init__(self, info: dict[str, Any]) -> None:
         self.info = info
-        self._explain = Explainer(model)
-        self._scorers: dict[str, Scorer] = {}  # one graph for each output that was asked for
 
-    @classmethod
-    def load(cls, run_dir: str | Path) -> Detector:
-        """Loads the detector of a run directory.
+    @staticmethod
+    def load(path: str | Path) -> Detector:
+        """Loads a detector.
 
         Args:
-            run_dir: A folder written by `train.py`.
+            path: A run directory written by `train.py`, or what `export.py` made of it: the folder
+                of a SavedModel or a .tflite file. The last needs no TensorFlow.
 
         Raises:
-            UserError: A `ValueError`; if the folder is not a run, is incomplete, or its model
-                file is not the one that was saved.
+            UserError: A `ValueError`; if there is no detector, it is incomplete, or its files are
+                not those that were saved.
         """
-        run, info = open_run(run_dir)
-        if sha256(run.model) != info["model_sha256"]:
-            raise UserError(f"{run.model} is not the file that training saved; train again")
-        return cls(keras.models.load_model(run.model, compile=False, safe_mode=True), info)
+        path = Path(path)
+        if path.is_file():
+            from anomaly_tf.deploy.runtime import LiteRTDetector
 
-    def save(self, run: RunDirectory) -> None:
-        """Writes the model and `detector.json`, each whole or not at all."""
-        with atomic_path(run.model) as temporary:
-            self.model.save(temporary)
-        self.info["model_sha256"] = sha256(run.model)
-        self.save_info(run)
+            return LiteRTDetector.load(path)
+        if is_saved_model(path):
+            from anomaly_tf.deploy.saved_model import SavedModelDetector
 
-    def save_info(self, run: RunDirectory) -> None:
-        """Writes `detector.json` alone, for a new threshold."""
-        write_json(run.detector, self.info)
+            return SavedModelDetector.load(path)
+        if path.suffix == ".tflite":
+            raise UserError(f"{path} does not exist; give a file that export.py made")
+        open_run(path)  # which needs no TensorFlow to say what is missing
+        from anomaly_tf.deploy.trained import TrainedDetector
+
+        return TrainedDetector.load(path)
+
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `infer` can give."""
+
+    @abstractmethod
+    def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """The outputs of images that were checked, at least one."""
 
     @property
     def threshold(self) -> float:
@@ -70,16 +79,42 @@ class Detector:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels that the detector takes."""
-        return tuple(self.model.input_shape[1:])
+        height, width, channels = self.info["image_shape"]
+        return height, width, channels
 
     def set_threshold(self, config: ThresholdConfig) -> None:
         """Sets the threshold anew from the stored scores of normal validation images."""
+        self.set_percentile(config.percentile)
+
+    def set_percentile(self, percentile: float) -> None:
+        """Sets the threshold to a percentile of the stored scores, in [0, 100]."""
         scores = np.array(self.info["calibration"]["scores"])
         self.info["threshold"] = {
-            "value": fit_threshold(scores, config),
-            "method": config.method,
-            "percentile": config.percentile,
+            "value": percentile_threshold(scores, percentile),
+            "method": "percentile",
+            "percentile": percentile,
         }
+
+    def set_false_alarm_rate(self, rate: float) -> None:
+        """Sets the threshold so that about this share of normal images are false alarms.
+
+        Args:
+            rate: In (0, 1).
+
+        Raises:
+            ValueError: If the rate is out of range, or so small that the stored scores of normal
+                validation images cannot tell.
+        """
+        size = len(self.info["calibration"]["scores"])
+        if not 0 < rate < 1:
+            raise ValueError(f"expected a false-alarm rate above 0 and below 1; got {rate:g}")
+        if rate < 1 / (size + 1):
+            raise ValueError(
+                f"expected a false-alarm rate of at least {1 / (size + 1):.2g}, because {size} "
+                f"normal images set the threshold; got {rate:g}, which needs "
+                f"{int(np.ceil(1 / rate)) - 1}"
+            )
+        self.set_percentile(100 * (1 - rate))
 
     def score(self, images: np.ndarray) -> np.ndarray:
         """Anomaly scores, each independent of the other images.
@@ -93,30 +128,44 @@ class Detector:
         Raises:
             ValueError: If dtype, shape or range are not those; the message says what came.
         """
-        return self._output("score", images)
+        return self.infer(images)["score"]
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Verdicts int8 `(N,)`, 1 = anomaly, 0 = normal; takes and raises what `score` does."""
         return (self.score(images) >= self.threshold).astype(np.int8)
 
+    def ranks(self, scores: np.ndarray) -> np.ndarray:
+        """How rarely normal validation images score as high, float64 `(N,)`; see `ranks`."""
+        return ranks(scores, np.array(self.info["calibration"]["scores"]))
+
     @property
     def reconstructs(self) -> bool:
         """Whether the detector rebuilds images: `reconstruct` works, `explain` gives errors."""
-        return self._explain.has_reconstruction
+        return "reconstruction" in self.outputs
 
     @property
     def classifies(self) -> bool:
         """Whether the detector tells classes apart: `probabilities` works."""
-        return "probabilities" in self.model.output
+        return "probabilities" in self.outputs
+
+    @property
+    def explains(self) -> bool:
+        """Whether `explain` works."""
+        return "error_map" in self.outputs
 
     def explain(self, images: np.ndarray) -> np.ndarray:
         """Where a score comes from: float32 `(N, H, W)`, at least 0, not rescaled per image.
 
         If the detector reconstructs images, the error of each pixel; the score is the mean of the
         map (of a variational autoencoder, plus its latent term). Else Grad-CAM: what in the image
-        speaks for the class that it was taken for. Takes and raises what `score` does.
+        speaks for the class that it was taken for; a run has it, an exported file has not.
+
+        Takes what `score` does.
+
+        Raises:
+            ValueError: What `score` raises, or if the detector has no map.
         """
-        return self._explain(self._checked(images))
+        return self.infer(images, ("error_map",))["error_map"]
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """What the detector would expect to see: uint8 `(N, H, W, C)`.
@@ -126,8 +175,7 @@ class Detector:
         Raises:
             ValueError: What `score` raises, or if the detector has no reconstruction.
         """
-        scaled = (self._output("reconstruction", images) + 1.0) * 127.5
-        return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return self.infer(images, ("reconstruction",))["reconstruction"]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Class probabilities float32 `(N, classes)`, each row summing to 1.
@@ -137,30 +185,55 @@ class Detector:
         Raises:
             ValueError: What `score` raises, or if the detector knows no classes.
         """
-        return self._output("probabilities", images)
+        return self.infer(images, ("probabilities",))["probabilities"]
 
-    def _output(self, name: str, images: np.ndarray) -> np.ndarray:
+    def infer(
+        self, images: np.ndarray, names: tuple[str, ...] = ("score",)
+    ) -> dict[str, np.ndarray]:
+        """Several outputs of one pass over the images.
+
+        Args:
+            images: As `score` takes them.
+            names: Which of `outputs`: `score` `(N,)`, `error_map` `(N, H, W)` and `probabilities`
+                `(N, classes)`, float32; `reconstruction` uint8 `(N, H, W, C)`.
+
+        Raises:
+            ValueError: What `score` raises, or if the detector lacks one of the outputs.
+        """
         images = self._checked(images)
-        if name not in self.model.output:
-            raise ValueError(
-                f"expected a detector with {name}; approach {self.info.get('approach')} has none"
-            )
-        if name not in self._scorers:
-            self._scorers[name] = Scorer(self.model, (name,))
-        return self._scorers[name](images)[name]
+        for name in names:
+            if name not in self.outputs:
+                raise ValueError(
+                    f"expected a detector with {name}; approach {self.info.get('approach')} has "
+                    f"{', '.join(self.outputs)}"
+                )
+        if not len(images):  # which some operations refuse: the shapes come from a blank image
+            blank = self._infer(np.zeros((1, *self.image_shape), np.uint8), names)
+            return {name: output[:0] for name, output in blank.items()}
+        return self._infer(images, names)
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
+        right = isinstance(images, np.ndarray) and images.dtype == np.uint8
+        if right and images.shape[1:] == self.image_shape:
+            return images
+        if right and (*images.shape[1:], 1) == self.image_shape:
+            return images[..., np.newaxis]
         height, width, channels = self.image_shape
         expected = f"expected uint8 images (N, {height}, {width}, {channels}) in 0 to 255"
         if not isinstance(images, np.ndarray):
             raise ValueError(f"{expected}; got a {type(images).__name__}, not a numpy array")
-        shape = f"shape {images.shape}"
-        if images.dtype != np.uint8:
-            numbers = np.issubdtype(images.dtype, np.number) and images.size
-            values = f" with values {images.min():g} to {images.max():g}" if numbers else ""
-            raise ValueError(f"{expected}; got {images.dtype}{values}, {shape}")
-        if channels == 1 and images.ndim == 3:
-            images = images[..., np.newaxis]
-        if images.shape[1:] != self.image_shape:
-            raise ValueError(f"{expected}; got {shape}")
-        return images
+        if right:
+            raise ValueError(f"{expected}; got shape {images.shape}")
+        numbers = np.issubdtype(images.dtype, np.number) and images.size
+        values = f" with values {images.min():g} to {images.max():g}" if numbers else ""
+        raise ValueError(f"{expected}; got {images.dtype}{values}, shape {images.shape}")
+
+
+def is_saved_model(folder: Path) -> bool:
+    """Whether a folder is a SavedModel, or the one above it, as TensorFlow Serving takes it."""
+    return any((place / "saved_model.pb").is_file() for place in (folder, folder / "1"))
+
+
+def as_uint8(reconstruction: np.ndarray) -> np.ndarray:
+    """Pictures float32 in [-1, 1], as models make them, as uint8 0 to 255, rounded."""
+    return np.clip(np.rint((reconstruction + 1.0) * 127.5), 0, 255).astype(np.uint8)

@@ -20,36 +20,47 @@ class Scorer:
         self, detector: keras.Model, outputs: tuple[str, ...] = ("score",), batch_size: int = 500
     ) -> None:
         self.batch_size = batch_size
-        self._model = keras.Model(detector.input, {name: detector.output[name] for name in outputs})
+        model = keras.Model(detector.input, {name: detector.output[name] for name in outputs})
+        # One graph for every number of images; Keras's `predict` makes one for each, and takes
+        # 50 ms to begin.
+        self._run = tf.function(
+            lambda images: model(images, training=False),
+            input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)],
+        )
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs, float32 `(N, ...)`, of uint8 images `(N, H, W, C)`."""
-        if not len(images):  # which Keras's predict does not take
-            shapes = {name: output.shape[1:] for name, output in self._model.output.items()}
-            return {name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()}
-        return self._model.predict(images, batch_size=self.batch_size, verbose=0)
+        """The outputs, float32 `(N, ...)`, of uint8 images `(N, H, W, C)`, N at least 1."""
+        parts = [
+            self._run(tf.constant(images[start : start + self.batch_size]))
+            for start in range(0, len(images), self.batch_size)
+        ]
+        return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
 
 
-class Explainer:
-    """Makes a map for each image: its error map, or Grad-CAM where there is no reconstruction.
+def score_statistics(scores: np.ndarray) -> dict[str, float]:
+    """Mean, standard deviation, minimum and maximum of scores `(N,)`."""
+    return {
+        "mean": float(scores.mean()),
+        "standard_deviation": float(scores.std()),
+        "minimum": float(scores.min()),
+        "maximum": float(scores.max()),
+    }
+
+
+class GradCam:
+    """Maps of what in an image speaks for the class that it is taken for.
 
     Args:
-        detector: Model with the output `error_map`, or with `features` and `evidence`.
+        detector: Model with the outputs `features` and `evidence`.
         batch_size: Images per pass.
     """
 
     def __init__(self, detector: keras.Model, batch_size: int = 500) -> None:
         self._detector, self._batch_size = detector, batch_size
-        self.has_reconstruction = "error_map" in detector.output
-        self._errors = (
-            Scorer(detector, ("error_map",), batch_size) if self.has_reconstruction else None
-        )
         self._grad_cam = tf.function(self._grad_cam_of_batch, reduce_retracing=True)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Maps float32 `(N, H, W)`, at least 0, of uint8 images `(N, H, W, C)`."""
-        if self._errors:
-            return self._errors(images)["error_map"]
         maps = [
             self._grad_cam(tf.constant(images[start : start + self._batch_size])).numpy()
             for start in range(0, len(images), self._batch_size)

@@ -63,12 +63,14 @@ def build_detector(classifier: keras.Model) -> keras.Model:
     image, scaled = image_input(classifier.input_shape[1:])
     logits, features = classifier(scaled, training=False)
     evidence = ops.max(logits, axis=-1)
-    others = 1.0 - ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1])
-    # -log(p_max) = log(1 + sum of exp(logit - largest) over the other classes): summed without
-    # the largest, whose 1 would swallow the rest.
-    rest = ops.sum(others * ops.exp(logits - evidence[:, None]), axis=-1)
+    # -log(p_max) = log(1 + rest), the sum of exp(logit - largest) over the other classes: without
+    # the largest, whose 1 would swallow the rest. Made of operations that LiteRT has, too, which
+    # excludes argmax and log1p.
+    smaller = ops.cast(logits < evidence[:, None], "float32")
+    equal = ops.sum(1.0 - smaller, axis=-1) - 1.0
+    rest = ops.sum(smaller * ops.exp(logits - evidence[:, None]), axis=-1) + equal
     outputs = {
-        "score": ops.log1p(rest),
+        "score": ops.where(rest < 1e-3, rest - rest * rest / 2.0, ops.log(1.0 + rest)),
         "probabilities": ops.softmax(logits, axis=-1),
         "features": ops.cast(features, "float32"),
         "evidence": evidence,

@@ -50,8 +50,7 @@ def evaluate(detector: Detector, split: Split, config: Config, run: RunDirectory
     scores = detector.score(test.images)
     info = detector.info
     training, single = info["training"], len(roles.normal) == 1
-    # With unseen classes beside seen ones, the unseen ones are what the protocol asks about.
-    judged = ~np.isin(test.classes, roles.seen) if roles.unseen else np.ones(len(test), bool)
+    judged = split.judged
     metrics: dict[str, Any] = {
         "approach": config.approach,
         "protocol": config.protocol,
@@ -194,8 +193,7 @@ def _draw(
     names = split.class_names if classified else ("normal", "anomaly")
     if metrics["auroc"] is not None:
         rates = metrics["test_false_alarm_rate"], metrics["test_detection_rate"]
-        judged = ~np.isin(split.test.classes, split.roles.seen) if split.roles.unseen else ...
-        truth = labels[judged], scores[judged]
+        truth = labels[split.judged], scores[split.judged]
         figures["roc"] = plots.roc(*truth, *rates)
         figures["precision_recall"] = plots.precision_recall(*truth)
         figures["auroc_by_class"] = plots.auroc_by_class(

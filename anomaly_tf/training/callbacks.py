@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from anomaly_tf.config import LearnsFrom
 from anomaly_tf.data.protocols import LabelledImages
-from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.trained import TrainedDetector
 from anomaly_tf.detection.scoring import Scorer
 
 
@@ -135,7 +135,7 @@ class Pictures(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Makes the explainer, whose graph serves every epoch."""
-        self._detector = Detector(self.model.detector, {})
+        self._detector = TrainedDetector(self.model.detector, {})
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes one picture per group."""

@@ -26,7 +26,8 @@ from anomaly_tf.data.pipelines import (
 )
 from anomaly_tf.data.protocols import LabelledImages, Split
 from anomaly_tf.data.sources import ImageDataset
-from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.trained import TrainedDetector
+from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.files import uninterrupted, write_json
 from anomaly_tf.models import APPROACHES, Approach
 from anomaly_tf.run_directory import RunDirectory
@@ -113,10 +114,10 @@ class _Recorder:
             self.info["calibration"] = {"size": len(normal), "scores": normal.tolist()}
             kinds = {"normal": normal, "anomaly": scores[labels == 1]}
             self.info["score_statistics"] = {
-                name: _statistics(part) for name, part in kinds.items() if len(part)
+                name: score_statistics(part) for name, part in kinds.items() if len(part)
             }
             self._note_progress(epoch)
-            detector = Detector(self._model.detector, self.info)
+            detector = TrainedDetector(self._model.detector, self.info)
             detector.set_threshold(self._config.threshold)
             detector.save(self._run)
             self.saved = True
@@ -269,15 +270,6 @@ def _examples(images: LabelledImages, label: int) -> np.ndarray:
     _, one_of_each = np.unique(images.classes[numbers], return_index=True)
     chosen = numbers[one_of_each] if len(one_of_each) > 1 else numbers
     return images.images[chosen[:PICTURES_PER_GROUP]]
-
-
-def _statistics(scores: np.ndarray) -> dict[str, float]:
-    return {
-        "mean": float(scores.mean()),
-        "standard_deviation": float(scores.std()),
-        "minimum": float(scores.min()),
-        "maximum": float(scores.max()),
-    }
 
 
 def training_batches(config: Config, split: Split, device: Device) -> tf.data.Dataset:

@@ -1,0 +1,143 @@
+"""Image files from anywhere: found, checked before they are decoded, and brought to one shape.
+
+Needs numpy and Pillow alone.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from anomaly_tf.errors import UserError
+
+FORMATS = {
+    "BMP": (".bmp",),
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+# A photo of 50 million pixels takes 150 MB once decoded; a file of a few KB can claim many more.
+MOST_PIXELS = 50_000_000
+
+
+class UnreadableImage(UserError):
+    """A file that is no image, or none that can be taken; the message names the file."""
+
+
+def find_images(places: list[str]) -> Iterator[tuple[Path, Path]]:
+    """Image files, those of a folder by their suffix, in order of name, subfolders included.
+
+    Links to folders are not followed, so a loop of them does no harm.
+
+    Args:
+        places: Files and folders. A file is taken whatever its suffix, and need not exist.
+
+    Yields:
+        Each file, and its path from the place that it was found in: the name of the folder
+        that was given and what follows, or the file's own name.
+
+    Raises:
+        UserError: If a folder holds no image.
+    """
+    for place in map(Path, places):
+        if not place.is_dir():
+            yield place, Path(place.name)
+            continue
+        found = False
+        for folder, subfolders, names in os.walk(place):
+            subfolders.sort()
+            for name in sorted(names):
+                if name.lower().endswith(SUFFIXES):
+                    found = True
+                    file = Path(folder, name)
+                    yield file, Path(place.resolve().name) / file.relative_to(place)
+        if not found:
+            raise UserError(
+                f"folder {place} holds no images; give one with {', '.join(SUFFIXES)} files"
+            )
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decodes an image file: upright, grayscale `L` or colour `RGB`.
+
+    The size is read from the file's header and judged before anything is decoded. Photos are
+    turned as their EXIF tag says, transparent pixels lie on white, 16-bit grey becomes 8-bit, of an
+    animation or a document of several pages the first picture is taken.
+
+    Raises:
+        UnreadableImage: If the file cannot be read, is not an image of `FORMATS`, is damaged or has
+            more than `MOST_PIXELS`.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise UnreadableImage(f"{path} is empty (0 bytes)")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=tuple(FORMATS))
+    except UnreadableImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, "its header") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"{path} is not an image ({', '.join(FORMATS)})") from error
+    except IsADirectoryError as error:
+        raise UnreadableImage(f"{path} is a folder, not an image") from error
+    except OSError as error:
+        raise UnreadableImage(f"cannot read {path}: {error.strerror or error}") from error
+    with image:
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise _too_large(path, f"{width} x {height}")
+        try:
+            return _as_grey_or_colour(ImageOps.exif_transpose(image))
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            # What Pillow's decoders raise on damaged data.
+            raise UnreadableImage(f"{path} is damaged ({error})") from error
+
+
+def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """An image as a detector takes it.
+
+    Args:
+        image: In mode `L` or `RGB`.
+        shape: Height, width and channels, 1 or 3.
+
+    Returns:
+        uint8 `(H, W, C)`; resized by Pillow's bilinear filter (which averages when it shrinks)
+        if the size differs.
+    """
+    height, width, channels = shape
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image, np.uint8).reshape(shape)
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """`open_image` and `fit_image` in one: uint8 `(H, W, C)`."""
+    return fit_image(open_image(path), shape)
+
+
+def _too_large(path: Path, size: str) -> UnreadableImage:
+    return UnreadableImage(
+        f"{path} claims too many pixels ({size}); at most {MOST_PIXELS // 10**6} million are read"
+    )
+
+
+def _as_grey_or_colour(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would cut off at 255
+        values = np.asarray(image)
+        return Image.fromarray((np.clip(values, 0, 65535) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")

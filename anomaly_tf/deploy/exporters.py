@@ -1,0 +1,204 @@
+"""A trained detector leaves as a SavedModel or as a LiteRT file, each with its own metadata.
+
+The metadata is what `detector.json` holds of approach, classes, threshold and calibration, and
+
+| key | holds |
+|---|---|
+| `outputs` | names of what the file gives; see `Detector.infer` |
+| `preprocessing` | what a picture has to be before it enters |
+| `quantization`, `batch_size` | LiteRT only |
+| `model_sha256`, `model_bytes` | LiteRT only: digest and length of the model in the file |
+| `files_sha256` | SavedModel only: digest of each of its files |
+| `source` | digest of the run's `model.keras`, the command that trained it, versions |
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from anomaly_tf.deploy.conversion import Quantization, convert
+from anomaly_tf.deploy.runtime import METADATA_NAME, LiteRTDetector
+from anomaly_tf.deploy.saved_model import METADATA
+from anomaly_tf.deploy.trained import TrainedDetector
+from anomaly_tf.detection.scoring import score_statistics
+from anomaly_tf.files import atomic_folder, atomic_path, sha256
+
+KEPT = (
+    "approach",
+    "protocol",
+    "dataset",
+    "class_names",
+    "roles",
+    "seed",
+    "image_shape",
+    "threshold",
+    "calibration",
+    "score_statistics",
+)
+
+
+def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
+    """Writes a SavedModel that needs nothing of this package.
+
+    Signature `serve`, also `serving_default`: `images`, uint8 `(N, h, w, C)` of any N and any
+    size (resized inside if it is not the detector's), to the detector's outputs and
+    `is_anomaly`, bool `(N,)`: score >= threshold. Signature `with_threshold` takes a scalar
+    `threshold` as well.
+
+    Args:
+        detector: The trained detector, with the threshold that goes inside.
+        folder: Where to write; replaced if it is there, and left as it was if writing fails.
+
+    Raises:
+        OSError: If the folder cannot be written or is full.
+    """
+    model = _exported_model(detector)
+    height, width, channels = detector.image_shape
+    images = tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")
+    threshold = tf.TensorSpec((), tf.float32, name="threshold")
+    own_threshold = detector.threshold
+
+    def with_threshold(images: tf.Tensor, threshold: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = model(_resized(images, height, width), training=False)
+        if "reconstruction" in outputs:
+            grey = tf.round((outputs["reconstruction"] + 1.0) * 127.5)
+            outputs["reconstruction"] = tf.cast(tf.clip_by_value(grey, 0.0, 255.0), tf.uint8)
+        return {**outputs, "is_anomaly": outputs["score"] >= threshold}
+
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return with_threshold(images, tf.constant(own_threshold, tf.float32))
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", serve, input_signature=[images])
+    archive.add_endpoint("with_threshold", with_threshold, input_signature=[images, threshold])
+    with _full_disk_as_os_error(), atomic_folder(folder) as new:
+        archive.write_out(str(new), verbose=False)
+        files = sorted(file for file in new.rglob("*") if file.is_file())
+        digests = {str(file.relative_to(new)): sha256(file) for file in files}
+        metadata = _metadata(detector) | {"files_sha256": digests}
+        (new / METADATA).parent.mkdir()
+        (new / METADATA).write_text(_json(metadata), "utf-8")
+
+
+def export_tflite(
+    detector: TrainedDetector,
+    path: Path,
+    quantization: Quantization,
+    batch_size: int,
+    normal_images: np.ndarray,
+    samples: np.ndarray,
+) -> None:
+    """Writes a LiteRT file with its threshold, set by the scores that the file itself gives.
+
+    The metadata lies beside the file as JSON, and inside it: the file is also a zip archive, after
+    LiteRT's convention of associated files.
+
+    Args:
+        detector: The trained detector; its threshold says how to set the file's own.
+        path: The .tflite file to write, replaced if it is there.
+        quantization: See `conversion.convert`.
+        batch_size: Images that the file takes at once.
+        normal_images: uint8 `(N, H, W, C)`, the run's normal validation images.
+        samples: uint8 `(M, H, W, C)`, from which int8 learns the range of activations.
+
+    Raises:
+        OSError: If the files cannot be written.
+    """
+    with _full_disk_as_os_error():
+        model = convert(_exported_model(detector), batch_size, quantization, samples)
+    metadata = _metadata(detector) | {
+        "quantization": quantization,
+        "batch_size": batch_size,
+        "model_sha256": hashlib.sha256(model).hexdigest(),
+        "model_bytes": len(model),
+    }
+    exported = LiteRTDetector(model, metadata)
+    scores = np.sort(exported.score(normal_images))
+    metadata["calibration"] = {"size": len(scores), "scores": scores.tolist()}
+    metadata["score_statistics"] = {"normal": score_statistics(scores)}
+    exported.set_percentile(detector.info["threshold"]["percentile"])
+    text = _json(metadata)
+    content = io.BytesIO(model)
+    with zipfile.ZipFile(content, "a", zipfile.ZIP_DEFLATED) as archive:
+        # A fixed date, so that the same export gives the same bytes.
+        member = zipfile.ZipInfo(METADATA_NAME)
+        archive.writestr(member, text, zipfile.ZIP_DEFLATED)
+    with atomic_path(path) as file, atomic_path(path.with_suffix(".json")) as beside:
+        file.write_bytes(content.getvalue())
+        beside.write_text(text, "utf-8")
+
+
+def _exported_model(detector: TrainedDetector) -> keras.Model:
+    """The detector's model without what only Grad-CAM needs."""
+    outputs = {name: detector.model.output[name] for name in detector.outputs}
+    return keras.Model(detector.model.input, outputs, name="detector")
+
+
+def _resized(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Images of the detector's size; the filter of `data/images.py`, within one grey level."""
+
+    def resize() -> tf.Tensor:
+        size = (height, width)
+        resized = tf.image.resize(tf.cast(images, tf.float32), size, "bilinear", antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+
+    right = tf.reduce_all(tf.equal(tf.shape(images)[1:3], (height, width)))
+    resized = tf.cond(right, lambda: images, resize)
+    return tf.ensure_shape(resized, (None, height, width, images.shape[-1]))
+
+
+def _metadata(detector: TrainedDetector) -> dict[str, Any]:
+    info = detector.info
+    colours = "grayscale" if detector.image_shape[-1] == 1 else "RGB"
+    return {
+        "format": "anomaly_tf detector",
+        "format_version": 1,
+        **{key: info[key] for key in KEPT},
+        "outputs": list(detector.outputs),
+        "preprocessing": {
+            "dtype": "uint8",
+            "range": [0, 255],
+            "colours": colours,
+            "resizing": "bilinear, averaging when it shrinks",
+            "scaling": "inside the model",
+        },
+        "source": {
+            "model_sha256": info["model_sha256"],
+            "command": info["training"]["command"],
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("tensorflow", "keras", "ai-edge-litert")
+            },
+        },
+    }
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+@contextmanager
+def _full_disk_as_os_error() -> Iterator[None]:
+    """TensorFlow reports a full disk in its own exceptions; outside it is one like any other."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if os.strerror(code) in str(error):
+                raise OSError(code, os.strerror(code)) from error
+        raise

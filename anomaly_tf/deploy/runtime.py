@@ -1,0 +1,146 @@
+"""Scores with the LiteRT runtime: needs ai-edge-litert, numpy and Pillow, and no TensorFlow.
+
+>>> from anomaly_tf.deploy.runtime import LiteRTDetector
+>>> detector = LiteRTDetector.load("sota-int8.tflite")
+>>> image = detector.read("photo.png")             # any size, grayscale or colour
+>>> detector.score(image[None]), detector.predict(image[None])
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from anomaly_tf.data.images import read_image
+from anomaly_tf.deploy.detector import Detector, as_uint8
+from anomaly_tf.errors import UserError
+
+# Name of the metadata inside the file, which LiteRT's convention of associated files makes a zip
+# archive behind the model; the same text lies beside the file, as <its name>.json.
+METADATA_NAME = "anomaly_tf.json"
+MOST_METADATA = 64 * 2**20
+SIGNATURE = "serve"
+
+
+class LiteRTDetector(Detector):
+    """An exported .tflite file with its threshold; see `Detector`.
+
+    One object serves one thread at a time.
+
+    Args:
+        model: The bytes of the model.
+        info: Its metadata; see `deploy/exporters.py`.
+        threads: CPU threads; by default the runtime's own choice.
+    """
+
+    def __init__(self, model: bytes, info: dict[str, Any], threads: int | None = None) -> None:
+        super().__init__(info)
+        self._interpreter = Interpreter(model_content=model, num_threads=threads)
+        self._interpreter.allocate_tensors()
+        # The numbers of the tensors, because a call of the signature copies all outputs each time.
+        signature = self._interpreter.get_signature_runner(SIGNATURE)
+        self._input = signature.get_input_details()["images"]["index"]
+        outputs = signature.get_output_details()
+        self._indices = {name: outputs[name]["index"] for name in info["outputs"]}
+        self._batch_size = info["batch_size"]
+
+    @classmethod
+    def load(cls, path: str | Path, threads: int | None = None) -> LiteRTDetector:
+        """Loads a .tflite file that `export.py` made.
+
+        Args:
+            path: The file.
+            threads: CPU threads; by default the runtime's own choice.
+
+        Raises:
+            UserError: A `ValueError`; if the file cannot be read, was not made by `export.py`, is
+                truncated, or its metadata belongs to another file.
+        """
+        return cls(*read_file(Path(path)), threads)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `infer` can give."""
+        return tuple(self._indices)
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """Reads an image file of any size: uint8 `(H, W, C)`; see `data/images.py`."""
+        return read_image(Path(path), self.image_shape)
+
+    def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        size = self._batch_size
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            missing = size - len(batch)
+            if missing:
+                batch = np.concatenate([batch, np.zeros((missing, *images.shape[1:]), np.uint8)])
+            self._interpreter.set_tensor(self._input, batch)
+            self._interpreter.invoke()
+            for name in names:
+                output = self._interpreter.get_tensor(self._indices[name])
+                parts[name].append(output[: size - missing])
+        whole = {
+            name: np.concatenate(part) if len(part) > 1 else part[0] for name, part in parts.items()
+        }
+        if "reconstruction" in names:
+            whole["reconstruction"] = as_uint8(whole["reconstruction"])
+        return whole
+
+
+def read_file(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The model in a .tflite file, and its metadata from inside the file, or else beside it.
+
+    Raises:
+        UserError: As `LiteRTDetector.load`.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; give a file that export.py made"
+        ) from error
+    text = _metadata_inside(content) or _metadata_beside(path)
+    if text is None:
+        raise UserError(
+            f"{path} is truncated or was not made by export.py (it holds no metadata, and no "
+            f"{path.stem}.json lies beside it); export it again"
+        )
+    try:
+        info = json.loads(text)
+        model = content[: info["model_bytes"]]
+        digest = info["model_sha256"]
+        info["threshold"]["value"], info["calibration"]["scores"], info["batch_size"]
+        info["outputs"], info["image_shape"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the metadata of {path} is damaged ({error}); export it again") from error
+    if hashlib.sha256(model).hexdigest() != digest:
+        raise UserError(
+            f"{path} is not the model that its metadata describes (another SHA-256 digest); "
+            "export it again"
+        )
+    return model, info
+
+
+def _metadata_inside(content: bytes) -> bytes | None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if archive.getinfo(METADATA_NAME).file_size > MOST_METADATA:
+                return None
+            return archive.read(METADATA_NAME)
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, OSError):
+        return None
+
+
+def _metadata_beside(path: Path) -> bytes | None:
+    beside = path.with_suffix(".json")
+    if not beside.is_file() or beside.stat().st_size > MOST_METADATA:
+        return None
+    return beside.read_bytes()

@@ -1,0 +1,91 @@
+"""The detector of a run directory, in Keras."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from anomaly_tf.deploy.detector import Detector, as_uint8
+from anomaly_tf.detection.scoring import GradCam, Scorer
+from anomaly_tf.errors import UserError
+from anomaly_tf.files import atomic_path, sha256, write_json
+from anomaly_tf.run_directory import RunDirectory, open_run
+
+# What a user may ask for, where the model has it; its others serve Grad-CAM.
+OUTPUTS = ("score", "error_map", "reconstruction", "probabilities")
+
+
+class TrainedDetector(Detector):
+    """A trained Keras model with its threshold; see `Detector`.
+
+    Args:
+        model: From uint8 images `(N, H, W, C)` to a dictionary of float32 outputs, `score` `(N,)`
+            among them; `models/__init__.py` lists the others.
+        info: What `detector.json` holds; see `training/fit.py` for the keys.
+    """
+
+    def __init__(self, model: keras.Model, info: dict[str, Any]) -> None:
+        super().__init__(info)
+        self.model = model
+        self._grad_cam = None if "error_map" in model.output else GradCam(model)
+        # One graph for each set of outputs that was asked for.
+        self._scorers: dict[tuple[str, ...], Scorer] = {}
+
+    @classmethod
+    def load(cls, path: str | Path) -> TrainedDetector:
+        """Loads the detector of a run directory.
+
+        Args:
+            path: A folder written by `train.py`.
+
+        Raises:
+            UserError: A `ValueError`; if the folder is not a run, is incomplete, or its model
+                file is not the one that was saved.
+        """
+        run, info = open_run(path)
+        if sha256(run.model) != info["model_sha256"]:
+            raise UserError(f"{run.model} is not the file that training saved; train again")
+        return cls(keras.models.load_model(run.model, compile=False, safe_mode=True), info)
+
+    def save(self, run: RunDirectory) -> None:
+        """Writes the model and `detector.json`, each whole or not at all."""
+        with atomic_path(run.model) as temporary:
+            self.model.save(temporary)
+        self.info["model_sha256"] = sha256(run.model)
+        self.save_info(run)
+
+    def save_info(self, run: RunDirectory) -> None:
+        """Writes `detector.json` alone, for a new threshold."""
+        write_json(run.detector, self.info)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the detector takes."""
+        return tuple(self.model.input_shape[1:])
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `infer` can give."""
+        return tuple(name for name in OUTPUTS if name in self.model.output)
+
+    @property
+    def explains(self) -> bool:
+        """Always: Grad-CAM where there is no error map."""
+        return True
+
+    def explain(self, images: np.ndarray) -> np.ndarray:
+        """As `Detector.explain`, and always possible: Grad-CAM where there is no error map."""
+        if self._grad_cam:
+            return self._grad_cam(self._checked(images))
+        return super().explain(images)
+
+    def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        if names not in self._scorers:
+            self._scorers[names] = Scorer(self.model, names)
+        outputs = self._scorers[names](images)
+        if "reconstruction" in names:
+            outputs["reconstruction"] = as_uint8(outputs["reconstruction"])
+        return outputs

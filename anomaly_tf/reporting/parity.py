@@ -1,0 +1,123 @@
+"""Whether an exported file is as good as the detector that it was made from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_tf.data.protocols import Split
+from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.detection.metrics import detection_metrics
+
+# What an export may lose of AUROC, or of the accuracy of a classifier.
+ALLOWED_LOSS = 0.002
+TIMED_CALLS = 100
+
+
+def compare(trained: Detector, exported: Detector, split: Split, path: Path) -> dict[str, Any]:
+    """Scores the test set with both, and times both.
+
+    Args:
+        trained: The detector of the run.
+        exported: What was loaded from the exported file.
+        split: The sets of the run's protocol.
+        path: The exported file or folder, for its size.
+
+    Returns:
+        `trained` and `exported`, each with `auroc` (None without anomalies), `accuracy` (None if
+        it tells no classes apart), `threshold`, `false_alarm_rate`, `size_bytes`,
+        `latency_ms` (median of one image, or of as many as the exported file takes at once) and
+        `images_per_second` (all test images in one call); `n_test`; `score_difference_largest` and
+        `score_difference_mean`; `verdicts_changed`; `lost`, the largest fall of AUROC or accuracy.
+    """
+    test, judged = split.test, split.judged
+    report: dict[str, Any] = {"path": str(path), "n_test": int(judged.sum())}
+    scores, verdicts = {}, {}
+    few = test.images[: exported.info.get("batch_size", 1)]
+    for name, detector in (("trained", trained), ("exported", exported)):
+        latency = median_seconds(detector.score, few)
+        start = time.perf_counter()
+        scores[name] = detector.score(test.images)
+        seconds = time.perf_counter() - start
+        metrics = detection_metrics(test.labels[judged], scores[name][judged], detector.threshold)
+        verdicts[name] = scores[name] >= detector.threshold
+        report[name] = {
+            "auroc": metrics["auroc"],
+            "accuracy": _accuracy(detector, split),
+            "threshold": detector.threshold,
+            "false_alarm_rate": metrics["test_false_alarm_rate"],
+            "latency_ms": 1000 * latency,
+            "images_per_second": len(test) / seconds,
+        }
+    report["exported"]["size_bytes"] = _size(path)
+    differences = np.abs(scores["exported"] - scores["trained"])
+    falls = [
+        report["trained"][measure] - report["exported"][measure]
+        for measure in ("auroc", "accuracy")
+        if report["trained"][measure] is not None
+    ]
+    return report | {
+        "score_difference_largest": float(differences.max()),
+        "score_difference_mean": float(differences.mean()),
+        "verdicts_changed": int((verdicts["exported"] != verdicts["trained"]).sum()),
+        "lost": max(falls, default=0.0),
+    }
+
+
+def parity_table(report: dict[str, Any]) -> str:
+    """The comparison in a few lines for the terminal."""
+    trained, exported = report["trained"], report["exported"]
+
+    def both(key: str, form: str) -> str:
+        return f"{trained[key]:{form}} before, {exported[key]:{form}} exported"
+
+    rows = [
+        (name, both(key, form))
+        for name, key, form in (
+            ("AUROC", "auroc", ".4f"),
+            ("accuracy", "accuracy", ".2%"),
+            ("threshold", "threshold", ".4g"),
+            ("false-alarm rate", "false_alarm_rate", ".1%"),
+        )
+        if trained[key] is not None
+    ]
+    rows += [
+        (
+            "score difference",
+            f"{report['score_difference_largest']:.2g} largest, "
+            f"{report['score_difference_mean']:.2g} mean",
+        ),
+        ("verdicts changed", f"{report['verdicts_changed']} of {report['n_test']}"),
+        ("size", f"{exported['size_bytes'] / 1e6:.2f} MB"),
+        ("median latency", both("latency_ms", ".3g") + " (ms)"),
+        ("images/s in batch", both("images_per_second", ".0f")),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def median_seconds(call: Callable[[np.ndarray], object], images: np.ndarray) -> float:
+    """Median duration of `TIMED_CALLS` calls, after three that do not count."""
+    seconds = []
+    for _ in range(3 + TIMED_CALLS):
+        start = time.perf_counter()
+        call(images)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[3:]))
+
+
+def _accuracy(detector: Detector, split: Split) -> float | None:
+    if not detector.classifies:
+        return None
+    normal = split.test.labels == 0
+    predicted = detector.probabilities(split.test.images[normal]).argmax(axis=1)
+    return float((predicted == split.test.classes[normal]).mean())
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,97 @@
+"""What every script does around its work: exit status, error lines, a quiet import of TensorFlow.
+
+Needs the standard library alone, because `predict.py` runs where nothing else is installed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from anomaly_tf.errors import UserError
+
+# A folder that is full, closed or limited.
+FOLDER_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+)
+
+
+def run_script(main: Callable[[list[str]], int | None]) -> None:
+    """Runs a script's `main` and ends the process with its exit status.
+
+    A `UserError` becomes one line on stderr and exit status 2, and so does a folder that is full
+    or closed; Ctrl-C outside of training exit status 130. Any other exception is a defect and
+    keeps its traceback.
+    """
+    try:
+        sys.exit(main(sys.argv[1:]) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # who reads the output has seen enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
+    except OSError as error:
+        if error.errno not in FOLDER_ERRORS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}; free or choose another folder", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without the notes that its C++ part prints while it is loaded.
+
+    They say nothing about the run, and come before any logging level takes effect. With
+    `TF_CPP_MIN_LOG_LEVEL` set in the environment everything is shown as it asks.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    with quiet_libraries():
+        import tensorflow  # noqa: F401
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hides what C++ libraries print, which no logging level stops, unless the block fails.
+
+    With `TF_CPP_MIN_LOG_LEVEL` at 0 to 2 nothing is hidden.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") < "3":
+        yield
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    shown = [os.dup(stream) for stream in (1, 2)]
+    with tempfile.TemporaryFile() as hidden:
+        for stream in (1, 2):
+            os.dup2(hidden.fileno(), stream)
+        try:
+            yield
+        except UserError:  # which says all that is to be said
+            raise
+        except BaseException:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            hidden.seek(0)
+            os.write(shown[1], hidden.read())
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for stream, copy in zip((1, 2), shown, strict=True):
+                os.dup2(copy, stream)
+                os.close(copy)

@@ -1,0 +1,112 @@
+"""Exports a trained run: `python export.py --run-dir RUN --format tflite --quantize int8`.
+
+Writes a SavedModel for TensorFlow Serving or a .tflite file for LiteRT, then scores the test set
+with the run and with what was exported, prints how the two differ and keeps that as JSON. Exit
+status 3 if AUROC (or the accuracy of a classifier) fell by more than 0.002.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from anomaly_tf.command_line import load_config, parse_options
+from anomaly_tf.config import Checked, number
+from anomaly_tf.data.protocols import class_roles, make_split
+from anomaly_tf.data.sources import load_dataset
+from anomaly_tf.errors import UserError
+from anomaly_tf.files import write_json
+from anomaly_tf.run_directory import open_run
+from anomaly_tf.script import import_tensorflow, quiet_libraries, run_script
+
+REPRESENTATIVE_IMAGES = 500
+
+
+@dataclass(frozen=True)
+class ExportOptions(Checked):
+    """Options of export.py.
+
+    Attributes:
+        run_dir: Folder that train.py made.
+        format: saved_model for TensorFlow and TensorFlow Serving, tflite for LiteRT.
+        quantize: Of a tflite file. none: float32; float16: weights in half the size; dynamic:
+            weights int8; int8: weights and activations int8, the score in float32.
+        batch_size: Images that a tflite file takes at once; a SavedModel takes any number.
+        output: Where to write; by default the folder export in the run.
+        data: Another source of the same data than the run was trained on.
+        data_dir: Another folder for cached data than the run was trained with.
+    """
+
+    run_dir: str
+    format: Literal["saved_model", "tflite"]
+    quantize: Literal["none", "float16", "dynamic", "int8"] = "none"
+    batch_size: int = number(1, 1, 4096)
+    output: str | None = None
+    data: str | None = None
+    data_dir: str | None = None
+
+
+def main(arguments: list[str]) -> int:
+    """Exports what the command line asks for; returns the exit status."""
+    options = parse_options(ExportOptions, "export.py", __doc__ or "", arguments)
+    if options.format == "saved_model" and (options.quantize, options.batch_size) != ("none", 1):
+        raise UserError(
+            "--quantize and --batch-size are options of --format tflite; leave them out"
+        )
+    run, _ = open_run(options.run_dir)
+    config = load_config(run.config)
+    dataset = load_dataset(options.data or config.data, Path(options.data_dir or config.data_dir))
+    class_roles(config, dataset.class_names)
+
+    # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
+    import_tensorflow()
+    from anomaly_tf.deploy.detector import Detector
+    from anomaly_tf.deploy.exporters import export_saved_model, export_tflite
+    from anomaly_tf.deploy.trained import TrainedDetector
+    from anomaly_tf.reporting.parity import ALLOWED_LOSS, compare, parity_table
+
+    trained = TrainedDetector.load(options.run_dir)
+    split = make_split(config, dataset)
+    folder = Path(options.output or run.path / "export")
+    if options.format == "saved_model":
+        name, path = f"{config.approach}-saved_model", folder / config.approach / "1"
+        with quiet_libraries():
+            export_saved_model(trained, path)
+    else:
+        parts = [config.approach]
+        parts += [options.quantize] if options.quantize != "none" else []
+        parts += [f"batch{options.batch_size}"] if options.batch_size > 1 else []
+        name = "-".join(parts)
+        path = folder / f"{name}.tflite"
+        # What learns from normal images alone is not to know others, not even for their range.
+        seen = split.validation
+        samples = seen.normal if config.learns_from == "normal images" else seen.images
+        chosen = np.random.default_rng(0).permutation(len(samples))[:REPRESENTATIVE_IMAGES]
+        with quiet_libraries():
+            export_tflite(
+                trained, path, options.quantize, options.batch_size, seen.normal, samples[chosen]
+            )
+    with quiet_libraries():
+        exported = Detector.load(path)
+    report: dict[str, Any] = {"format": options.format, "quantize": options.quantize}
+    report |= compare(trained, exported, split, path)
+    write_json(folder / f"{name}-parity.json", report)
+    print(f"{path}\n{parity_table(report)}")
+    print(f"next: python predict.py --model {shlex.quote(str(path))} IMAGES")
+    if report["lost"] <= ALLOWED_LOSS:
+        return 0
+    print(
+        f"error: the export lost {report['lost']:.4f}, more than {ALLOWED_LOSS}, of AUROC or "
+        "accuracy; use another --quantize",
+        file=sys.stderr,
+    )
+    return 3
+
+
+if __name__ == "__main__":
+    run_script(main)

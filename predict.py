@@ -1,0 +1,220 @@
+"""Scores image files: `python predict.py --model MODEL FILES_OR_FOLDERS...`.
+
+MODEL is a run directory, the folder of an exported SavedModel or a .tflite file; the last needs
+neither TensorFlow nor anything else beyond requirements-edge.txt. For each image: its score, the
+verdict, and its rank, the share of normal validation images that score as high (as small as it can
+be: 1 / (their number + 1)). An image that cannot be read is told on stderr, and the others are
+scored. Exit status, as grep's: 0 all normal, 1 an anomaly, 2 an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from anomaly_tf.data.images import UnreadableImage, find_images, open_image, read_image
+from anomaly_tf.deploy.detector import Detector, is_saved_model
+from anomaly_tf.deploy.overlay import overlay
+from anomaly_tf.errors import UserError
+from anomaly_tf.files import atomic_path
+from anomaly_tf.run_directory import open_run
+from anomaly_tf.script import import_tensorflow, quiet_libraries, run_script
+
+BATCH = 64
+# A pixel is shown in the strongest colour when its error is this many times the threshold, which
+# is a mean over pixels; the same for all images, so that they can be compared.
+FULL_HEAT = 8
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see predict.py --help")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of the command line."""
+    description, _, more = (__doc__ or "").partition("\n\n")
+    parser = _Parser("predict.py", description=description, epilog=more, allow_abbrev=False)
+    parser.add_argument("images", nargs="+", metavar="FILES_OR_FOLDERS")
+    parser.add_argument("--model", required=True, help="a run, a SavedModel's folder or a .tflite")
+    parser.add_argument(
+        "--format", choices=("table", "jsonl", "csv"), default="table", help="of the output"
+    )
+    parser.add_argument("--heatmaps", metavar="DIR", help="write each image with its map over it")
+    parser.add_argument(
+        *("--false-alarm-rate", "--false_alarm_rate"),
+        type=float,
+        metavar="R",
+        help="another threshold than the model's own: one that about this share of normal images "
+        "reaches, from 0 to 1",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Scores what the command line names; returns the exit status."""
+    options = parse(arguments)
+    files = list(find_images(options.images))
+    detector = load(options.model)
+    if options.false_alarm_rate is not None:
+        try:
+            detector.set_false_alarm_rate(options.false_alarm_rate)
+        except ValueError as error:
+            raise UserError(f"--false-alarm-rate: {error}") from error
+    heatmaps = Heatmaps(detector, Path(options.heatmaps)) if options.heatmaps else None
+    write = WRITERS[options.format]()
+    anomalies = unreadable = 0
+    for start in range(0, len(files), BATCH):
+        show_progress(start, len(files))
+        part, images = [], []
+        for (file, name), image in read_all(files[start : start + BATCH], detector.image_shape):
+            if isinstance(image, UnreadableImage):
+                unreadable += 1
+                show_progress()
+                print(f"error: {image}; skipped", file=sys.stderr)
+            else:
+                part.append((file, name))
+                images.append(image)
+        if not part:
+            continue
+        batch = np.stack(images)
+        scores = detector.score(batch)
+        verdicts = scores >= detector.threshold
+        anomalies += int(verdicts.sum())
+        show_progress()
+        rows = zip(part, scores, verdicts, detector.ranks(scores), strict=True)
+        for (file, _), score, verdict, rank in rows:
+            write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
+        if heatmaps:
+            heatmaps.write(part, batch)
+    if options.format == "table":
+        print(
+            f"{len(files) - unreadable} images, {anomalies} above the threshold of "
+            f"{detector.threshold:.4g}" + (f"; {unreadable} unreadable" if unreadable else "")
+        )
+    return 2 if unreadable else int(anomalies > 0)
+
+
+def load(model: str) -> Detector:
+    """The detector, loaded without the notes of the libraries that run it."""
+    if Path(model).is_dir():
+        if not is_saved_model(Path(model)):
+            open_run(model)  # which tells what is missing before TensorFlow takes its seconds
+        import_tensorflow()
+    with quiet_libraries():
+        return Detector.load(model)
+
+
+def read_all(
+    files: list[tuple[Path, Path]], shape: tuple[int, int, int]
+) -> Iterator[tuple[tuple[Path, Path], np.ndarray | UnreadableImage]]:
+    """Each file with its image uint8 `(H, W, C)`, or with the reason why it has none."""
+
+    def read(file: tuple[Path, Path]) -> np.ndarray | UnreadableImage:
+        try:
+            return read_image(file[0], shape)
+        except UnreadableImage as error:
+            return error
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
+        yield from zip(files, pool.map(read, files), strict=True)
+
+
+class Heatmaps:
+    """Writes the pictures of `--heatmaps`.
+
+    Args:
+        detector: A detector with a map.
+        folder: Where to write, each under the name that it was found by.
+
+    Raises:
+        UserError: If the detector has no map.
+    """
+
+    def __init__(self, detector: Detector, folder: Path) -> None:
+        if not detector.explains:
+            raise UserError(
+                f"--heatmaps: the exported approach {detector.info['approach']} has no map; give "
+                "the run as --model"
+            )
+        self._detector, self._folder = detector, folder
+        self._used: set[Path] = set()
+
+    def write(self, files: list[tuple[Path, Path]], images: np.ndarray) -> None:
+        """Writes one PNG for each file, with the map of its image uint8 `(H, W, C)`."""
+        maps = self._detector.explain(images)
+        for (file, name), heat in zip(files, maps, strict=True):
+            # Grad-CAM has no scale of its own: its strongest pixel is shown strongest.
+            full = FULL_HEAT * self._detector.threshold
+            full = full if self._detector.reconstructs else float(heat.max())
+            with atomic_path(self._path(name)) as path:
+                overlay(open_image(file), heat, full or 1.0).save(path)
+
+    def _path(self, name: Path) -> Path:
+        path = name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png")
+        number = 1
+        while path in self._used:
+            number += 1
+            path = name.with_name(f"{name.stem}-{number}.png")
+        self._used.add(path)
+        return self._folder / path
+
+
+def write_table() -> Callable[..., None]:
+    """A line for each image, columns aligned; what is no visible character is escaped."""
+    print(f"{'score':>10}  {'verdict':<8} {'rank':<8} file")
+
+    def write(file: str, score: float, is_anomaly: bool, rank: float) -> None:
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in file)
+        verdict = "anomaly" if is_anomaly else "normal"
+        print(f"{score:>10.5g}  {verdict:<8} {rank:<8.3g} {shown}")
+
+    return write
+
+
+def write_jsonl() -> Callable[..., None]:
+    """A JSON object for each image."""
+
+    def write(file: str, score: float, is_anomaly: bool, rank: float) -> None:
+        row: dict[str, Any] = {"file": file, "score": score, "is_anomaly": is_anomaly, "rank": rank}
+        print(json.dumps(row))
+
+    return write
+
+
+def write_csv() -> Callable[..., None]:
+    """A row for each image, after a head."""
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(("file", "score", "verdict", "rank"))
+
+    def write(file: str, score: float, is_anomaly: bool, rank: float) -> None:
+        rows.writerow((file, score, "anomaly" if is_anomaly else "normal", rank))
+
+    return write
+
+
+WRITERS = {"table": write_table, "jsonl": write_jsonl, "csv": write_csv}
+
+
+def show_progress(done: int | None = None, total: int = 0) -> None:
+    """On a terminal, how far it is with more than one batch; without arguments wipes it away."""
+    if sys.stderr.isatty():
+        shown = ""
+        if done is not None and total > BATCH:
+            shown = f"[{'#' * (40 * done // total):<40}] {done} of {total} images"
+        print(f"\r\033[K{shown}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    # A file's name may hold bytes that the terminal's encoding has no character for.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    run_script(main)

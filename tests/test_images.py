@@ -1,0 +1,197 @@
+"""Image files from anywhere: every kind that is promised, and every kind of damage."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from anomaly_tf.data.images import UnreadableImage, find_images, open_image, read_image
+from anomaly_tf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def shoe(small_arrays) -> np.ndarray:
+    """A real picture, uint8 (28, 28)."""
+    return small_arrays[2][0][..., 0]
+
+
+def saved(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims a size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(b"\0" * 100))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_lossless_formats_come_back_as_they_were(suffix, mode, shoe, tmp_path):
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = saved(Image.fromarray(shoe).convert(mode), tmp_path / f"shoe.{suffix}", **options)
+    np.testing.assert_array_equal(read_image(path, (28, 28, 1))[..., 0], shoe)
+    colour = read_image(path, (28, 28, 3))
+    np.testing.assert_array_equal(colour, np.repeat(shoe[..., None], 3, axis=-1))
+
+
+def test_jpeg_comes_back_nearly(shoe, tmp_path):
+    path = saved(Image.fromarray(shoe), tmp_path / "shoe.JPG", quality=95)
+    difference = np.abs(read_image(path, (28, 28, 1))[..., 0].astype(int) - shoe)
+    assert difference.mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("P", "png"), ("RGBA", "png"), ("LA", "png"), ("CMYK", "tiff")]
+)
+def test_other_modes_look_the_same(mode, suffix, shoe, tmp_path):
+    colour = Image.fromarray(shoe).convert("RGB")
+    image = colour.quantize(256) if mode == "P" else colour.convert(mode)
+    path = saved(image, tmp_path / f"shoe.{suffix}")
+    difference = np.abs(read_image(path, (28, 28, 1))[..., 0].astype(int) - shoe)
+    assert difference.max() <= 1
+
+
+def test_sixteen_bits_become_eight(shoe, tmp_path):
+    deep = shoe.astype(np.uint16) * 257
+    for suffix in ("png", "tiff"):
+        path = saved(Image.fromarray(deep), tmp_path / f"shoe.{suffix}")
+        np.testing.assert_array_equal(read_image(path, (28, 28, 1))[..., 0], shoe)
+
+
+def test_transparent_pixels_lie_on_white(tmp_path):
+    clear = np.zeros((4, 4, 4), np.uint8)
+    clear[:2] = (200, 100, 0, 255)
+    path = saved(Image.fromarray(clear), tmp_path / "clear.png")
+    colour = read_image(path, (4, 4, 3))
+    assert (colour[:2] == (200, 100, 0)).all()
+    assert (colour[2:] == 255).all()
+
+
+def test_photos_are_turned_as_their_camera_says(shoe, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    turned = Image.fromarray(shoe).rotate(90)
+    path = saved(turned, tmp_path / "photo.png", exif=exif)
+    np.testing.assert_array_equal(read_image(path, (28, 28, 1))[..., 0], shoe)
+
+
+def test_of_an_animation_the_first_picture_is_taken(shoe, tmp_path):
+    frames = [Image.fromarray(shoe), Image.fromarray(255 - shoe)]
+    for suffix, options in (("tiff", {}), ("webp", {"lossless": True}), ("png", {})):
+        path = tmp_path / f"moving.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+        np.testing.assert_array_equal(read_image(path, (28, 28, 1))[..., 0], shoe)
+
+
+def test_other_sizes_are_resized_and_averaged(tmp_path):
+    checkers = np.indices((64, 48)).sum(axis=0) % 2 * 255
+    path = saved(Image.fromarray(checkers.astype(np.uint8)), tmp_path / "checkers.png")
+    small = read_image(path, (8, 6, 1))
+    assert small.shape == (8, 6, 1)
+    assert np.abs(small[1:-1, 1:-1].astype(int) - 127).max() <= 2  # grey, and no moiré
+    assert open_image(path).size == (48, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("zero.png", b"", "is empty"),
+        ("text.png", b"not a picture at all", "is not an image"),
+        ("page.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image"),
+        ("bomb.png", png_header(100_000, 100_000), "claims too many pixels"),
+        ("large.png", png_header(9_000, 9_000), "9000 x 9000"),
+        ("short.png", png_header(28, 28), "is damaged"),
+    ],
+)
+def test_what_is_no_picture(name, content, words, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnreadableImage, match=words) as told:
+        read_image(tmp_path / name, (28, 28, 1))
+    assert name in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "tiff"])
+def test_a_truncated_file(suffix, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = saved(Image.fromarray(noise), tmp_path / f"noise.{suffix}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UnreadableImage, match=path.name):
+        read_image(path, (28, 28, 1))
+
+
+def test_a_file_that_is_none(tmp_path):
+    with pytest.raises(UnreadableImage, match="No such file"):
+        read_image(tmp_path / "none.png", (28, 28, 1))
+    with pytest.raises(UnreadableImage, match="is a folder"):
+        read_image(tmp_path, (28, 28, 1))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(shoe, tmp_path):
+    path = saved(Image.fromarray(shoe), tmp_path / "closed.png")
+    path.chmod(0)
+    with pytest.raises(UnreadableImage, match="Permission denied"):
+        read_image(path, (28, 28, 1))
+
+
+def test_a_bomb_is_refused_before_it_takes_memory(tmp_path):
+    for name, size in (("bomb.png", 100_000), ("small_bomb.png", 12_000)):
+        (tmp_path / name).write_bytes(png_header(size, size))
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from anomaly_tf.data.images import UnreadableImage, read_image\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: read_image(Path(name), (28, 28, 1))\n"
+        "    except UnreadableImage: print('refused')\n"
+        "status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
+        "print(int(status['VmHWM'].split()[0]) // 1024)\n"
+    )
+    names = [str(tmp_path / name) for name in ("bomb.png", "small_bomb.png")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    *refusals, megabytes = done.stdout.split()
+    assert refusals == ["refused", "refused"]
+    assert int(megabytes) < 300
+    assert done.stderr == ""
+
+
+def test_folders_are_searched_in_order_of_name(shoe, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "b").mkdir(parents=True)
+    for name in ("c.png", "a.JPEG", "b/with a space.webp", "b/new\nline.bmp"):
+        Image.fromarray(shoe).save(photos / name)
+    (photos / "notes.txt").write_text("no picture")
+    (photos / "b" / "loop").symlink_to(photos)
+    found = list(find_images([str(photos), str(photos / "notes.txt")]))
+    names = ["a.JPEG", "c.png", "b/new\nline.bmp", "b/with a space.webp"]
+    assert [file for file, _ in found] == [photos / name for name in [*names, "notes.txt"]]
+    assert [name for _, name in found] == [
+        *(Path("photos", name) for name in names),
+        Path("notes.txt"),
+    ]
+
+
+def test_a_folder_without_images(tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(UserError, match="holds no images"):
+        list(find_images([str(tmp_path)]))

@@ -1,0 +1,251 @@
+"""predict.py as a user runs it: what it prints, its exit status, what it does with bad files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import assert_one_line, run_script
+from PIL import Image
+
+import export
+from anomaly_tf import Detector
+
+
+@pytest.fixture(scope="module")
+def model(trained_run, tmp_path_factory) -> Path:
+    """A .tflite file."""
+    folder = tmp_path_factory.mktemp("model")
+    options = ["--run-dir", str(trained_run), "--format", "tflite", "--output", str(folder)]
+    assert export.main(options) == 0
+    return folder / "sota.tflite"
+
+
+@pytest.fixture(scope="module")
+def judged(model, small_arrays) -> dict[str, list[np.ndarray]]:
+    """Test images, uint8 (28, 28), by what the model says of them."""
+    images = small_arrays[2][:300]
+    verdicts = Detector.load(model).predict(images)
+    return {
+        name: list(images[verdicts == label][..., 0])
+        for label, name in enumerate(("normal", "anomaly"))
+    }
+
+
+@pytest.fixture
+def photos(judged, tmp_path) -> Path:
+    """Two normal pictures and an anomaly, one in a folder below."""
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    Image.fromarray(judged["normal"][0]).save(tmp_path / "photos" / "a.png")
+    Image.fromarray(judged["normal"][1]).save(tmp_path / "photos" / "b.bmp")
+    Image.fromarray(judged["anomaly"][0]).save(tmp_path / "photos" / "more" / "ä, c.png")
+    return tmp_path / "photos"
+
+
+def predict(model: Path, *arguments: object, **keywords: object):
+    return run_script("predict.py", "--model", model, *arguments, **keywords)
+
+
+def test_json_lines(model, photos, judged, without_tensorflow):
+    done = predict(model, photos, "--format", "jsonl", env=without_tensorflow)
+    assert (done.returncode, done.stderr) == (1, "")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["file"] for row in rows] == [
+        str(photos / name) for name in ("a.png", "b.bmp", "more/ä, c.png")
+    ]
+    detector = Detector.load(model)
+    images = np.stack([*judged["normal"][:2], judged["anomaly"][0]])
+    scores = detector.score(images)
+    assert [row["score"] for row in rows] == pytest.approx(list(scores), rel=1e-5)
+    assert [row["is_anomaly"] for row in rows] == [False, False, True]
+    calibration = np.array(detector.info["calibration"]["scores"])
+    for row, score in zip(rows, scores, strict=True):
+        rank = (1 + (calibration >= score).sum()) / (1 + len(calibration))
+        assert row["rank"] == pytest.approx(rank, rel=1e-3)
+
+
+def test_csv(model, photos, without_tensorflow):
+    done = predict(model, photos, "--format", "csv", env=without_tensorflow)
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["verdict"] for row in rows] == ["normal", "normal", "anomaly"]
+    assert rows[2]["file"].endswith("ä, c.png")
+    assert all(float(row["score"]) >= 0 and 0 < float(row["rank"]) <= 1 for row in rows)
+
+
+def test_table(model, photos, without_tensorflow):
+    (photos / "line\nbreak.png").write_bytes((photos / "a.png").read_bytes())
+    done = predict(model, photos, env=without_tensorflow)
+    head, *rows, summary = done.stdout.splitlines()
+    assert head.split() == ["score", "verdict", "rank", "file"]
+    assert len(rows) == 4
+    assert rows[2].endswith("line\\nbreak.png")
+    assert summary.startswith("4 images, 1 above the threshold of ")
+    assert len({line.index(word) for line, word in zip(rows, ["normal"] * 3, strict=False)}) == 1
+
+
+def test_exit_status_as_grep(model, photos, without_tensorflow):
+    normal = predict(model, photos / "a.png", photos / "b.bmp", env=without_tensorflow)
+    assert (normal.returncode, normal.stderr) == (0, "")
+    (photos / "text.png").write_text("no picture")
+    broken = predict(model, photos, photos / "none.png", env=without_tensorflow)
+    assert broken.returncode == 2
+    assert broken.stderr.splitlines() == [
+        f"error: {photos / 'text.png'} is not an image (BMP, JPEG, PNG, TIFF, WEBP); skipped",
+        f"error: cannot read {photos / 'none.png'}: No such file or directory; skipped",
+    ]
+    assert "3 images, 1 above" in broken.stdout  # the others were scored
+    assert "2 unreadable" in broken.stdout
+
+
+def test_another_false_alarm_rate(model, judged, photos, without_tensorflow):
+    picture = photos / "more" / "ä, c.png"
+    strict = predict(
+        model, picture, "--false-alarm-rate", "0.02", "--format", "jsonl", env=without_tensorflow
+    )
+    scores = Detector.load(model).info["calibration"]["scores"]
+    row = json.loads(strict.stdout)
+    assert row["is_anomaly"] == (row["score"] >= np.percentile(scores, 98))
+    lenient = predict(model, photos / "a.png", "--false_alarm_rate", "0.9", env=without_tensorflow)
+    assert f"threshold of {np.percentile(scores, 10):.4g}" in lenient.stdout
+
+
+def test_heat_maps_lie_over_the_pictures(model, photos, without_tensorflow, tmp_path):
+    large = Image.open(photos / "more" / "ä, c.png").resize((120, 90)).convert("RGB")
+    large.save(photos / "more" / "large.jpg")
+    arguments = (photos, photos / "a.png", "--heatmaps", tmp_path / "heat")
+    assert predict(model, *arguments, env=without_tensorflow).returncode == 1
+    written = sorted(
+        path.relative_to(tmp_path / "heat") for path in tmp_path.rglob("heat/**/*.png")
+    )
+    assert written == sorted(
+        Path(name)
+        for name in (
+            "a.png",
+            "photos/a.png",
+            "photos/b.bmp.png",
+            "photos/more/large.jpg.png",
+            "photos/more/ä, c.png",
+        )
+    )
+    over = Image.open(tmp_path / "heat/photos/more/large.jpg.png")
+    assert (over.size, over.mode) == ((120, 90), "RGB")
+    # Where the error is, it turns red: more than in the picture, which is grey.
+    red, _, blue = np.moveaxis(np.asarray(over).astype(int), -1, 0)
+    assert (red - blue).max() > 20
+    assert (red - blue).min() > -10
+
+
+def test_files_of_the_same_name_keep_their_maps(model, photos, without_tensorflow, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.png").write_bytes((photos / "a.png").read_bytes())
+    arguments = (photos / "a.png", other / "a.png", "--heatmaps", tmp_path / "heat")
+    predict(model, *arguments, env=without_tensorflow)
+    assert {path.name for path in (tmp_path / "heat").iterdir()} == {"a.png", "a-2.png"}
+
+
+def test_a_run_and_its_export_say_the_same(model, trained_run, photos):
+    rows = [
+        [
+            json.loads(line)
+            for line in predict(path, photos, "--format", "jsonl").stdout.splitlines()
+        ]
+        for path in (trained_run, model)
+    ]
+    assert len(rows[0]) == 3
+    for before, after in zip(*rows, strict=True):
+        assert after["score"] == pytest.approx(before["score"], rel=1e-4)
+        assert after["is_anomaly"] == before["is_anomaly"]
+
+
+def test_a_terminal_sees_how_far_it_is(model, judged, without_tensorflow, tmp_path):
+    for number, picture in enumerate(judged["anomaly"][:130]):
+        Image.fromarray(picture).save(tmp_path / f"{number:03}.png")
+    ours, terminal = os.openpty()
+    done = run_script(
+        *("predict.py", "--model", model, tmp_path),
+        env=without_tensorflow,
+        capture_output=False,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert done.returncode == 1
+    assert f"[{'#' * 19:<40}] 64 of 130 images" in shown
+    assert shown.endswith("\r\033[K")  # wiped away at the end
+    assert "\033" not in done.stdout
+
+
+def test_more_than_one_batch_in_order(model, judged, without_tensorflow, tmp_path):
+    pictures = [*judged["normal"], *judged["anomaly"]]
+    assert len(pictures) > 256
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{number:03}.png")
+    done = predict(model, tmp_path, "--format", "jsonl", env=without_tensorflow)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(row["file"]).name for row in rows] == [f"{n:03}.png" for n in range(len(pictures))]
+    scores = Detector.load(model).score(np.stack(pictures))
+    assert [row["score"] for row in rows] == pytest.approx(list(scores), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("photos", ["--model"]),
+        ("--model none photos", ["none does not exist"]),
+        ("--model none.tflite photos", ["none.tflite does not exist"]),
+        ("--model photos photos", ["not a run directory"]),
+        ("--model photos/text.png photos", ["text.png", "was not made by export.py"]),
+        ("--model {model}", ["FILES_OR_FOLDERS"]),
+        ("--model {model} empty", ["folder empty holds no images"]),
+        ("--model {model} photos --format xml", ["--format", "xml", "jsonl"]),
+        ("--model {model} photos --false-alarm-rate 2", ["--false-alarm-rate", "below 1; got 2"]),
+        ("--model {model} photos --false-alarm-rate 1e-9", ["--false-alarm-rate", "needs"]),
+        ("--model {model} photos --heat maps", ["--heat", "--help"]),
+    ],
+)
+def test_wrong_input(options, words, model, without_tensorflow, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "text.png").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    arguments = options.format(model=model).split()
+    done = run_script("predict.py", *arguments, cwd=tmp_path, env=without_tensorflow)
+    assert_one_line(done, *words)
+
+
+def test_no_heat_maps_of_an_exported_classifier(evaluated, photos, without_tensorflow, tmp_path):
+    run = evaluated("cnn", "classification").run
+    options = ["--run-dir", str(run), "--format", "tflite", "--output", str(tmp_path)]
+    assert export.main(options) == 0
+    arguments = (photos, "--heatmaps", tmp_path / "heat")
+    done = predict(tmp_path / "cnn.tflite", *arguments, env=without_tensorflow)
+    assert_one_line(done, "--heatmaps", "cnn", "give the run as --model")
+    # The run itself explains by Grad-CAM.
+    done = predict(run, *arguments)
+    assert done.stderr == ""
+    assert len(list((tmp_path / "heat").rglob("*.png"))) == 3
+
+
+def test_help(without_tensorflow):
+    done = run_script("predict.py", "--help", env=without_tensorflow)
+    assert done.returncode == 0
+    for option in ("--model", "--format", "--heatmaps", "--false-alarm-rate", "as grep's"):
+        assert option in done.stdout
+
+
+def test_output_that_nobody_reads(model, photos, without_tensorflow):
+    script = Path(__file__).parents[1] / "predict.py"
+    command = f"{sys.executable} {script} --model {model} {photos} | head -n 0"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=without_tensorflow, check=False
+    )
+    assert done.stderr == ""
