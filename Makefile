@@ -9,7 +9,7 @@ LOCK := requirements$(if $(GPU),-gpu).lock
 READY := .venv/ready-$(basename $(LOCK))
 SOURCES := anomaly_tf tests benchmarks train.py evaluate.py export.py predict.py benchmark.py
 
-.PHONY: help setup train test lint format tensorboard bench bench-export benchmark-quick lock clean
+.PHONY: help setup train test lint format tensorboard bench bench-export bench-folders benchmark-quick lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -47,6 +47,9 @@ bench: $(READY) ## Measure training speed, overhead and memory
 
 bench-export: $(READY) ## Measure quality, size and speed of every export (ARGS: its options)
 	$(BIN)/python -m benchmarks.export $(ARGS)
+
+bench-folders: $(READY) ## Measure quality, speed and memory of training on files (ARGS: its options)
+	$(BIN)/python -m benchmarks.folders $(ARGS)
 
 benchmark-quick: $(READY) ## Compare all approaches in 15 minutes, shortened (ARGS: for benchmark.py)
 	$(BIN)/python benchmark.py --config configs/benchmarks/quick.yaml $(ARGS)

@@ -6,13 +6,12 @@ gets a new threshold, from the stored scores of normal validation images, withou
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import Checked, ThresholdConfig
-from anomaly_tf.data.protocols import class_roles, make_split
-from anomaly_tf.data.sources import load_dataset
+from anomaly_tf.data.split_file import open_split
 from anomaly_tf.run_directory import open_run
 from anomaly_tf.script import import_tensorflow, run_script
 
@@ -39,8 +38,10 @@ def main(arguments: list[str]) -> None:
     options = parse_options(EvaluateOptions, "evaluate.py", __doc__ or "", arguments)
     run, _ = open_run(options.run_dir)
     config = load_config(run.config)
-    dataset = load_dataset(options.data or config.data, Path(options.data_dir or config.data_dir))
-    class_roles(config, dataset.class_names)
+    config = dataclasses.replace(
+        config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
+    )
+    split = open_split(config, run.split)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
     if any(argument.startswith("--threshold") for argument in arguments):
         detector.set_threshold(options.threshold)
         detector.save_info(run)
-    print(table(evaluate(detector, make_split(config, dataset), config, run)))
+    print(table(evaluate(detector, split, config, run)))
     print(f"written: {run.metrics} and pictures in {run.plots}")
 
 

@@ -7,6 +7,7 @@ status 3 if AUROC (or the accuracy of a classifier) fell by more than 0.002.
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from dataclasses import dataclass
@@ -17,8 +18,7 @@ import numpy as np
 
 from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import Checked, number
-from anomaly_tf.data.protocols import class_roles, make_split
-from anomaly_tf.data.sources import load_dataset
+from anomaly_tf.data.split_file import open_split
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import write_json
 from anomaly_tf.run_directory import open_run
@@ -60,8 +60,10 @@ def main(arguments: list[str]) -> int:
         )
     run, _ = open_run(options.run_dir)
     config = load_config(run.config)
-    dataset = load_dataset(options.data or config.data, Path(options.data_dir or config.data_dir))
-    class_roles(config, dataset.class_names)
+    config = dataclasses.replace(
+        config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
+    )
+    split = open_split(config, run.split)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
@@ -71,7 +73,6 @@ def main(arguments: list[str]) -> int:
     from anomaly_tf.reporting.parity import ALLOWED_LOSS, compare, parity_table
 
     trained = TrainedDetector.load(options.run_dir)
-    split = make_split(config, dataset)
     folder = Path(options.output or run.path / "export")
     if options.format == "saved_model":
         name, path = f"{config.approach}-saved_model", folder / config.approach / "1"

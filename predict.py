@@ -27,12 +27,19 @@ from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import atomic_path
 from anomaly_tf.run_directory import open_run
-from anomaly_tf.script import import_tensorflow, quiet_libraries, run_script
+from anomaly_tf.script import (
+    import_tensorflow,
+    printable,
+    quiet_libraries,
+    run_script,
+    show_progress,
+)
 
 BATCH = 64
-# A pixel is shown in the strongest colour when its error is this many times the threshold, which
-# is a mean over pixels; the same for all images, so that they can be compared.
-FULL_HEAT = 8
+# A pixel is shown in the strongest colour when its error is this many times the threshold, where
+# that is compared with the mean of the map or with its maximum; the same for all images, so that
+# they can be compared.
+FULL_HEAT_BY_MEAN, FULL_HEAT_BY_MAXIMUM = 8, 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,13 +81,14 @@ def main(arguments: list[str]) -> int:
     write = WRITERS[options.format]()
     anomalies = unreadable = 0
     for start in range(0, len(files), BATCH):
-        show_progress(start, len(files))
+        if len(files) > BATCH:
+            show_progress(start, len(files))
         part, images = [], []
         for (file, name), image in read_all(files[start : start + BATCH], detector.image_shape):
             if isinstance(image, UnreadableImage):
                 unreadable += 1
                 show_progress()
-                print(f"error: {image}; skipped", file=sys.stderr)
+                print(f"error: {printable(str(image))}; skipped", file=sys.stderr)
             else:
                 part.append((file, name))
                 images.append(image)
@@ -154,7 +162,9 @@ class Heatmaps:
         maps = self._detector.explain(images)
         for (file, name), heat in zip(files, maps, strict=True):
             # Grad-CAM has no scale of its own: its strongest pixel is shown strongest.
-            full = FULL_HEAT * self._detector.threshold
+            by_maximum = self._detector.scores_by_maximum
+            times = FULL_HEAT_BY_MAXIMUM if by_maximum else FULL_HEAT_BY_MEAN
+            full = times * self._detector.threshold
             full = full if self._detector.reconstructs else float(heat.max())
             with atomic_path(self._path(name)) as path:
                 overlay(open_image(file), heat, full or 1.0).save(path)
@@ -174,9 +184,8 @@ def write_table() -> Callable[..., None]:
     print(f"{'score':>10}  {'verdict':<8} {'rank':<8} file")
 
     def write(file: str, score: float, is_anomaly: bool, rank: float) -> None:
-        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in file)
         verdict = "anomaly" if is_anomaly else "normal"
-        print(f"{score:>10.5g}  {verdict:<8} {rank:<8.3g} {shown}")
+        print(f"{score:>10.5g}  {verdict:<8} {rank:<8.3g} {printable(file)}")
 
     return write
 
@@ -203,15 +212,6 @@ def write_csv() -> Callable[..., None]:
 
 
 WRITERS = {"table": write_table, "jsonl": write_jsonl, "csv": write_csv}
-
-
-def show_progress(done: int | None = None, total: int = 0) -> None:
-    """On a terminal, how far it is with more than one batch; without arguments wipes it away."""
-    if sys.stderr.isatty():
-        shown = ""
-        if done is not None and total > BATCH:
-            shown = f"[{'#' * (40 * done // total):<40}] {done} of {total} images"
-        print(f"\r\033[K{shown}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

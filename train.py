@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
+from typing import Any
 
 from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.data.protocols import class_roles, describe_roles, make_split
-from anomaly_tf.data.sources import known_class_names, load_dataset
+from anomaly_tf.data.sources import known_class_names, open_dataset
 from anomaly_tf.run_directory import plan_run
-from anomaly_tf.script import import_tensorflow, run_script
+from anomaly_tf.script import import_tensorflow, printable, run_script
+
+# A 95th percentile of fewer is but the largest of them.
+ENOUGH_CALIBRATION = 20
 
 
 def main(arguments: list[str]) -> int:
@@ -22,14 +25,16 @@ def main(arguments: list[str]) -> int:
     run = plan_run(run_dir, config.approach)
     if names := known_class_names(config.data):
         class_roles(config, names)  # a wrong class is told before anything is loaded
-    dataset = load_dataset(config.data, Path(config.data_dir))
-    class_roles(config, dataset.class_names)
+    dataset = open_dataset(config)
+    for line in dataset.report:
+        print(printable(line), flush=True)
+
+    split = make_split(config, dataset)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
     from anomaly_tf.training.fit import describe_choice, train
 
-    split = make_split(config, dataset)
     print(
         f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
         f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
@@ -42,11 +47,23 @@ def main(arguments: list[str]) -> int:
             f"best epoch {facts['best_epoch']} of {facts['epochs']}, {describe_choice(facts)}, "
             f"threshold {outcome.info['threshold']['value']:.4g}, "
             f"{facts['train_seconds']:.0f} s, {facts['images_per_second']:.0f} images/s\n"
-            f"run: {run.path}\nnext: python evaluate.py --run-dir {shlex.quote(str(run.path))}"
+            f"{_caution(outcome.info)}run: {run.path}\n"
+            f"next: python evaluate.py --run-dir {shlex.quote(str(run.path))}"
         )
     if outcome.message:
         print(f"error: {outcome.message}", file=sys.stderr)
     return {"completed": 0, "interrupted": 130, "non_finite_loss": 2}[outcome.status]
+
+
+def _caution(info: dict[str, Any]) -> str:
+    """What few images for the threshold mean."""
+    size = info["calibration"]["size"]
+    if size >= ENOUGH_CALIBRATION:
+        return ""
+    return (
+        f"note: the threshold rests on {size} normal images only; expect more false alarms than "
+        "it says until there are more\n"
+    )
 
 
 if __name__ == "__main__":

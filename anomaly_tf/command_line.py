@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -177,6 +178,7 @@ def _parse(
             raise UserError(f"{file}: {_unknown('key', key, known)}")
         if key in sections:
             raise UserError(f"{file}: '{key}' must hold options as 'key: value'")
+    values = _listed(values, _types(parser))
     arguments = _underscored(arguments)
     for argument in arguments:
         name = argument.removeprefix("--").split("=")[0]
@@ -249,20 +251,45 @@ def _underscored(arguments: Sequence[str]) -> list[str]:
 def _bracketed(arguments: list[str], parser: ArgumentParser) -> list[str]:
     """`--seeds 0,1` as `--seeds [0,1]`, for the options that hold several values."""
     several = {
-        option
-        for action in parser._actions
-        for option in action.option_strings
-        if "tuple[" in str(getattr(action, "_typehint", ""))
+        f"--{name}": hint for name, hint in _types(parser).items() if "tuple[" in hint.lower()
     }
+
+    def bracketed(value: str, option: str) -> str:
+        if "str" not in several[option]:
+            return f"[{value}]"
+        # In quotes, or a class called 007 would become a number.
+        return json.dumps([part.strip() for part in value.split(",")])
+
     changed, before = [], ""
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if before in several and not argument.startswith(("[", "--")):
-            argument = f"[{argument}]"
+            argument = bracketed(argument, before)
         elif name in several and equals and not value.startswith("["):
-            argument = f"{name}=[{value}]"
+            argument = f"{name}={bracketed(value, name)}"
         changed.append(argument)
         before = argument
+    return changed
+
+
+def _types(parser: ArgumentParser) -> dict[str, str]:
+    """Option name, dots and underscores, to its type in words."""
+    return {
+        option.removeprefix("--"): str(getattr(action, "_typehint", ""))
+        for action in parser._actions
+        for option in action.option_strings
+    }
+
+
+def _listed(values: dict[str, Any], types: dict[str, str], prefix: str = "") -> dict[str, Any]:
+    """`normal_class: 0` of a file as `normal_class: [0]`, for options that hold several values."""
+    changed = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = _listed(value, types, f"{prefix}{key}.")
+        elif isinstance(value, (int, str)) and "tuple[" in types.get(prefix + str(key), "").lower():
+            value = [value]
+        changed[key] = value
     return changed
 
 

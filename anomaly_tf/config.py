@@ -12,7 +12,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 
@@ -23,7 +23,7 @@ def number(default: Any, low: float, high: float = float("inf"), *, above: bool 
     """A dataclass field whose value, or each of its values, lies in `[low, high]`.
 
     Args:
-        default: Default value, a number or a tuple of numbers.
+        default: Default value, a number or a tuple of numbers; or None, which is not checked.
         low: Smallest allowed value.
         high: Largest allowed value.
         above: Whether `low` itself is excluded.
@@ -43,6 +43,8 @@ class Checked:
                 continue
             low, high, above = (item.metadata[key] for key in ("low", "high", "above"))
             value = getattr(self, item.name)
+            if value is None:
+                continue
             for part in value if isinstance(value, tuple) else (value,):
                 if not low <= part <= high or (above and part == low) or math.isinf(part):
                     bound = f"above {low:g}" if above else f"at least {low:g}"
@@ -91,8 +93,10 @@ class TrainingConfig(Checked):
 
     Attributes:
         epochs: Number of epochs; the learning rate decays to zero over them (cosine).
-        steps_per_epoch: Batches in one epoch.
+        steps_per_epoch: Batches in one epoch, fewer on a small set: none in which a normal image
+            comes more than 30 times.
         batch_size: Images in one batch; half normal and half anomaly where both are learnt from.
+            By default 128, fewer if there are fewer images or they are large.
         learning_rate: Adam's first learning rate.
         ema_decay: Decay of the moving average of the detector's weights, per step.
         precision: Arithmetic of the layers; mixed_bfloat16 is meant for GPUs that have it.
@@ -103,7 +107,7 @@ class TrainingConfig(Checked):
 
     epochs: int = number(12, 1)
     steps_per_epoch: int = number(313, 1)
-    batch_size: int = number(128, 2)
+    batch_size: int | None = number(None, 2)
     learning_rate: float = number(2e-3, 0, above=True)
     ema_decay: float = number(0.995, 0, 0.99999)
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
@@ -153,15 +157,16 @@ class UnseenConfig(Checked):
     """Which anomalies protocol unseen shows in training, and which only at test.
 
     Attributes:
-        seen_classes: Anomaly classes given to training; by default the first half of the classes
-            that follow the normal one (after the last comes class 0), or all that are not unseen.
+        seen_classes: Anomaly classes given to training, by name or number; by default the
+            first half of the classes that follow the normal one (after the last comes class 0), or
+            all that are not unseen.
         unseen_classes: Anomaly classes met only at test; by default all others.
     """
 
     section: ClassVar[str] = "unseen."
 
-    seen_classes: tuple[int, ...] | None = None
-    unseen_classes: tuple[int, ...] | None = None
+    seen_classes: tuple[str | int, ...] | None = None
+    unseen_classes: tuple[str | int, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,7 +179,8 @@ class UnseenConfig(Checked):
         both = set(self.seen_classes or ()) & set(self.unseen_classes or ())
         if both:
             self._refuse(
-                "unseen_classes", f"must hold none of the seen classes; got {sorted(both)} in both"
+                "unseen_classes",
+                f"must hold none of the seen classes; got {', '.join(map(str, both))} in both",
             )
 
 
@@ -194,7 +200,31 @@ class ThresholdConfig(Checked):
     percentile: float = number(95.0, 0, 100)
 
 
+@dataclass(frozen=True)
+class FolderConfig(Checked):
+    """How a folder of pictures becomes a data set.
+
+    Attributes:
+        test_fraction: Share of each class kept for the test, where the folder has no test/ of its
+            own.
+        storage: Where pictures lie in training: memory, disk (read as they are needed), or auto,
+            which is memory up to memory_limit.
+        memory_limit: Megabytes (10^6 bytes) that pictures may take in memory.
+        cache: Keep the decoded pictures of storage disk as one file in data_dir, so that each is
+            decoded once; else they are decoded each time.
+    """
+
+    section: ClassVar[str] = "folder."
+
+    test_fraction: float = number(0.2, 0.01, 0.9)
+    storage: Literal["auto", "memory", "disk"] = "auto"
+    memory_limit: int = number(500, 1)
+    cache: bool = True
+
+
 Protocol = Literal["imbalance", "one_class", "corruption", "unseen", "classification"]
+# Below, the networks have nothing to fold; above, they outgrow ordinary machines.
+SMALLEST_SIDE, LARGEST_SIDE = 8, 1024
 ALL_CLASSES_NORMAL: tuple[Protocol, ...] = ("corruption", "classification")
 LearnsFrom = Literal["normal images", "normal and anomalous images", "classes"]
 
@@ -209,16 +239,22 @@ class Config(Checked):
             of all others; one_class: one normal class alone; unseen: labelled images of some
             others, tested on the rest; corruption: every class is normal, anomalies are made by
             noise and rotation; classification: tell the classes apart.
-        normal_class: Number of the class that counts as normal; corruption and classification
-            take all of them.
-        data: fashion_mnist, or a folder with the four IDX files of an MNIST-like data set.
-        data_dir: Folder in which downloaded data is cached.
+        normal_class: Names or numbers of the classes that count as normal, separated by commas;
+            by default class 0, of a folder of pictures the one called normal, good or ok.
+            corruption and classification take all.
+        data: fashion_mnist; a folder of pictures; an .npz file; tfds:NAME; or a folder with the
+            four IDX files of an MNIST-like data set.
+        data_dir: Folder in which downloaded or decoded data is cached.
+        image_size: What pictures are resized to, 64 or 128x96 (height x width); by default their
+            own size, of a folder at most 128 on the longer side.
+        max_broken: Share of unreadable files in a folder from which on training refuses.
         seed: Seed of the split, the weights and the batches.
         deterministic: Use only deterministic operations, for bit-identical repeats.
         sampling: How images become training batches.
         training: How long and how fast to learn.
         threshold: When a score becomes an alarm.
         corruption: Synthetic anomalies of protocol corruption.
+        folder: How a folder of pictures becomes a data set.
     """
 
     protocols: ClassVar[tuple[Protocol, ...]]
@@ -228,24 +264,47 @@ class Config(Checked):
 
     approach: str = ""
     protocol: Protocol = "imbalance"
-    normal_class: int = number(0, 0, 255)
+    normal_class: tuple[str | int, ...] | None = None
     data: str = "fashion_mnist"
     data_dir: str = "data"
+    image_size: int | str | None = None
+    max_broken: float = number(0.1, 0, 1)
     seed: int = number(0, 0, 2**31 - 1)
     deterministic: bool = False
     sampling: SamplingConfig = SamplingConfig()
     training: TrainingConfig = TrainingConfig()
     threshold: ThresholdConfig = ThresholdConfig()
     corruption: CorruptionConfig = CorruptionConfig()
+    folder: FolderConfig = FolderConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.normal_class == ():
+            self._refuse("normal_class", "must hold at least one class; got none")
+        self.size  # noqa: B018 - refuses what is no size
         if self.protocol not in self.protocols:
             self._refuse(
                 "protocol",
                 f"must be one of {', '.join(self.protocols)} for approach {self.approach}, which "
                 f"learns from {self.learns_from}; got {self.protocol}",
             )
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width that `image_size` asks for, if it asks."""
+        if self.image_size is None:
+            return None
+        sides = str(self.image_size).lower().split("x")
+        if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
+            self._refuse("image_size", f"must be like 64 or 128x96; got {self.image_size}")
+        height, width = int(sides[0]), int(sides[-1])
+        if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in (height, width)):
+            self._refuse(
+                "image_size",
+                f"must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels high and wide; got "
+                f"{self.image_size}",
+            )
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -276,26 +335,101 @@ class BalancedConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.training.batch_size % 2:
+        if (self.training.batch_size or 0) % 2:
             self._refuse(
                 "training.batch_size",
                 f"must be even, half normal and half anomaly; got {self.training.batch_size}",
             )
 
 
+def halvings(image_shape: tuple[int, ...]) -> int:
+    """How many halvings bring an image's shorter side nearest to 4 pixels, by ratio; at least 1.
+
+    >>> [halvings((side, side, 1)) for side in (8, 28, 64, 128, 256)]
+    [1, 3, 4, 5, 6]
+    """
+    return max(1, round(math.log2(min(image_shape[:2]) / 4)))
+
+
 @dataclass(frozen=True)
-class DenseNetworks(Checked):
+class Networks(Checked):
+    """Base of the networks' sizes: a None stands for what fits the images."""
+
+    section: ClassVar[str] = "networks."
+
+    def for_image(self, image_shape: tuple[int, ...]) -> Self:
+        """The same sizes with every None replaced by what images `(H, W, C)` get.
+
+        Raises:
+            ValueError: If the images are too small for the sizes that are given.
+        """
+        raise NotImplementedError
+
+    def _halving(
+        self,
+        name: str,
+        image_shape: tuple[int, ...],
+        channels: tuple[int, ...],
+        least: int = 1,
+        fewer: int = 0,
+    ) -> tuple[int, ...]:
+        """Channels of the halving blocks that field `name` holds, or that images get.
+
+        Args:
+            name: Name of the field.
+            image_shape: Height, width, channels.
+            channels: Channels of the first blocks; the last number stands for all further ones.
+            least: Smallest number of blocks.
+            fewer: How many fewer than `halvings` there are.
+        """
+        given = getattr(self, name)
+        if given is None:
+            count = max(halvings(image_shape) - fewer, least)
+            return (channels + channels[-1:] * count)[:count]
+        side = min(image_shape[:2])
+        most = math.ceil(math.log2(side))
+        if len(given) > most:
+            size = f"{image_shape[0]}x{image_shape[1]}"
+            self._refuse(
+                name,
+                f"must hold at most {most} values, each of which halves images of {size} pixels; "
+                f"got {len(given)}",
+            )
+        return given
+
+
+@dataclass(frozen=True)
+class DenseNetworks(Networks):
     """Sizes of the dense autoencoder.
 
     Attributes:
         hidden: Units of the encoder's hidden layers, outermost first; the decoder mirrors them.
+            By default powers of two down to 64, from at most 512 units, fewer for tiny images and
+            for large ones, whose first and last layer would outgrow memory: 512, 256, 128, 64 at
+            28x28, 128, 64 at 128x128 in colour.
         latent: Length of the latent vector.
     """
 
-    section: ClassVar[str] = "networks."
-
-    hidden: tuple[int, ...] = number((512, 256, 128, 64), 1)
+    hidden: tuple[int, ...] | None = number(None, 1)
     latent: int = number(64, 1)
+
+    def for_image(self, image_shape: tuple[int, ...]) -> Self:
+        """The same sizes with every None replaced by what images `(H, W, C)` get."""
+        return dataclasses.replace(self, hidden=self.hidden_for(image_shape))
+
+    def hidden_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Units of the encoder's hidden layers for images `(H, W, C)`."""
+        if self.hidden is not None:
+            return self.hidden
+        values = math.prod(image_shape)
+        # The first and the last layer hold nearly all weights: 2 * values * units of them.
+        most = min(values - 1, DENSE_WEIGHTS // (2 * values))
+        first = max(5, min(9, int(math.log2(most))))
+        return tuple(2**power for power in range(first, min(first, 6) - 1, -1))
+
+
+# 50 MB of float32, four times that in training: with Adam's two moments and the moving average.
+DENSE_WEIGHTS = 13_000_000
 
 
 @dataclass(frozen=True)
@@ -315,26 +449,37 @@ class AutoencoderConfig(NormalOnlyConfig):
 
 
 @dataclass(frozen=True)
-class ClassifierNetworks(Checked):
+class ClassifierNetworks(Networks):
     """Sizes of the convolutional classifier.
 
     Attributes:
         filters: Channels of its blocks of convolutions, at least two, each halving height and
-            width by max pooling.
+            width by max pooling. By default as many of 32, 48, 64, 96, 128, 128, ... as bring the
+            shorter side to about 4 pixels: 32, 48, 64 at 28x28.
         dense: Units of the dense layer before the softmax.
         dropout: Share of units that are dropped before each dense layer in training.
     """
 
-    section: ClassVar[str] = "networks."
-
-    filters: tuple[int, ...] = number((32, 48, 64), 1)
+    filters: tuple[int, ...] | None = number(None, 1)
     dense: int = number(128, 1)
     dropout: float = number(0.25, 0, 0.95)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.filters) < 2:
+        if self.filters is not None and len(self.filters) < 2:
             self._refuse("filters", f"must hold at least two values; got {list(self.filters)}")
+
+    def for_image(self, image_shape: tuple[int, ...]) -> Self:
+        """The same sizes with every None replaced by what images `(H, W, C)` get.
+
+        Raises:
+            ValueError: If the images are too small for the sizes that are given.
+        """
+        return dataclasses.replace(self, filters=self.filters_for(image_shape))
+
+    def filters_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Channels of the blocks for images `(H, W, C)`; raises as `for_image`."""
+        return self._halving("filters", image_shape, (32, 48, 64, 96, 128), least=2)
 
 
 @dataclass(frozen=True)
@@ -362,19 +507,30 @@ class CnnConfig(Config):
 
 
 @dataclass(frozen=True)
-class ConvolutionalNetworks(Checked):
+class ConvolutionalNetworks(Networks):
     """Sizes of a convolutional autoencoder.
 
     Attributes:
         filters: Channels of the encoder's convolutions, each halving height and width, outermost
-            first; the decoder mirrors them.
+            first; the decoder mirrors them. By default as many of 16, 32, 64, 128, 128, ... as
+            bring the shorter side to about 4 pixels: 16, 32, 64 at 28x28.
         latent: Length of the latent vector.
     """
 
-    section: ClassVar[str] = "networks."
-
-    filters: tuple[int, ...] = number((16, 32, 64), 1)
+    filters: tuple[int, ...] | None = number(None, 1)
     latent: int = number(128, 1)
+
+    def for_image(self, image_shape: tuple[int, ...]) -> Self:
+        """The same sizes with every None replaced by what images `(H, W, C)` get.
+
+        Raises:
+            ValueError: If the images are too small for the sizes that are given.
+        """
+        return dataclasses.replace(self, filters=self.filters_for(image_shape))
+
+    def filters_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Channels of the encoder's convolutions for images `(H, W, C)`; raises as `for_image`."""
+        return self._halving("filters", image_shape, (16, 32, 64, 128))
 
 
 @dataclass(frozen=True)
@@ -382,10 +538,26 @@ class AdversarialNetworks(ConvolutionalNetworks):
     """Sizes of a generator, which is a convolutional autoencoder, and its discriminators.
 
     Attributes:
-        discriminator_filters: Channels of each discriminator's halving convolutions.
+        discriminator_filters: Channels of each discriminator's halving convolutions. By default
+            as the generator's by default, without the last: 16, 32 at 28x28.
     """
 
-    discriminator_filters: tuple[int, ...] = number((16, 32), 1)
+    discriminator_filters: tuple[int, ...] | None = number(None, 1)
+
+    def for_image(self, image_shape: tuple[int, ...]) -> Self:
+        """The same sizes with every None replaced by what images `(H, W, C)` get.
+
+        Raises:
+            ValueError: If the images are too small for the sizes that are given.
+        """
+        return dataclasses.replace(
+            super().for_image(image_shape),
+            discriminator_filters=self.discriminator_filters_for(image_shape),
+        )
+
+    def discriminator_filters_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Channels of a discriminator's convolutions for images `(H, W, C)`."""
+        return self._halving("discriminator_filters", image_shape, (16, 32, 64, 128), fewer=1)
 
 
 @dataclass(frozen=True)
@@ -397,7 +569,7 @@ class VaeLosses(Checked):
             and white is 1; the smaller, the more the reconstruction weighs against the KL term.
             In the score it is added to the spread of each pixel's error on normal images.
         latent_score_weight: Weight of the latent's half squared length in the score, beside the
-            standardised error.
+            standardised error; only for images whose shorter side is at most 48 pixels.
     """
 
     section: ClassVar[str] = "losses."

@@ -3,6 +3,7 @@
 | file or folder | written by | holds |
 |---|---|---|
 | `config.yaml` | train | the resolved configuration |
+| `split.json` | train | of a folder of pictures: which file is in which set |
 | `model.keras` | train | the detector: uint8 images to score, error map, reconstruction |
 | `detector.json` | train | threshold, calibration scores, training facts, digest of the model |
 | `history.csv` | train | losses and validation AUROC of every epoch |
@@ -43,6 +44,11 @@ class RunDirectory:
     def model(self) -> Path:
         """The detector, a Keras file."""
         return self.path / "model.keras"
+
+    @property
+    def split(self) -> Path:
+        """Which file is in which set; there if the data is a folder of pictures."""
+        return self.path / "split.json"
 
     @property
     def detector(self) -> Path:

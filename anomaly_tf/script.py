@@ -35,7 +35,7 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # who reads the output has seen enough, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -43,12 +43,26 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
     except OSError as error:
         if error.errno not in FOLDER_ERRORS:
             raise
-        place = f"{error.filename}: " if error.filename else ""
+        place = f"{printable(str(error.filename))}: " if error.filename else ""
         print(f"error: {place}{error.strerror}; free or choose another folder", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def printable(text: str) -> str:
+    """What is no visible character, as in a file's name, escaped: one line stays one line."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def show_progress(done: int | None = None, total: int = 0, what: str = "images") -> None:
+    """On a terminal, a bar of how far long work is; without arguments wipes it away."""
+    if sys.stderr.isatty():
+        shown = ""
+        if done is not None:
+            shown = f"[{'#' * (40 * done // total):<40}] {done} of {total} {what}"
+        print(f"\r\033[K{shown}", end="", file=sys.stderr, flush=True)
 
 
 def import_tensorflow() -> None:

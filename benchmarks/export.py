@@ -148,7 +148,7 @@ def _predict_seconds(model: Path, data_dir: str) -> float:
     from PIL import Image
 
     picture = model.with_name("picture.png")
-    Image.fromarray(load_dataset("fashion_mnist", Path(data_dir)).test_images[0][..., 0]).save(
+    Image.fromarray(load_dataset("fashion_mnist", Path(data_dir)).test_images[:1][0, ..., 0]).save(
         picture
     )
     command = [sys.executable, "predict.py", "--model", str(model), str(picture)]

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     from anomaly_tf.models import APPROACHES
     from anomaly_tf.training.callbacks import StopOnNonFiniteLoss
     from anomaly_tf.training.device import select_device
-    from anomaly_tf.training.fit import training_batches
+    from anomaly_tf.training.fit import resolve, training_batches
 
     class Clock(keras.callbacks.Callback):
         """Time from the end of the warm-up to the end of the last batch."""
@@ -80,6 +80,7 @@ def main(arguments: list[str]) -> None:
     device = select_device(config.training.jit_compile)
     print(f"device: {device.name} ({device.reason})")
     split = make_split(config, dataset)
+    config = resolve(config, split)
     batches = training_batches(config, split, device)
 
     def build() -> keras.Model:
@@ -115,7 +116,7 @@ def main(arguments: list[str]) -> None:
         # In turn one and the other first, so that a drift of the machine's speed cancels out.
         seconds = {run: run() for run in ((bare_loop, fit) if number % 2 else (fit, bare_loop))}
         ratios.append(seconds[fit] / seconds[bare_loop])
-        speeds.append((STEPS - WARM_UP) * config.training.batch_size / seconds[fit])
+        speeds.append((STEPS - WARM_UP) * (config.training.batch_size or 0) / seconds[fit])
         print(
             f"round {number}: fit {speeds[-1]:.0f} images/s, time of fit / time of bare loop "
             f"{ratios[-1]:.3f}",

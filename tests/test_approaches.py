@@ -58,7 +58,7 @@ def test_classification_reports_accuracy_and_tells_the_classes_apart(evaluated):
     assert metrics["classification_report"]["9"]["support"] == matrix[9].sum()
     assert metrics["auroc"] is None
     assert metrics["normal_class"] is None
-    assert done.pictures == LEARNT | {"surest_mistakes"}
+    assert done.pictures == LEARNT | {"surest_mistakes", "most_unusual"}
     header = (done.run / "history.csv").read_text().splitlines()[0].split(",")
     assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(header)
 

@@ -188,7 +188,7 @@ def test_ctrl_c_in_the_terminal_leaves_a_run_that_loads(small_folder, tmp_path):
         ("--threshold.percentile 150", ["--threshold.percentile", "150"]),
         ("--losses.abc-weight=-1", ["--losses.abc-weight", "at least 0"]),
         ("--config broken.yaml", ["broken.yaml line 2", "broken YAML"]),
-        ("--data empty", ["no data in empty", "train-images-idx3-ubyte"]),
+        ("--data empty", ["folder empty holds no images"]),
         ("--data none", ["'none' is neither 'fashion_mnist' nor a folder"]),
         ("--approach vae --protocol imbalance", ["one_class, corruption", "vae", "imbalance"]),
         ("--protocol unseen --unseen.unseen-classes []", ["--unseen.unseen-classes", "got none"]),

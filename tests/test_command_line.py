@@ -30,7 +30,7 @@ def test_sota_is_the_approach_that_is_trained_without_a_name():
 )
 def test_hyphens_and_underscores_are_the_same(arguments):
     config, run_dir = parse_train_options(arguments)
-    assert (config.losses.abc_weight, config.normal_class, run_dir) == (3.0, 4, "a-b_c")
+    assert (config.losses.abc_weight, config.normal_class, run_dir) == (3.0, ("4",), "a-b_c")
 
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path):
@@ -44,7 +44,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_default(tmp_p
 @pytest.mark.parametrize("value", [["3,4"], ["[3,4]"], ["[3, 4]"]])
 def test_several_values_go_with_or_without_brackets(value):
     config, _ = parse_train_options(["--unseen.seen-classes", *value, "--networks.filters=8,16"])
-    assert config.unseen.seen_classes == (3, 4)
+    assert [str(one) for one in config.unseen.seen_classes] == ["3", "4"]
     assert config.networks.filters == (8, 16)
 
 
@@ -90,7 +90,6 @@ def test_every_approach_has_a_yaml_whose_header_tells_its_story(approach):
         ("extra", ["extra"]),
         ("--seed", ["--seed"]),
         ("--seed -1", ["--seed", "at least 0", "-1"]),
-        ("--normal-class abc", ["--normal-class", "whole number", "abc"]),
         ("--training.epochs 1.5", ["--training.epochs", "whole number", "1.5"]),
         ("--training.epochs 0", ["--training.epochs", "at least 1", "0"]),
         ("--training.batch-size 7", ["--training.batch-size", "even", "7"]),
@@ -119,10 +118,9 @@ def test_every_approach_has_a_yaml_whose_header_tells_its_story(approach):
         ("--corruption.kinds noise,noise", ["--corruption.kinds", "at most once"]),
         ("--corruption.sweep 1,-2", ["--corruption.sweep must be at least 0; got -2"]),
         ("--unseen.unseen-classes []", ["--unseen.unseen-classes", "at least one class; got none"]),
-        ("--unseen.seen-classes a", ["--unseen.seen-classes must be a whole number; got a"]),
         (
             "--unseen.seen-classes 1,2 --unseen.unseen-classes 2,3",
-            ["--unseen.unseen-classes must hold none of the seen classes; got [2] in both"],
+            ["--unseen.unseen-classes must hold none of the seen classes; got 2 in both"],
         ),
         ("--approach cnn --networks.filters 3", ["--networks.filters", "at least two values"]),
         ("--deterministic maybe", ["--deterministic", "true or false", "maybe"]),

@@ -8,9 +8,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_tf.config import CONFIGS
-from anomaly_tf.models import APPROACHES
-from anomaly_tf.models.blocks import depth_to_space, halved_sizes, space_to_depth
+from anomaly_tf.config import (
+    CONFIGS,
+    AdversarialNetworks,
+    ClassifierNetworks,
+    ConvolutionalNetworks,
+    DenseNetworks,
+    VaeLosses,
+)
+from anomaly_tf.models import APPROACHES, vae
+from anomaly_tf.models.blocks import (
+    build_generator,
+    depth_to_space,
+    halved_sizes,
+    map_score,
+    reconstruction_detector,
+    smoothed,
+    space_to_depth,
+)
 
 
 @pytest.fixture(params=APPROACHES)
@@ -110,6 +125,22 @@ def test_a_step_in_bfloat16_compiled_by_xla_keeps_losses_and_outputs_in_float32(
     assert np.isfinite(model.detector(images)["score"]).all()
 
 
+@pytest.mark.parametrize("shape", [(8, 8, 1), (33, 50, 3), (64, 64, 3), (128, 96, 3)], ids=str)
+def test_every_approach_fits_images_of_other_sizes(approach, shape):
+    model = APPROACHES[approach](CONFIGS[approach](), shape, 7, jit_compile=False)
+    assert model.detector.count_params() < 15e6
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    outputs = {name: value.numpy() for name, value in model.detector(images).items()}
+    assert outputs["score"].shape == (2,)
+    assert outputs["score"].min() >= 0.0
+    for value in outputs.values():
+        assert np.isfinite(value).all()
+    if "reconstruction" in outputs:
+        assert outputs["reconstruction"].shape == images.shape
+        assert outputs["error_map"].shape == images.shape[:3]
+        assert outputs["error_map"].min() >= 0.0
+
+
 def test_a_score_does_not_depend_on_the_rest_of_the_batch(model, images):
     together = model.detector(images)["score"].numpy()
     alone = np.concatenate([model.detector(images[i : i + 1])["score"] for i in range(5)])
@@ -132,6 +163,94 @@ def test_the_detector_is_whole_without_this_package(model, images, tmp_path):
     np.testing.assert_allclose(
         np.load(tmp_path / "scores.npy"), model.detector(images)["score"], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters", "discriminator_filters", "classifier_filters", "hidden"),
+    [
+        ((8, 8, 1), (16,), (16,), (32, 48), (32,)),
+        ((28, 28, 1), (16, 32, 64), (16, 32), (32, 48, 64), (512, 256, 128, 64)),
+        ((50, 33, 3), (16, 32, 64), (16, 32), (32, 48, 64), (512, 256, 128, 64)),
+        ((64, 64, 3), (16, 32, 64, 128), (16, 32, 64), (32, 48, 64, 96), (512, 256, 128, 64)),
+        (
+            (128, 96, 3),
+            (16, 32, 64, 128, 128),
+            (16, 32, 64, 128),
+            (32, 48, 64, 96, 128),
+            (128, 64),
+        ),
+    ],
+)
+def test_depths_follow_the_shorter_side(
+    shape, filters, discriminator_filters, classifier_filters, hidden
+):
+    networks = AdversarialNetworks(latent=9).for_image(shape)
+    assert networks == AdversarialNetworks(filters, 9, discriminator_filters)
+    assert ClassifierNetworks().for_image(shape).filters == classifier_filters
+    assert DenseNetworks().for_image(shape).hidden == hidden
+
+
+def test_sizes_that_are_given_stay():
+    given = AdversarialNetworks(filters=(4, 8), discriminator_filters=(4,))
+    assert given.for_image((128, 128, 3)) == given
+    assert DenseNetworks(hidden=(7,)).for_image((128, 128, 3)).hidden == (7,)
+    generator = build_generator((28, 28, 1), given)
+    assert generator.get_layer("encoder").layers[-2].output.shape == (None, 7 * 7 * 8)
+
+
+def test_images_too_small_for_the_given_filters_are_refused_in_one_line():
+    networks = ConvolutionalNetworks(filters=(4,) * 4)
+    assert networks.for_image((9, 50, 1)) == networks  # 9, 5, 3, 2, 1
+    with pytest.raises(ValueError, match=r"^networks\.filters must hold at most 3 .* 8x50 .* 4$"):
+        build_generator((8, 50, 1), networks)
+    with pytest.raises(ValueError, match=r"^networks\.discriminator_filters must hold at most 3 "):
+        AdversarialNetworks(discriminator_filters=(4,) * 4).for_image((8, 8, 1))
+
+
+def smoothed_twice(maps: np.ndarray, window: int) -> np.ndarray:
+    """Two means over a window, with zeros beyond the border."""
+    maps = np.pad(maps, ((0, 0), (window - 1, window - 1), (window - 1, window - 1)))
+    for _ in range(2):
+        shape = (window, window)
+        windows = np.lib.stride_tricks.sliding_window_view(maps, shape, axis=(1, 2))
+        maps = windows.mean(axis=(3, 4))
+    return maps
+
+
+def test_the_map_of_a_larger_image_is_smoothed_and_its_maximum_is_the_score():
+    keras.utils.set_random_seed(0)
+    shape = (128, 150, 3)
+    generator = build_generator(shape, ConvolutionalNetworks(filters=(4,), latent=2))
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    detector = reconstruction_detector(generator, "squared")
+    outputs = {name: value.numpy() for name, value in detector(images).items()}
+    errors = np.square((images / 127.5 - 1 - outputs["reconstruction"]) / 2).mean(axis=-1)
+    expected = smoothed_twice(errors, 11)
+    np.testing.assert_allclose(outputs["error_map"], expected, rtol=1e-4)
+    np.testing.assert_allclose(outputs["score"], expected.max(axis=(1, 2)), rtol=1e-4)
+
+
+def test_the_vae_smooths_the_same_way_and_leaves_its_latent_out_of_the_maximum():
+    keras.utils.set_random_seed(0)
+    shape = (64, 64, 3)
+    network = vae.build_network(shape, ConvolutionalNetworks(filters=(4,), latent=2), 0.1)
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    detector = vae.build_detector(network, VaeLosses())
+    outputs = {name: value.numpy() for name, value in detector(images).items()}
+    _, standardised, _ = network((images / 127.5 - 1).astype(np.float32), training=False)
+    expected = smoothed_twice(np.square(standardised).mean(axis=-1) / 2, 5)
+    np.testing.assert_allclose(outputs["error_map"], expected, rtol=1e-3)
+    np.testing.assert_allclose(outputs["score"], expected.max(axis=(1, 2)), rtol=1e-3)
+
+
+def test_only_images_above_48_pixels_are_smoothed():
+    for shape, small in (((48, 200), True), ((49, 49), False)):
+        error_map = keras.Input(shape)
+        assert (smoothed(error_map) is error_map) == small
+        maps = np.random.default_rng(0).random((2, *shape)).astype(np.float32)
+        score = keras.Model(error_map, map_score(error_map))(maps)
+        expected = maps.mean(axis=(1, 2)) if small else maps.max(axis=(1, 2))
+        np.testing.assert_allclose(score, expected, rtol=1e-5)
 
 
 def test_halved_sizes_round_up():

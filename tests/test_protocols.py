@@ -21,7 +21,7 @@ NAMES = tuple("abcdefghij")
 
 @pytest.fixture(scope="module")
 def split(fashion) -> Split:
-    return make_split(SotaConfig(normal_class=3), fashion)
+    return make_split(SotaConfig(normal_class=(3,)), fashion)
 
 
 def contents(part: LabelledImages) -> set[bytes]:
@@ -31,9 +31,9 @@ def contents(part: LabelledImages) -> set[bytes]:
 @pytest.mark.parametrize(
     "config",
     [
-        SotaConfig(normal_class=3),
-        SotaConfig(normal_class=3, protocol="unseen"),
-        AutoencoderConfig(normal_class=3),
+        SotaConfig(normal_class=(3,)),
+        SotaConfig(normal_class=(3,), protocol="unseen"),
+        AutoencoderConfig(normal_class=(3,)),
         CnnConfig(),
     ],
     ids=lambda config: config.protocol,
@@ -72,12 +72,12 @@ def test_the_seed_decides_the_cut(fashion):
 
 
 def test_all_protocols_choose_on_the_same_images(split, fashion):
-    one_class = make_split(AutoencoderConfig(normal_class=3), fashion)
+    one_class = make_split(AutoencoderConfig(normal_class=(3,)), fashion)
     np.testing.assert_array_equal(split.validation.normal, one_class.validation.normal)
 
 
 def test_one_class_trains_on_the_normal_class_alone(fashion):
-    split = make_split(AutoencoderConfig(normal_class=3), fashion)
+    split = make_split(AutoencoderConfig(normal_class=(3,)), fashion)
     assert set(split.train.classes) == {3}
     assert len(split.train) == 5400
     assert not split.train.labels.any()
@@ -86,7 +86,7 @@ def test_one_class_trains_on_the_normal_class_alone(fashion):
 
 def test_unseen_classes_are_met_only_at_test(fashion):
     chosen = UnseenConfig(seen_classes=(0, 1), unseen_classes=(6, 7))
-    config = SotaConfig(normal_class=3, protocol="unseen", unseen=chosen)
+    config = SotaConfig(normal_class=(3,), protocol="unseen", unseen=chosen)
     split = make_split(config, fashion)
     assert split.roles == Roles((3,), (0, 1), (6, 7))
     for part in (split.train, split.validation):
@@ -105,7 +105,7 @@ def test_unseen_classes_are_met_only_at_test(fashion):
     ],
 )
 def test_classes_that_are_not_named_get_their_role(normal, chosen, seen, unseen):
-    config = SotaConfig(normal_class=normal, protocol="unseen", unseen=UnseenConfig(**chosen))
+    config = SotaConfig(normal_class=(normal,), protocol="unseen", unseen=UnseenConfig(**chosen))
     assert class_roles(config, NAMES) == Roles((normal,), seen, unseen)
 
 
@@ -128,7 +128,7 @@ def test_roles_that_cannot_be(chosen, words):
 
 @pytest.mark.parametrize("protocol", ["imbalance", "unseen"])
 def test_one_class_alone_has_no_anomalies(protocol):
-    with pytest.raises(UserError, match="needs a second class"):
+    with pytest.raises(UserError, match=r"holds normal images alone.*--protocol corruption"):
         class_roles(SotaConfig(protocol=protocol), ("only",))
 
 
@@ -162,7 +162,7 @@ def test_classification_has_no_anomalies(small_dataset):
 
 def test_a_class_that_does_not_exist(fashion):
     with pytest.raises(UserError, match="normal class 10 does not exist; choose one of: 0 T-shirt"):
-        make_split(SotaConfig(normal_class=10), fashion)
+        make_split(SotaConfig(normal_class=(10,)), fashion)
 
 
 def test_a_data_set_too_small_to_cut(small_dataset):

@@ -1,236 +1,62 @@
-"""Where images come from, and what is noticed when a source is damaged or not there."""
+"""Which source a name, a file or a folder stands for."""
 
 from __future__ import annotations
 
-import gzip
-import shutil
-import socket
-from pathlib import Path
-
 import numpy as np
 import pytest
-from conftest import IDX_NAMES, ROOT
+from PIL import Image
 
 from anomaly_tf.data import sources
-from anomaly_tf.data.sources import SourceUnavailable, digest, fashion_mnist, load_dataset
+from anomaly_tf.data.images import fit_image
+from anomaly_tf.data.sources import known_class_names, load_dataset
 from anomaly_tf.errors import UserError
 
 
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No source but the cache: a folder and a host that are not there, no apt-get."""
-    monkeypatch.setattr(sources, "DEBIAN_FOLDER", tmp_path / "not-installed")
-    monkeypatch.setattr(sources, "TFDS_PROBE", "http://127.0.0.1:9/file")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no-tfds"))
-    monkeypatch.setenv("PATH", "")
+def test_each_kind_of_source_is_found_by_what_it_is_called(
+    monkeypatch, small_folder, small_dataset, tmp_path
+):
+    found = load_dataset(str(small_folder), tmp_path)
+    np.testing.assert_array_equal(found.test_classes, small_dataset.test_classes)
+    np.savez(tmp_path / "set.npz", images=found.test_images, labels=found.test_classes)
+    from_file = load_dataset(str(tmp_path / "set.npz"), tmp_path)
+    np.testing.assert_array_equal(from_file.train_classes, found.test_classes)
+    asked = []
+    monkeypatch.setattr(sources, "load_tfds", lambda *arguments: asked.append(arguments))
+    load_dataset("tfds:mnist", tmp_path, (8, 9))
+    assert asked == [("mnist", (8, 9))]
 
 
-@pytest.fixture
-def cache(fashion, tmp_path) -> Path:
-    """A good cache folder."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    shutil.copy(ROOT / "data" / "fashion_mnist.npz", folder)
-    return folder
+def test_images_are_brought_to_the_shape_that_was_asked_for(small_folder, small_dataset, tmp_path):
+    small = load_dataset(str(small_folder), tmp_path, (14, 7))
+    assert small.train_images.shape == (6000, 14, 7, 1)
+    assert small.test_images.shape == (1500, 14, 7, 1)
+    picture = Image.fromarray(small_dataset.test_images[3, ..., 0])
+    np.testing.assert_array_equal(small.test_images[3], fit_image(picture, (14, 7, 1)))
+    np.testing.assert_array_equal(small.test_classes, small_dataset.test_classes)
+    same = load_dataset(str(small_folder), tmp_path, (28, 28))
+    np.testing.assert_array_equal(same.train_images, small_dataset.train_images)
 
 
-def test_fashion_mnist_is_what_was_published(fashion):
-    assert fashion.train_images.shape == (60000, 28, 28, 1)
-    assert fashion.test_images.shape == (10000, 28, 28, 1)
-    assert fashion.train_images.dtype == fashion.test_classes.dtype == np.uint8
-    assert (np.bincount(fashion.train_classes) == 6000).all()
-    assert (np.bincount(fashion.test_classes) == 1000).all()
-    assert fashion.class_names[0] == "T-shirt/top"
+def test_only_fashion_mnist_has_names_before_it_is_loaded():
+    assert known_class_names("fashion_mnist")[0] == "T-shirt/top"
+    assert known_class_names("tfds:fashion_mnist") is None
 
 
-def test_the_cache_alone_is_enough(cache, offline, fashion):
-    again = fashion_mnist(cache)
-    np.testing.assert_array_equal(again.test_images, fashion.test_images)
-
-
-@pytest.mark.parametrize(
-    "damage", ["truncated", "one byte", "not a file of arrays", "wrong arrays"]
-)
-def test_a_damaged_cache_is_noticed(damage, cache, offline):
-    file = cache / "fashion_mnist.npz"
-    content = bytearray(file.read_bytes())
-    if damage == "truncated":
-        file.write_bytes(content[: len(content) // 2])
-    elif damage == "one byte":
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-    elif damage == "not a file of arrays":
-        file.write_bytes(b"no arrays")
-    else:
-        with np.load(file) as arrays:
-            changed = dict(arrays)
-        changed["train_classes"] = changed["train_classes"][::-1]
-        np.savez(file, **changed)
-    with pytest.raises(UserError, match=r"Fashion-MNIST not found; tried: cache .*fashion_mnist"):
-        fashion_mnist(cache)
-
-
-def test_a_damaged_cache_is_fetched_again(cache, offline, monkeypatch, fashion, tmp_path):
-    (cache / "fashion_mnist.npz").write_bytes(b"half a fi")
-    installed = tmp_path / "installed"
-    installed.mkdir()
-    arrays = (
-        fashion.train_images,
-        fashion.train_classes,
-        fashion.test_images,
-        fashion.test_classes,
-    )
-    # Another order than the cache's: whatever the source, the arrays come in one order.
-    for name, array in zip(IDX_NAMES, arrays, strict=True):
-        header = bytes((0, 0, 8, 3 if array.ndim == 4 else 1))
-        sizes = np.array(array.shape[:3], ">u4").tobytes()
-        (installed / f"{name}.gz").write_bytes(
-            gzip.compress(header + sizes + array[::-1].tobytes(), compresslevel=1)
-        )
-    monkeypatch.setattr(sources, "DEBIAN_FOLDER", installed)
-    fetched = fashion_mnist(cache)
-    np.testing.assert_array_equal(fetched.train_images, fashion.train_images)
-    shutil.rmtree(installed)
-    np.testing.assert_array_equal(fashion_mnist(cache).train_classes, fashion.train_classes)
-
-
-def test_without_any_source_one_line_says_what_was_tried_and_what_to_do(offline, tmp_path):
+def test_a_source_that_is_none_is_told_which_there_are(tmp_path):
     with pytest.raises(UserError) as caught:
-        fashion_mnist(tmp_path / "empty")
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in ("cache", "Debian's installed", "TFDS", "127.0.0.1", "apt-get", "--data"):
-        assert word in message
-    assert not (tmp_path / "empty").exists()
-
-
-@pytest.fixture
-def silent_host():
-    """A host on this machine that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=16) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-
-
-def test_a_host_that_never_answers_is_given_up(silent_host, monkeypatch):
-    monkeypatch.setattr(sources, "GIVE_UP_SECONDS", 0.3)
-    with pytest.raises(SourceUnavailable, match=r"cannot be reached: .*(no answer|timed out)"):
-        sources._probe(f"http://{silent_host}/file")
-
-
-@pytest.mark.skipif(not shutil.which("apt-get"), reason="needs Debian's apt-get")
-def test_an_apt_mirror_that_never_answers_is_given_up(silent_host, monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "GIVE_UP_SECONDS", 1.0)
-    settings = tmp_path / "apt.conf"
-    settings.write_text(
-        f'Acquire::http::Proxy "http://{silent_host}";\n'
-        f'Acquire::https::Proxy "http://{silent_host}";\n'
-    )
-    monkeypatch.setenv("APT_CONFIG", str(settings))
-    with pytest.raises(SourceUnavailable, match=r"no answer within 1 s|Unable to|Failed|timed out"):
-        sources._download_debian_package()
-
-
-def test_a_stalled_command_is_ended(tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "GIVE_UP_SECONDS", 0.2)
-        with pytest.raises(SourceUnavailable, match="no answer"):
-            sources._run_until_stalled(["tail", "-f", "/dev/null"], tmp_path)
-
-
-def test_a_failing_command_gives_its_reason(tmp_path):
-    command = ["sh", "-c", "echo 'E: no such package'; exit 3"]
-    with pytest.raises(SourceUnavailable, match="E: no such package"):
-        sources._run_until_stalled(command, tmp_path)
-
-
-def test_tfds_gives_the_same_arrays(fashion, offline, monkeypatch, tmp_path):
-    """A data set prepared by TFDS itself, in TFDS's shuffled order, is read without a network."""
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    def examples(images, classes):
-        order = np.random.default_rng(1).permutation(len(images))
-        content = {"image": images[order], "label": classes[order].astype(np.int64)}
-        return tf.data.Dataset.from_tensor_slices(content)
-
-    features = {
-        "image": tfds.features.Image(shape=(28, 28, 1)),
-        "label": tfds.features.ClassLabel(num_classes=10),
-    }
-    small = slice(0, 300)
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="fashion_mnist",
-        version="3.0.1",
-        features=tfds.features.FeaturesDict(features),
-        split_datasets={
-            "train": examples(fashion.train_images[small], fashion.train_classes[small]),
-            "test": examples(fashion.test_images[small], fashion.test_classes[small]),
-        },
-        data_dir=str(tmp_path / "no-tfds"),
-    )
-    train_images, train_classes, test_images, test_classes = sources._read_tfds()
-    ordered = (
-        *sources._in_one_order(train_images, train_classes),
-        *sources._in_one_order(test_images, test_classes),
-    )
-    expected = (
-        fashion.train_images[small],
-        fashion.train_classes[small],
-        fashion.test_images[small],
-        fashion.test_classes[small],
-    )
-    assert digest(ordered) == digest(expected)
-
-
-def test_a_folder_of_idx_files_is_a_data_set(small_dataset, small_arrays):
-    np.testing.assert_array_equal(small_dataset.train_images, small_arrays[0])
-    np.testing.assert_array_equal(small_dataset.test_classes, small_arrays[3])
-
-
-def test_a_folder_that_is_none_or_empty(tmp_path):
-    with pytest.raises(UserError, match="neither 'fashion_mnist' nor a folder"):
         load_dataset(str(tmp_path / "none"), tmp_path)
+    for word in (
+        "none'",
+        "fashion_mnist",
+        "tfds:NAME",
+        ".npz",
+        "a folder of pictures or IDX files",
+    ):
+        assert word in str(caught.value)
+
+
+def test_a_file_that_is_not_there_and_an_empty_folder(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none\.npz.*No such file"):
+        load_dataset(str(tmp_path / "none.npz"), tmp_path)
     with pytest.raises(UserError, match=r"no data in .*train-images-idx3-ubyte\[\.gz\]"):
         load_dataset(str(tmp_path), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "words"),
-    [
-        (0, lambda content: content[:-7], "truncated"),
-        (0, lambda content: content[:3], "not an IDX file"),
-        (1, lambda content: b"\x1f\x8b" + content, "not an IDX file"),
-        (1, lambda content: content[:4] + (5999).to_bytes(4, "big") + content[8:-1], "length"),
-    ],
-)
-def test_a_damaged_idx_file_is_named(file, change, words, small_folder, tmp_path):
-    folder = tmp_path / "copy"
-    shutil.copytree(small_folder, folder)
-    path = folder / IDX_NAMES[file]
-    path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(UserError, match=words):
-        load_dataset(str(folder), tmp_path)
-
-
-def test_a_truncated_gzip_file_is_named(small_folder, tmp_path):
-    folder = tmp_path / "copy"
-    shutil.copytree(small_folder, folder)
-    path = folder / IDX_NAMES[0]
-    compressed = gzip.compress(path.read_bytes(), compresslevel=1)
-    path.unlink()
-    path.with_name(f"{path.name}.gz").write_bytes(compressed[:-100])
-    with pytest.raises(UserError, match="unreadable"):
-        load_dataset(str(folder), tmp_path)
-
-
-def test_a_cache_folder_that_cannot_be_written_is_named(offline, monkeypatch, fashion, tmp_path):
-    arrays = (
-        fashion.train_images,
-        fashion.train_classes,
-        fashion.test_images,
-        fashion.test_classes,
-    )
-    monkeypatch.setattr(sources, "_read_idx_folder", lambda folder: arrays)
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write the data cache .*--data-dir"):
-        fashion_mnist(tmp_path / "file")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from anomaly_tf.errors import UserError
 
@@ -25,6 +25,10 @@ FORMATS = {
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 # A photo of 50 million pixels takes 150 MB once decoded; a file of a few KB can claim many more.
 MOST_PIXELS = 50_000_000
+ORIENTATION = ExifTags.Base.Orientation
+QUARTER_TURNS = (5, 6, 7, 8)
+# What is too large is refused here, not warned of.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnreadableImage(UserError):
@@ -51,17 +55,27 @@ def find_images(places: list[str]) -> Iterator[tuple[Path, Path]]:
             yield place, Path(place.name)
             continue
         found = False
-        for folder, subfolders, names in os.walk(place):
-            subfolders.sort()
-            for name in sorted(names):
-                if name.lower().endswith(SUFFIXES):
-                    found = True
-                    file = Path(folder, name)
-                    yield file, Path(place.resolve().name) / file.relative_to(place)
+        for name in files_below(place):
+            if name.lower().endswith(SUFFIXES):
+                found = True
+                yield place / name, Path(place.resolve().name, name)
         if not found:
             raise UserError(
                 f"folder {place} holds no images; give one with {', '.join(SUFFIXES)} files"
             )
+
+
+def files_below(folder: str | Path) -> Iterator[str]:
+    """Paths, from `folder` on, of the files in it and its subfolders, in order of name.
+
+    Hidden files and folders are left out; links to folders are not followed.
+    """
+    for place, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        below = os.path.relpath(place, folder)
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield name if below == "." else os.path.join(below, name)
 
 
 def open_image(path: Path) -> Image.Image:
@@ -75,12 +89,40 @@ def open_image(path: Path) -> Image.Image:
         UnreadableImage: If the file cannot be read, is not an image of `FORMATS`, is damaged or has
             more than `MOST_PIXELS`.
     """
+    with _opened(path) as image:
+        try:
+            return _as_grey_or_colour(ImageOps.exif_transpose(image))
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            # What Pillow's decoders raise on damaged data.
+            raise UnreadableImage(f"{path} is damaged ({error})") from error
+
+
+def read_header(path: Path) -> tuple[int, int, bool]:
+    """Width and height of the upright image, and whether it is grayscale; nothing is decoded.
+
+    Raises:
+        UnreadableImage: As `open_image`, but for damage behind the header.
+    """
+    with _opened(path) as image:
+        try:
+            # Of a PNG without EXIF in front of its pixels, asking for it would decode them.
+            asked = image.format != "PNG" or "exif" in image.info
+            turned = asked and image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
+            grey = image.mode in ("1", "L") or image.mode.startswith("I")
+            # Transparent grey becomes colour on its white ground.
+            grey = grey and not image.has_transparency_data
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise UnreadableImage(f"{path} is damaged ({error})") from error
+        width, height = image.size[::-1] if turned else image.size
+        return width, height, grey
+
+
+def _opened(path: Path) -> Image.Image:
+    """An image of which the header alone was read, of a size that may be decoded."""
     try:
         if path.stat().st_size == 0:
             raise UnreadableImage(f"{path} is empty (0 bytes)")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=tuple(FORMATS))
+        image = Image.open(path, formats=tuple(FORMATS))
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -91,15 +133,11 @@ def open_image(path: Path) -> Image.Image:
         raise UnreadableImage(f"{path} is a folder, not an image") from error
     except OSError as error:
         raise UnreadableImage(f"cannot read {path}: {error.strerror or error}") from error
-    with image:
-        width, height = image.size
-        if width * height > MOST_PIXELS:
-            raise _too_large(path, f"{width} x {height}")
-        try:
-            return _as_grey_or_colour(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            # What Pillow's decoders raise on damaged data.
-            raise UnreadableImage(f"{path} is damaged ({error})") from error
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        image.close()
+        raise _too_large(path, f"{width} x {height}")
+    return image
 
 
 def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:

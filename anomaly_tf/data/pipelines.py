@@ -17,11 +17,15 @@ from sklearn.cluster import MiniBatchKMeans
 
 from anomaly_tf.config import CorruptionConfig, SamplingConfig
 from anomaly_tf.data.corruptions import corrupt
+from anomaly_tf.data.stored import PART, Images, StoredImages, apply, subset
 from anomaly_tf.files import atomic_path
 
 
-def anomaly_clusters(images: np.ndarray, count: int, seed: int, cache_dir: Path) -> np.ndarray:
+def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> np.ndarray:
     """Groups anomaly images by K-means on their pixels (Kim et al. 2020), cached by content.
+
+    Large images are shrunk for it, and of many it learns the clusters from some, so that no more
+    than `MOST_BYTES` are held at once.
 
     Args:
         images: uint8 `(N, H, W, C)`.
@@ -35,22 +39,46 @@ def anomaly_clusters(images: np.ndarray, count: int, seed: int, cache_dir: Path)
     count = min(count, len(images))
     if count == 1:
         return np.zeros(len(images), np.int32)
-    key = hashlib.sha256(np.ascontiguousarray(images).data)
-    key.update(repr((images.shape, count, seed)).encode())
+    key = hashlib.sha256(repr((images.shape, count, seed)).encode())
+    for start in range(0, len(images), PART):
+        key.update(np.ascontiguousarray(images[start : start + PART]).data)
     cache = cache_dir / f"clusters-{key.hexdigest()[:16]}.npy"
     if cache.is_file():
         return np.load(cache, allow_pickle=False)
-    flat = images.reshape(len(images), -1).astype(np.float32) / 255
     kmeans = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096)
-    _, clusters = np.unique(kmeans.fit_predict(flat), return_inverse=True)
+    most = MOST_BYTES // _pixels(images[:1]).nbytes
+    if len(images) <= most:
+        predicted = kmeans.fit_predict(apply(_pixels, images))
+    else:
+        some = np.random.default_rng(seed).choice(len(images), most, replace=False)
+        kmeans.fit(apply(_pixels, subset(images, np.sort(some))))
+        parts = range(0, len(images), PART)
+        found = [kmeans.predict(_pixels(images[start : start + PART])) for start in parts]
+        predicted = np.concatenate(found)
+    _, clusters = np.unique(predicted, return_inverse=True)
     clusters = clusters.astype(np.int32)
     with atomic_path(cache) as temporary:
         np.save(temporary, clusters)
     return clusters
 
 
+# What K-means may hold of the images, as float32.
+MOST_BYTES = 200 * 10**6
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    """Images as vectors in [0, 1], of about 32 x 32 pixels if they are larger: float32 `(N, D)`."""
+    factor = max(1, min(images.shape[1:3]) // 32)
+    height, width = (side - side % factor for side in images.shape[1:3])
+    blocks = images[:, :height, :width].reshape(
+        len(images), height // factor, factor, width // factor, factor, images.shape[-1]
+    )
+    shrunk = blocks.mean(axis=(2, 4), dtype=np.float32) if factor > 1 else images
+    return shrunk.reshape(len(images), -1).astype(np.float32) / 255
+
+
 def normal_batches(
-    images: np.ndarray,
+    images: Images,
     batch_size: int,
     steps: int,
     sampling: SamplingConfig,
@@ -80,7 +108,7 @@ def normal_batches(
 
 
 def classified_batches(
-    images: np.ndarray,
+    images: Images,
     classes: np.ndarray,
     batch_size: int,
     steps: int,
@@ -114,7 +142,7 @@ def classified_batches(
 
 
 def corrupted_batches(
-    images: np.ndarray,
+    images: Images,
     corruption: CorruptionConfig,
     batch_size: int,
     steps: int,
@@ -158,8 +186,8 @@ def corrupted_batches(
 
 
 def balanced_batches(
-    normal: np.ndarray,
-    anomalies: np.ndarray,
+    normal: Images,
+    anomalies: Images,
     clusters: np.ndarray,
     batch_size: int,
     steps: int,
@@ -189,7 +217,7 @@ def balanced_batches(
     half = batch_size // 2
     members = np.argsort(clusters, kind="stable")
     sizes = np.bincount(clusters)
-    normal_pool, anomaly_pool = _Pool(normal), _Pool(anomalies[members])
+    normal_pool, anomaly_pool = _Pool(normal), _Pool(subset(anomalies, members))
     with tf.device("CPU:0"):
         cluster_sizes = tf.constant(sizes, tf.int64)
         cluster_starts = tf.constant(np.cumsum(sizes) - sizes, tf.int64)
@@ -214,16 +242,18 @@ def balanced_batches(
 
 
 class _Pool:
-    """Images in the host's memory, from which batches are drawn.
+    """Images in the host's memory or on disk, from which batches are drawn.
 
     Args:
         images: uint8 `(N, H, W, C)`.
     """
 
-    def __init__(self, images: np.ndarray) -> None:
+    def __init__(self, images: Images) -> None:
         self._size = len(images)
-        with tf.device("CPU:0"):
-            self._images = tf.constant(images)
+        self._stored = images if isinstance(images, StoredImages) else None
+        if self._stored is None:
+            with tf.device("CPU:0"):
+                self._images = tf.constant(images)
 
     def draw(self, step: tf.Tensor, count: int, seed: int) -> tf.Tensor:
         """Numbers int64 `(count,)` of the images of batch `step`, `count` images a batch."""
@@ -232,7 +262,10 @@ class _Pool:
 
     def images(self, numbers: tf.Tensor) -> tf.Tensor:
         """The images with these numbers, uint8 `(len(numbers), H, W, C)`."""
-        return tf.gather(self._images, numbers)
+        if self._stored is None:
+            return tf.gather(self._images, numbers)
+        read = tf.numpy_function(self._stored.__getitem__, [numbers], tf.uint8, stateful=False)
+        return tf.ensure_shape(read, (*numbers.shape, *self._stored.shape[1:]))
 
 
 def _numbered(batch: Callable[[tf.Tensor], Any], steps: int, first_step: int) -> tf.data.Dataset:

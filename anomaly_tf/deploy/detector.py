@@ -149,6 +149,11 @@ class Detector(ABC):
         return "probabilities" in self.outputs
 
     @property
+    def scores_by_maximum(self) -> bool:
+        """Whether a score is the largest of the error map; else it is the map's mean."""
+        return self.info.get("image_score") == "maximum"
+
+    @property
     def explains(self) -> bool:
         """Whether `explain` works."""
         return "error_map" in self.outputs
@@ -157,8 +162,9 @@ class Detector(ABC):
         """Where a score comes from: float32 `(N, H, W)`, at least 0, not rescaled per image.
 
         If the detector reconstructs images, the error of each pixel; the score is the mean of the
-        map (of a variational autoencoder, plus its latent term). Else Grad-CAM: what in the image
-        speaks for the class that it was taken for; a run has it, an exported file has not.
+        map (of a variational autoencoder, plus its latent term), of large images its maximum. Else
+        Grad-CAM: what in the image speaks for the class that it was taken for; a run has it, an
+        exported file has not.
 
         Takes what `score` does.
 

@@ -30,6 +30,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from anomaly_tf.data.stored import Images, apply
 from anomaly_tf.deploy.conversion import Quantization, convert
 from anomaly_tf.deploy.runtime import METADATA_NAME, LiteRTDetector
 from anomaly_tf.deploy.saved_model import METADATA
@@ -45,6 +46,7 @@ KEPT = (
     "roles",
     "seed",
     "image_shape",
+    "image_score",
     "threshold",
     "calibration",
     "score_statistics",
@@ -100,7 +102,7 @@ def export_tflite(
     path: Path,
     quantization: Quantization,
     batch_size: int,
-    normal_images: np.ndarray,
+    normal_images: Images,
     samples: np.ndarray,
 ) -> None:
     """Writes a LiteRT file with its threshold, set by the scores that the file itself gives.
@@ -128,7 +130,7 @@ def export_tflite(
         "model_bytes": len(model),
     }
     exported = LiteRTDetector(model, metadata)
-    scores = np.sort(exported.score(normal_images))
+    scores = np.sort(apply(exported.score, normal_images))
     metadata["calibration"] = {"size": len(scores), "scores": scores.tolist()}
     metadata["score_statistics"] = {"normal": score_statistics(scores)}
     exported.set_percentile(detector.info["threshold"]["percentile"])
@@ -168,7 +170,7 @@ def _metadata(detector: TrainedDetector) -> dict[str, Any]:
     return {
         "format": "anomaly_tf detector",
         "format_version": 1,
-        **{key: info[key] for key in KEPT},
+        **{key: info[key] for key in KEPT if key in info},
         "outputs": list(detector.outputs),
         "preprocessing": {
             "dtype": "uint8",

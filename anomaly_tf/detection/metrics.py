@@ -49,9 +49,10 @@ def detection_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) 
         threshold: An image is called an anomaly when its score is at least this.
 
     Returns:
-        `auroc`, `auroc_ci95`, `average_precision`, `fpr_at_95_tpr` (smallest false-alarm rate
-        with at least 95 % of anomalies found), `roc_curve` (`false_alarm_rate` and
-        `detection_rate`, thinned), `test_detection_rate`: None where there is no anomaly.
+        `auroc`, `auroc_ci95` (None with fewer than two images of a kind), `average_precision`,
+        `fpr_at_95_tpr` (smallest false-alarm rate with at least 95 % of anomalies found),
+        `roc_curve` (`false_alarm_rate` and `detection_rate`, thinned), `test_detection_rate`: None
+        where there is no anomaly.
         Always `test_false_alarm_rate`, `confusion_matrix` (rows truth, columns verdict; normal,
         anomaly) and `classification_report`.
     """
@@ -61,10 +62,11 @@ def detection_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) 
         ("auroc", "auroc_ci95", "average_precision", "fpr_at_95_tpr", "roc_curve")
     )
     if labels.any():
+        enough = min(np.bincount(labels)) >= 2  # what a variance needs
         false_alarms, found, _ = roc_curve(labels, scores)
         metrics = {
             "auroc": float(roc_auc_score(labels, scores)),
-            "auroc_ci95": list(auroc_confidence_interval(labels, scores)),
+            "auroc_ci95": list(auroc_confidence_interval(labels, scores)) if enough else None,
             "average_precision": float(average_precision_score(labels, scores)),
             "fpr_at_95_tpr": float(false_alarms[np.argmax(found >= 0.95)]),
             "roc_curve": _thinned(false_alarms, found),

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from anomaly_tf.data.stored import Images
+
 
 class Scorer:
     """Runs a detector on images in batches of one size, whatever their number.
@@ -28,7 +30,7 @@ class Scorer:
             input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)],
         )
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, images: Images) -> dict[str, np.ndarray]:
         """The outputs, float32 `(N, ...)`, of uint8 images `(N, H, W, C)`, N at least 1."""
         parts = [
             self._run(tf.constant(images[start : start + self.batch_size]))

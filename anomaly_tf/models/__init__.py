@@ -11,7 +11,8 @@ knows only
 - `model.detector`: what the approach leaves behind, a functional model of Keras layers alone, from
   uint8 images `(N, H, W, C)` to a dictionary of float32. Always `score` `(N,)`, at least 0, higher
   is more anomalous, of each image independently of its batch. With a reconstruction: `error_map`
-  `(N, H, W)` and `reconstruction` `(N, H, W, C)` in [-1, 1]. Without one: `features`
+  `(N, H, W)`, at least 0, and `reconstruction` `(N, H, W, C)` in [-1, 1]; of images whose shorter
+  side is above 48 pixels the map is smoothed, and the score is its maximum. Without one: `features`
   `(N, h, w, K)` and `evidence` `(N,)`, from which Grad-CAM is made. If it tells classes apart:
   `probabilities` `(N, class_count)`. Its weights follow training.
 """

@@ -3,7 +3,8 @@
 G. Hinton, R. Salakhutdinov: Reducing the Dimensionality of Data with Neural Networks, Science
 2006. Dense layers squeeze an image through a short latent vector and back, trained by binary
 cross-entropy on normal images alone. What the training set does not hold fits badly through the
-latent, so the anomaly score is the mean squared error of the reconstruction.
+latent, so the anomaly score is the mean squared error of the reconstruction, of a large image its
+largest smoothed error (`blocks.map_score`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ def build_autoencoder(image_shape: tuple[int, int, int], networks: DenseNetworks
     image = keras.Input(image_shape, name="image")
     # Inside, black is 0 and white is 1: what sigmoid and cross-entropy need.
     x = layers.Rescaling(0.5, offset=0.5)(layers.Flatten()(image))
-    for units in networks.hidden:
+    hidden = networks.hidden_for(image_shape)
+    for units in hidden:
         x = layers.Dense(units, activation="relu")(x)
     x = layers.Dense(networks.latent, name="latent")(x)
-    for units in networks.hidden[::-1]:
+    for units in hidden[::-1]:
         x = layers.Dense(units, activation="relu")(x)
     x = layers.Dense(math.prod(image_shape), activation="sigmoid", dtype="float32")(x)
     x = layers.Rescaling(2.0, offset=-1.0, dtype="float32")(layers.Reshape(image_shape)(x))

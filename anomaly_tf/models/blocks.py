@@ -76,8 +76,9 @@ def upsample(x: KerasTensor, filters: int, size: tuple[int, int]) -> KerasTensor
 
 def convolutional_features(image: KerasTensor, networks: ConvolutionalNetworks) -> KerasTensor:
     """The part of an encoder before its latent: halving convolutions, flattened."""
-    x = image_to_features(image, networks.filters[0])
-    for filters in networks.filters[1:]:
+    first, *others = networks.filters_for(image.shape[1:])
+    x = image_to_features(image, first)
+    for filters in others:
         x = downsample(x, filters)
     return layers.Flatten()(x)
 
@@ -96,13 +97,14 @@ def build_decoder(
     image_shape: tuple[int, int, int], networks: ConvolutionalNetworks
 ) -> keras.Model:
     """Latents float32 `(N, latent)` to images float32 `(N, H, W, C)` in [-1, 1]."""
-    sizes = halved_sizes(image_shape[:2], len(networks.filters))
+    *others, last = networks.filters_for(image_shape)
+    sizes = halved_sizes(image_shape[:2], len(others) + 1)
     latent = keras.Input((networks.latent,), name="latent")
     height, width = sizes[-1]
-    x = layers.Dense(height * width * networks.filters[-1], use_bias=False)(latent)
+    x = layers.Dense(height * width * last, use_bias=False)(latent)
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
-    x = layers.Reshape((height, width, networks.filters[-1]))(x)
-    for filters, size in zip(networks.filters[-2::-1], sizes[-2:0:-1], strict=True):
+    x = layers.Reshape((height, width, last))(x)
+    for filters, size in zip(others[::-1], sizes[-2:0:-1], strict=True):
         x = upsample(x, filters, size)
     image = features_to_image(x, image_shape[-1], sizes[0])
     return keras.Model(latent, image, name="decoder")
@@ -123,8 +125,9 @@ def build_discriminator(
 ) -> keras.Model:
     """PatchGAN discriminator: images to a grid of scores float32 `(N, h, w, 1)`, real near 1."""
     image = keras.Input(image_shape, name="image")
-    x = image_to_features(image, networks.discriminator_filters[0])
-    for filters in networks.discriminator_filters[1:]:
+    first, *others = networks.discriminator_filters_for(image_shape)
+    x = image_to_features(image, first)
+    for filters in others:
         x = downsample(x, filters)
     scores = layers.Conv2D(1, 4, padding="same", dtype="float32", name="scores")(x)
     return keras.Model(image, scores, name=name)
@@ -134,6 +137,47 @@ def image_input(image_shape: tuple[int, int, int]) -> tuple[KerasTensor, KerasTe
     """First layers of every detector: uint8 images, and the same as float32 in [-1, 1]."""
     image = keras.Input(image_shape, dtype="uint8", name="image")
     return image, layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(image)
+
+
+def is_large(size: tuple[int, int]) -> bool:
+    """Whether images of this height and width, the shorter above 48 pixels, are judged by places.
+
+    They show surfaces and scenes, of which an anomaly is a small part; smaller ones show one thing,
+    which is anomalous as a whole.
+    """
+    return min(size) > 48
+
+
+def smoothed(error_map: KerasTensor) -> KerasTensor:
+    """Each pixel's error with that around it, `(N, H, W)` likewise; small images stay as they are.
+
+    Two means over a square window of a twelfth of the shorter side, which together come near the
+    Gaussian that PaDiM smooths its maps by (T. Defard et al. 2021). Beyond the border there is no
+    error: a mean of the fewer pixels there would vary more, and with it the largest of all.
+    """
+    if not is_large(error_map.shape[1:]):
+        return error_map
+    window = smoothing_window(min(error_map.shape[1:]))
+    x = layers.Reshape((*error_map.shape[1:], 1), dtype="float32")(error_map)
+    x = layers.ZeroPadding2D(window - 1, dtype="float32")(x)
+    for _ in range(2):
+        x = layers.AveragePooling2D(window, strides=1, dtype="float32")(x)
+    return layers.Reshape(error_map.shape[1:], dtype="float32")(x)
+
+
+def smoothing_window(side: int) -> int:
+    """Height and width of the window, odd, for images with this shorter side: 11 for 128."""
+    return side // 24 * 2 + 1
+
+
+def map_score(error_map: KerasTensor) -> KerasTensor:
+    """Score `(N,)` of an image by its `smoothed` map: the mean, or for a large image the largest.
+
+    In a large image the mean would drown a small defect in the noise of all other pixels; PaDiM
+    and PatchCore (K. Roth et al. 2022) score an image by the maximum, too.
+    """
+    reduce = ops.max if is_large(error_map.shape[1:]) else ops.mean
+    return reduce(error_map, axis=(1, 2))
 
 
 def reconstruction_detector(
@@ -148,17 +192,17 @@ def reconstruction_detector(
 
     Returns:
         A model from uint8 images `(N, H, W, C)` to a dictionary: `error_map` float32 `(N, H, W)`,
-        the error of each pixel, mean over channels; `score` float32 `(N,)`, the mean of the map;
-        `reconstruction` float32 `(N, H, W, C)` in [-1, 1].
+        the error of each pixel, mean over channels, by `smoothed`; `score` float32 `(N,)`, what
+        `map_score` makes of the map; `reconstruction` float32 `(N, H, W, C)` in [-1, 1].
     """
     image, scaled = image_input(generator.input_shape[1:])
     reconstruction = generator(scaled, training=False)
     difference = scaled - reconstruction
     # Half the difference is the one on a scale from black 0 to white 1.
     errors = ops.abs(difference) if error == "absolute" else ops.square(difference / 2)
-    error_map = ops.mean(errors, axis=-1)
+    error_map = smoothed(ops.mean(errors, axis=-1))
     outputs = {
-        "score": ops.mean(error_map, axis=(1, 2)),
+        "score": map_score(error_map),
         "error_map": error_map,
         "reconstruction": reconstruction,
     }

@@ -1,11 +1,11 @@
 """Convolutional classifier, approach `cnn`.
 
-Three blocks of convolutions with BatchNorm, ReLU and max pooling (one convolution in the first
-block, two in the others), a dense layer and a softmax over the classes, trained by cross-entropy.
-As an anomaly detector it scores how unsure it is of a picture, -log of the largest softmax
-probability: the ranking of the maximum-softmax baseline of D. Hendrycks, K. Gimpel (ICLR 2017), in
-logarithms because float32 rounds most of its probabilities to 1. It was never taught what an
-anomaly is, and may be sure of a picture unlike any it saw.
+Blocks of convolutions with BatchNorm, ReLU and max pooling (one convolution in the first block, two
+in the others; three blocks at 28x28), a dense layer and a softmax over the classes, trained by
+cross-entropy. As an anomaly detector it scores how unsure it is of a picture, -log of the largest
+softmax probability: the ranking of the maximum-softmax baseline of D. Hendrycks, K. Gimpel (ICLR
+2017), in logarithms because float32 rounds most of its probabilities to 1. It was never taught what
+an anomaly is, and may be sure of a picture unlike any it saw.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def build_classifier(
 ) -> keras.Model:
     """Images float32 `(N, H, W, C)` in [-1, 1] to logits `(N, classes)` and last feature maps."""
     image = keras.Input(image_shape, name="image")
-    first, *middle, last = networks.filters
+    first, *middle, last = networks.filters_for(image_shape)
     x = _activate(_pool(_convolve(image, first)))
     for filters in middle:
         x = _activate(_convolve(x, filters))

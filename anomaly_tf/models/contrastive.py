@@ -2,7 +2,8 @@
 
 A convolutional autoencoder learns to reconstruct normal images well and labelled anomalies badly.
 The anomaly score is the mean squared error of the reconstruction, the very quantity that is
-minimised on the ones and, through a bounded function of it, maximised on the others.
+minimised on the ones and, through a bounded function of it, maximised on the others; of a large
+image it is the largest smoothed error (`blocks.map_score`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 H. Kim, J. Jeong, H. Choi, H. Seo: GAN-based Anomaly Detection in Imbalance Problems, ECCV
 workshops 2020. A generator learns to reconstruct normal images and to fail on anomalies; two
 discriminators judge its reconstructions, one those of normal images, one those of anomalies.
-The anomaly score is the generator's mean absolute reconstruction error.
+The anomaly score is the generator's mean absolute reconstruction error, of a large image its
+largest smoothed error (`blocks.map_score`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 An autoencoder as generator and one discriminator, every loss a squared error: the reconstruction
 of normal images, which is also judged by the discriminator (X. Mao et al., Least Squares
 Generative Adversarial Networks, ICCV 2017), and, through a bounded function, that of labelled
-anomalies, which must fail. The anomaly score is the mean squared error of the reconstruction.
+anomalies, which must fail. The anomaly score is the mean squared error of the reconstruction, of a
+large image its largest smoothed error (`blocks.map_score`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ each pixel is standardised by the mean and the variance v that it has on normal 
 more than one at a blurred edge. Of the KL term that part remains which says where the latent lies,
 |mean of q(z|x)|^2 / 2, the divergence of a Gaussian of variance 1 there from the prior, with a
 weight; the encoder's own variance told normal images from others worse than none. Nothing is
-sampled, so the score is the same each time.
+sampled, so the score is the same each time. Of a large image (`blocks.is_large`) the score is the
+largest of the smoothed errors alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from keras import layers, ops
 from anomaly_tf.config import ConvolutionalNetworks, VaeConfig, VaeLosses
 from anomaly_tf.models import losses
 from anomaly_tf.models.base import Approach, adam
-from anomaly_tf.models.blocks import build_decoder, convolutional_features, image_input
+from anomaly_tf.models.blocks import (
+    build_decoder,
+    convolutional_features,
+    image_input,
+    is_large,
+    map_score,
+    smoothed,
+)
 
 
 def build_encoder(
@@ -121,18 +129,19 @@ class Vae(Approach):
 def build_detector(network: keras.Model, loss_config: VaeLosses) -> keras.Model:
     """From uint8 images to score, error map and reconstruction.
 
-    The error map is half the square of the standardised error, mean over channels; the score is
-    the map's mean plus the weighted latent term divided by the number of pixel values.
+    The error map is half the square of the standardised error, mean over channels, by `smoothed`;
+    the score is what `map_score` makes of the map, plus, unless the images are large, the weighted
+    latent term divided by the number of pixel values: it speaks of an image as a whole, not of the
+    place that stands out most.
     """
     image, scaled = image_input(network.input_shape[1:])
     reconstruction, standardised, mean = network(scaled, training=False)
-    error_map = ops.mean(ops.square(standardised) / 2, axis=-1)
-    latent_term = ops.sum(ops.square(mean) / 2, axis=-1) / math.prod(network.input_shape[1:])
-    outputs = {
-        "score": ops.mean(error_map, axis=(1, 2)) + loss_config.latent_score_weight * latent_term,
-        "error_map": error_map,
-        "reconstruction": reconstruction,
-    }
+    error_map = smoothed(ops.mean(ops.square(standardised) / 2, axis=-1))
+    score = map_score(error_map)
+    if not is_large(image.shape[1:3]):
+        latent_term = ops.sum(ops.square(mean) / 2, axis=-1) / math.prod(network.input_shape[1:])
+        score = score + loss_config.latent_score_weight * latent_term
+    outputs = {"score": score, "error_map": error_map, "reconstruction": reconstruction}
     return keras.Model(image, outputs, name="detector")
 
 

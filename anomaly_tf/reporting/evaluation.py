@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from anomaly_tf.config import Config
-from anomaly_tf.data.protocols import TEST_STREAM, Split
+from anomaly_tf.data.folders import read_masks
+from anomaly_tf.data.protocols import TEST_STREAM, LabelledImages, Split
+from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.detection.localisation import localisation_metrics
 from anomaly_tf.detection.metrics import (
     auroc_by_class,
     classification_metrics,
@@ -19,8 +23,11 @@ from anomaly_tf.detection.metrics import (
 from anomaly_tf.files import write_json
 from anomaly_tf.reporting import plots
 from anomaly_tf.run_directory import RunDirectory
+from anomaly_tf.script import printable
 
 PICTURES = 8
+# Normal images, and marked anomalies, whose every pixel is compared.
+MOST_MAPS = 1000
 TRAINING_FACTS = (
     "status",
     "n_weights",
@@ -47,19 +54,23 @@ def evaluate(detector: Detector, split: Split, config: Config, run: RunDirectory
         What `metrics.json` holds.
     """
     test, roles, names = split.test, split.roles, split.class_names
-    scores = detector.score(test.images)
+    scores = apply(detector.score, test.images)
     info = detector.info
-    training, single = info["training"], len(roles.normal) == 1
+    training = info["training"]
+    all_normal = len(roles.normal) == len(info["class_names"]) > 1
     judged = split.judged
     metrics: dict[str, Any] = {
         "approach": config.approach,
         "protocol": config.protocol,
         "dataset": info["dataset"],
-        "normal_class": roles.normal[0] if single else None,
-        "normal_class_name": names[roles.normal[0]] if single else None,
+        "normal_class": None if all_normal else _one_or_several(roles.normal),
+        "normal_class_name": None
+        if all_normal
+        else _one_or_several([names[number] for number in roles.normal]),
         "seed": config.seed,
         **detection_metrics(test.labels[judged], scores[judged], detector.threshold),
         "auroc_by_class": auroc_by_class(test.labels, scores, test.classes, names),
+        "normal_scores": _distribution(scores[test.labels == 0]),
         "threshold": detector.threshold,
         "threshold_method": f"{info['threshold']['method']} {info['threshold']['percentile']:g}",
         "validation_auroc": training["validation"].get("val_auroc"),
@@ -80,9 +91,66 @@ def evaluate(detector: Detector, split: Split, config: Config, run: RunDirectory
         metrics["auroc_by_strength"] = _auroc_by_strength(detector, split, scores, config)
     if detector.classifies:
         metrics |= _classification(detector, split, metrics)
+    if test.files:
+        metrics["most_unusual_normal"] = _most_unusual(test, scores)
+    if split.masks and detector.reconstructs:
+        metrics |= _localisation(detector, split, config, run)
     _draw(detector, split, scores, metrics, run)
     write_json(run.metrics, metrics)
     return metrics
+
+
+def _distribution(scores: np.ndarray) -> dict[str, float]:
+    low, median, high = np.percentile(scores, (5, 50, 95))
+    return {
+        "minimum": float(scores.min()),
+        "percentile_5": float(low),
+        "median": float(median),
+        "percentile_95": float(high),
+        "maximum": float(scores.max()),
+    }
+
+
+def _one_or_several(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else list(values)
+
+
+def _most_unusual(test: LabelledImages, scores: np.ndarray) -> list[dict[str, Any]]:
+    """The images that count as normal and score highest: look there first."""
+    normal = np.flatnonzero(test.labels == 0)
+    order = normal[np.argsort(-scores[normal], kind="stable")][:10]
+    return [{"file": test.files[number], "score": float(scores[number])} for number in order]
+
+
+def _localisation(
+    detector: Detector, split: Split, config: Config, run: RunDirectory
+) -> dict[str, Any]:
+    """Error maps against masks, and a picture; anomalies without a mask are left out."""
+    test, masks = split.test, split.masks
+    marked = np.array([number for number, file in enumerate(test.files) if file in masks])
+    chosen = np.random.default_rng(config.seed)
+    parts = [
+        np.sort(chosen.permutation(numbers)[:MOST_MAPS])
+        for numbers in (np.flatnonzero(test.labels == 0), marked)
+    ]
+    numbers = np.concatenate(parts)
+    files = [masks.get(test.files[number]) for number in numbers]
+    truth = read_masks(Path(config.data), files, detector.image_shape)
+    if not truth.any() or truth.all():
+        return {"pixel_auroc": None, "aupro": None, "n_masks": 0}
+    images = test.images[numbers]
+    maps = detector.explain(images)
+    shown = np.linspace(len(parts[0]), len(numbers) - 1, min(PICTURES, len(marked))).astype(int)
+    figure = plots.localisation(
+        "Error map, and the outline of the mask",
+        images[shown],
+        maps[shown],
+        truth[shown],
+        float(np.quantile(maps[shown], 0.995)) or 1.0,
+        [split.class_names[test.classes[numbers[number]]] for number in shown],
+    )
+    plots.save(figure, run.plots / "localisation.png")
+    return localisation_metrics(truth, maps)
 
 
 def _auroc_by_strength(
@@ -93,13 +161,14 @@ def _auroc_by_strength(
 
     corruption = config.corruption
     clean = split.test.labels == 0
+    clean_images = split.test.normal[:]
     labels = np.repeat([0, 1], clean.sum())
     curves: dict[str, list[float]] = {}
     for kind in corruption.kinds:
         curves[kind] = []
         for factor in corruption.sweep:
             strengths = corruption.noise * factor, corruption.rotation * factor
-            images = corrupted(split.test.normal, kind, *strengths, config.seed, TEST_STREAM)
+            images = corrupted(clean_images, kind, *strengths, config.seed, TEST_STREAM)
             both = np.concatenate([scores[clean], detector.score(images)])
             curves[kind].append(float(roc_auc_score(labels, both)))
     return {
@@ -112,7 +181,7 @@ def _auroc_by_strength(
 def _classification(detector: Detector, split: Split, metrics: dict[str, Any]) -> dict[str, Any]:
     """What a classifier adds: its accuracy, and how it falls on corrupted images."""
     test, names = split.test, tuple(detector.info["class_names"])
-    predicted = detector.probabilities(test.images).argmax(axis=1)
+    predicted = apply(detector.probabilities, test.images).argmax(axis=1)
     clean = test.labels == 0
     found = classification_metrics(test.classes[clean], predicted[clean], names)
     if clean.all():
@@ -134,10 +203,16 @@ def table(metrics: dict[str, Any]) -> str:
         rows.append(("accuracy", f"{metrics['accuracy']:.2%}"))
         corrupted = metrics.get("accuracy_by_corruption", {})
         rows += [(f"accuracy with {name}", f"{value:.2%}") for name, value in corrupted.items()]
+    if metrics["auroc"] is None and metrics["protocol"] != "classification":
+        rows.append(("AUROC", "n/a (no anomalies in the test set)"))
     if metrics["auroc"] is not None:
-        low, high = metrics["auroc_ci95"]
+        spread = "too few images for a confidence interval"
+        if metrics["auroc_ci95"]:
+            spread = "95 % CI {:.4f} to {:.4f}".format(*metrics["auroc_ci95"])
+        if metrics["protocol"] == "corruption":
+            spread += "; synthetic anomalies"
         rows += [
-            ("AUROC", f"{metrics['auroc']:.4f}  (95 % CI {low:.4f} to {high:.4f})"),
+            ("AUROC", f"{metrics['auroc']:.4f}  ({spread})"),
             ("average precision", f"{metrics['average_precision']:.4f}"),
             ("false alarms at 95 % found", f"{metrics['fpr_at_95_tpr']:.1%}"),
         ]
@@ -150,6 +225,26 @@ def table(metrics: dict[str, Any]) -> str:
     ]
     if metrics["test_detection_rate"] is not None:
         rows.append(("detection rate", f"{metrics['test_detection_rate']:.1%}"))
+    if metrics.get("n_masks") == 0:
+        rows.append(("pixel AUROC", "n/a (no mask marks a part of a test image)"))
+    elif "pixel_auroc" in metrics:
+        rows += [
+            ("pixel AUROC", f"{metrics['pixel_auroc']:.4f}  ({metrics['n_masks']} masks)"),
+            ("per-region overlap", f"{metrics['aupro']:.4f}  (area up to 30 % false positives)"),
+        ]
+    if metrics["auroc"] is None and metrics["protocol"] != "classification":
+        spread = metrics["normal_scores"]
+        rows.append(
+            (
+                "scores of normal images",
+                f"median {spread['median']:.4g}, 95th percentile {spread['percentile_95']:.4g}, "
+                f"largest {spread['maximum']:.4g}",
+            )
+        )
+        rows += [
+            ("most unusual", f"{one['score']:.4g}  {printable(one['file'])}")
+            for one in metrics.get("most_unusual_normal", [])[:5]
+        ]
     hardest = sorted(metrics["auroc_by_class"].items(), key=lambda item: item[1])
     unseen = metrics.get("unseen_classes", ())
     rows += [
@@ -167,13 +262,17 @@ def table(metrics: dict[str, Any]) -> str:
     normal = (
         "all classes normal"
         if metrics["normal_class"] is None
-        else f"normal class {metrics['normal_class']} ({metrics['normal_class_name']})"
+        else f"normal class {_listed(metrics['normal_class_name'])}"
     )
     head = (
         f"{metrics['approach']}, {metrics['protocol']}, {metrics['dataset']}, {normal}, "
         f"{metrics['n_test']} test images"
     )
     return "\n".join([head, *(f"  {name:<{width}}  {value}" for name, value in rows)])
+
+
+def _listed(names: str | list[str]) -> str:
+    return names if isinstance(names, str) else ", ".join(names)
 
 
 def _draw(
@@ -221,7 +320,7 @@ def _explanations(detector: Detector, split: Split, scores: np.ndarray) -> dict[
         return numbers[first]
 
     groups = {"normal": ("Normal images", normal[:PICTURES])}
-    if len(split.roles.normal) > 1:
+    if len(split.roles.normal) > 1 and len(normal):
         groups["normal"] = ("Normal images, one of each class", one_of_each(normal)[:10])
     if len(anomalies):
         chosen = one_of_each(anomalies)
@@ -235,6 +334,9 @@ def _explanations(detector: Detector, split: Split, scores: np.ndarray) -> dict[
             "Worst misses: anomalies with the lowest scores",
             missed[:PICTURES],
         )
+    else:
+        unusual = by_score[::-1][:PICTURES]
+        groups["most_unusual"] = ("Most unusual: normal images with the highest scores", unusual)
     alarms = by_score[(test.labels[by_score] == 0) & verdicts[by_score]][::-1]
     groups["worst_false_alarms"] = (
         "Worst false alarms: normal images with the highest scores",
@@ -242,7 +344,7 @@ def _explanations(detector: Detector, split: Split, scores: np.ndarray) -> dict[
     )
     predicted = np.zeros(0)
     if detector.classifies:
-        predicted = detector.probabilities(test.images).argmax(axis=1)
+        predicted = apply(detector.probabilities, test.images).argmax(axis=1)
         wrong = by_score[(predicted != test.classes)[by_score] & (test.labels[by_score] == 0)]
         groups["surest_mistakes"] = (
             "Surest mistakes: taken for another class, with the lowest scores",

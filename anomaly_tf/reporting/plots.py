@@ -7,18 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
     PrecisionRecallDisplay,
     RocCurveDisplay,
 )
 
+from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.files import atomic_path
 
 NORMAL, ANOMALY, LINE = "#1f6fb2", "#d9602b", "#333333"
+# Of a defect; seen on grey pictures and on the yellow and red of a map.
+OUTLINE = "#00a0ff"
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -96,12 +103,70 @@ def explanations(
         axis.set_ylabel(name)
     for column, caption in enumerate(captions):
         for row, picture in enumerate(pictures.values()):
-            axes[row, column].imshow(picture[column].squeeze(), cmap="gray", vmin=0, vmax=255)
+            axes[row, column].imshow(_shown(picture[column]), cmap="gray", vmin=0, vmax=255)
         heat = axes[-1, column].imshow(maps[column], cmap="Reds", vmin=0, vmax=scale)
         axes[0, column].set_title(caption, fontsize=8)
     if captions:
         figure.colorbar(heat, ax=axes[-1, :], shrink=0.9)
     return figure
+
+
+def localisation(
+    title: str,
+    images: np.ndarray,
+    maps: np.ndarray,
+    masks: np.ndarray,
+    scale: float,
+    captions: list[str],
+) -> Figure:
+    """Images, and the same with map and true defect over them, all on one scale.
+
+    Args:
+        title: What the images have in common.
+        images: uint8 `(N, H, W, C)`.
+        maps: float32 `(N, H, W)`; transparent is 0, red is `scale` and above.
+        masks: bool `(N, H, W)`, True where the defects are; their edges are drawn.
+        scale: In units of the maps, above 0.
+        captions: One per image.
+    """
+    count = max(len(images), 1)
+    figure = Figure(figsize=(1.6 * max(count, 4) + 1.2, 4), layout="constrained")
+    figure.suptitle(title if len(images) else f"{title}: none")
+    axes = figure.subplots(2, count, squeeze=False)
+    for axis in axes.ravel():
+        axis.set_xticks([])
+        axis.set_yticks([])
+    axes[0, 0].set_ylabel("original")
+    axes[1, 0].set_ylabel("map and defect" if masks.any() else "map")
+    for column, caption in enumerate(captions):
+        image = _shown(images[column])
+        axes[0, column].imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes[0, column].set_title(caption, fontsize=8)
+        axes[1, column].imshow(overlay(Image.fromarray(image), maps[column], scale))
+        _outline(axes[1, column], masks[column])
+    if captions:
+        # As the colours of a map look on white.
+        ramp = overlay(Image.new("RGB", (256, 1), "white"), np.linspace(0, 1, 256)[np.newaxis], 1)
+        colours = ScalarMappable(Normalize(0, scale), ListedColormap(np.asarray(ramp)[0] / 255))
+        figure.colorbar(colours, ax=axes[1, :], shrink=0.9)
+    return figure
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """An image `(H, W, C)` as matplotlib and Pillow take it: grey without its third axis."""
+    return image[..., 0] if image.shape[-1] == 1 else image
+
+
+def _outline(axis: Axes, mask: np.ndarray) -> None:
+    """Draws the edge of a mask `(H, W)` over the image that the axis shows."""
+    if not mask.any():
+        return  # nothing to draw is a warning to matplotlib
+    height, width = mask.shape
+    # Within a border, or an edge that is the picture's own would be left out.
+    framed = np.pad(mask.astype(float), 1)
+    x, y = np.arange(-1, width + 1), np.arange(-1, height + 1)
+    axis.contour(x, y, framed, levels=[0.5], colors=OUTLINE, linewidths=1)
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
 def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float) -> Figure:

@@ -78,7 +78,7 @@ class Validation(keras.callbacks.Callback):
         # One scorer, whose graph serves every epoch.
         wanted = (name for name in ("score", "probabilities") if name in detector.output)
         self._score = Scorer(detector, tuple(wanted))
-        self._images = images
+        self._images = images  # an array, or images on disk that are read each time
         self._criterion = criterion
         self._writer = tf.summary.create_file_writer(str(log_dir))
         self._on_improvement = on_improvement
@@ -112,7 +112,7 @@ class Validation(keras.callbacks.Callback):
                 if len(chosen):
                     tf.summary.histogram(f"scores/{name}", chosen)
         value = epoch if self._criterion == LAST_EPOCH else measures[self._criterion]
-        if value > self._best:
+        if value >= self._best:  # of equals the one that learnt longer
             self._best = value
             self._on_improvement(epoch + 1, measures, scores)
 
@@ -123,14 +123,12 @@ class Pictures(keras.callbacks.Callback):
     Args:
         groups: Name to uint8 images `(N, H, W, C)`.
         log_dir: TensorBoard folder.
-        zoom: How many screen pixels one pixel becomes.
     """
 
-    def __init__(self, groups: dict[str, np.ndarray], log_dir: Path, zoom: int = 3) -> None:
+    def __init__(self, groups: dict[str, np.ndarray], log_dir: Path) -> None:
         super().__init__()
         self._groups = groups
         self._writer = tf.summary.create_file_writer(str(log_dir))
-        self._zoom = zoom
         self._white = 0.0
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -150,7 +148,9 @@ class Pictures(keras.callbacks.Callback):
                 heat = np.clip(maps[name] / (self._white or 1.0), 0, 1)[..., np.newaxis]
                 rows.append(np.repeat(heat, images.shape[-1], axis=-1))
                 grid = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
-                enlarged = np.kron(grid, np.ones((self._zoom, self._zoom, 1)))
+                # A small picture is enlarged, about 84 pixels high on the screen.
+                zoom = max(1, 84 // images.shape[1])
+                enlarged = np.kron(grid, np.ones((zoom, zoom, 1)))
                 tf.summary.image(
                     f"{'reconstructions' if self._detector.reconstructs else 'grad_cam'}/{name}",
                     enlarged[np.newaxis].astype(np.float32),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from anomaly_tf.config import Config, flatten, save_config
+from anomaly_tf.config import ALL_CLASSES_NORMAL, Config, flatten, save_config
+from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.images import UnreadableImage
 from anomaly_tf.data.pipelines import (
     anomaly_clusters,
     balanced_batches,
@@ -25,11 +29,14 @@ from anomaly_tf.data.pipelines import (
     normal_batches,
 )
 from anomaly_tf.data.protocols import LabelledImages, Split
-from anomaly_tf.data.sources import ImageDataset
+from anomaly_tf.data.split_file import save_split
+from anomaly_tf.data.stored import StoredImages
 from anomaly_tf.deploy.trained import TrainedDetector
 from anomaly_tf.detection.scoring import score_statistics
+from anomaly_tf.errors import UserError
 from anomaly_tf.files import uninterrupted, write_json
 from anomaly_tf.models import APPROACHES, Approach
+from anomaly_tf.models.blocks import is_large
 from anomaly_tf.run_directory import RunDirectory
 from anomaly_tf.training.callbacks import (
     CRITERIA,
@@ -41,6 +48,10 @@ from anomaly_tf.training.callbacks import (
 from anomaly_tf.training.device import Device, cpu_name, select_device
 
 PICTURES_PER_GROUP = 8
+# In one batch by default: 128 images of 64 x 64, 32 of 128 x 128.
+MOST_PIXELS = 2**19
+# How often an epoch of a small set draws each normal image.
+MOST_DRAWS = 30
 
 Status = Literal["completed", "interrupted", "non_finite_loss"]
 
@@ -75,6 +86,7 @@ class _Recorder:
     ) -> None:
         self._config, self._split, self._run, self._model = config, split, run, model
         self._start = time.monotonic()
+        image_shape = split.train.images.shape[1:]
         self.saved = False
         self.info: dict[str, Any] = {
             "approach": config.approach,
@@ -83,7 +95,8 @@ class _Recorder:
             "class_names": list(dataset.class_names),
             "roles": dataclasses.asdict(split.roles),
             "seed": config.seed,
-            "image_shape": list(split.train.images.shape[1:]),
+            "image_shape": list(image_shape),
+            "image_score": "maximum" if is_large(image_shape[:2]) else "mean",
             "training": {
                 "status": "running",
                 "command": command,
@@ -142,7 +155,7 @@ class _Recorder:
     def _note_progress(self, epochs: int) -> None:
         seconds = time.monotonic() - self._start
         training = self._config.training
-        images = epochs * training.steps_per_epoch * training.batch_size
+        images = epochs * training.steps_per_epoch * (training.batch_size or 0)
         self.info["training"] |= {
             "epochs": epochs,
             "train_seconds": round(seconds, 1),
@@ -167,7 +180,13 @@ def train(
         far; Ctrl-C within the first epoch keeps what was learnt until then.
     """
     device = select_device(config.training.jit_compile)
-    print(f"device: {device.name} ({device.reason}); {config.training.precision}", flush=True)
+    config = resolve(config, split)
+    print(
+        f"device: {device.name} ({device.reason}); {config.training.precision}, "
+        f"{config.training.epochs} epochs of {config.training.steps_per_epoch} batches of "
+        f"{config.training.batch_size}",
+        flush=True,
+    )
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -175,6 +194,7 @@ def train(
     model = _build(config, split.train.images.shape[1:], len(dataset.class_names), device)
     run.path.mkdir(parents=True, exist_ok=True)
     save_config(config, run.config)
+    save_split(split, dataset, run.split)
     recorder = _Recorder(config, dataset, split, run, model, device, command)
     validation = Validation(
         model.detector,
@@ -202,9 +222,58 @@ def train(
     except NonFiniteLoss as error:
         status = "non_finite_loss"
         message = f"{error}; {recorder.kept()}; lower --training.learning-rate and train again"
+    except tf.errors.OpError as error:
+        # A file that went away or was damaged while it was read for training.
+        unreadable = re.search(rf"{UnreadableImage.__name__}: (.*)", str(error))
+        if not unreadable:
+            raise
+        raise UserError(f"{unreadable[1]}; {recorder.kept()}") from error
     history = getattr(model, "history", None)  # which fit makes at its very beginning
     recorder.finish(status, len(history.epoch) if history else 0)
     return Outcome(status, recorder.info if recorder.saved else None, message)
+
+
+def resolve(config: Config, split: Split) -> Config:
+    """The configuration with what depends on the data: normal classes, batches, networks.
+
+    Args:
+        config: As the user gave it.
+        split: The sets that it makes.
+
+    Raises:
+        UserError: If the networks do not fit the images.
+    """
+    names = None
+    if config.protocol not in ALL_CLASSES_NORMAL:
+        names = tuple(split.class_names[number] for number in split.roles.normal)
+    image_shape = split.train.images.shape[1:]
+    training = config.training
+    batch_size = training.batch_size or default_batch_size(len(split.train), image_shape)
+    normal = int((split.train.labels == 0).sum())
+    share = 0.5 if config.learns_from == "normal and anomalous images" else 1.0
+    steps = min(training.steps_per_epoch, math.ceil(MOST_DRAWS * normal / (share * batch_size)))
+    try:
+        networks = config.networks.for_image(image_shape)  # type: ignore[attr-defined]
+    except ValueError as error:  # more layers than pixels to halve
+        name, reason = str(error).split(" ", 1)
+        raise UserError(f"option --{name.replace('_', '-')} {reason}") from error
+    changes: dict[str, Any] = {
+        "normal_class": config.normal_class or names,
+        "training": dataclasses.replace(training, batch_size=batch_size, steps_per_epoch=steps),
+        "networks": networks,
+    }
+    return dataclasses.replace(config, **changes)
+
+
+def default_batch_size(images: int, image_shape: tuple[int, ...]) -> int:
+    """128; of larger images so many that they hold no more than `MOST_PIXELS`; even.
+
+    Args:
+        images: How many there are to learn from; no more make a batch.
+        image_shape: Height, width, channels.
+    """
+    fitting = max(MOST_PIXELS // (image_shape[0] * image_shape[1]), 16)
+    return max(2, min(128, fitting, images) // 2 * 2)
 
 
 def _build(
@@ -276,7 +345,7 @@ def training_batches(config: Config, split: Split, device: Device) -> tf.data.Da
     """The batches of a whole training, `epochs * steps_per_epoch`, prefetched to the device."""
     training, train = config.training, split.train
     common = (
-        training.batch_size,
+        training.batch_size or default_batch_size(len(train), train.images.shape[1:]),
         training.epochs * training.steps_per_epoch,
         config.sampling,
         config.seed,
@@ -294,6 +363,8 @@ def training_batches(config: Config, split: Split, device: Device) -> tf.data.Da
         batches = balanced_batches(train.normal, anomalies, clusters, *common)
     if device.is_gpu:
         return batches.apply(tf.data.experimental.prefetch_to_device(device.name))
+    if isinstance(train.images, StoredImages):
+        return batches
     # One thread makes a batch in a fraction of a step; more would take cores from the step.
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1

@@ -1,0 +1,220 @@
+"""Fashion-MNIST from the first source that works.
+
+Whatever the source, the arrays are checked (count, shape, digest) and brought into one order, so
+that the same seed gives the same run on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_tf.data.arrays import (
+    GIVE_UP_SECONDS,
+    in_one_order,
+    probe,
+    read_idx_folder,
+    tfds_folder,
+)
+from anomaly_tf.data.dataset import Arrays, ImageDataset, SourceUnavailable
+from anomaly_tf.errors import UserError
+from anomaly_tf.files import atomic_path
+
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+# What `digest` gives for the published 60,000 + 10,000 images.
+FASHION_MNIST_DIGEST = "e9e2a65ffb58736f136df73a5c97f0784bd0eb2d65350ff152c1833aedf69998"
+
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+# TFDS retries an unreachable host for minutes, so a small file of the same host is asked first.
+TFDS_PROBE = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/t10k-labels-idx1-ubyte.gz"
+
+
+def load_fashion_mnist(data_dir: Path) -> ImageDataset:
+    """Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grayscale images of 28x28, ten classes.
+
+    Tries, in this order, the cache in `data_dir`, Debian's installed package, TFDS, and Debian's
+    package downloaded without root. An unreachable source is given up within 10 s; what another
+    source than the cache gave is cached.
+
+    Raises:
+        UserError: If no source works (the message lists what was tried and what to do), or
+            `data_dir` cannot be written.
+    """
+    cache = data_dir / "fashion_mnist.npz"
+    sources: dict[str, Callable[[], Arrays]] = {
+        f"cache {cache}": lambda: _read_cache(cache),
+        f"Debian's installed package {DEBIAN_PACKAGE}": lambda: read_idx_folder(DEBIAN_FOLDER),
+        "TFDS": lambda: _read_tfds(),
+        f"Debian's package {DEBIAN_PACKAGE} by apt-get": lambda: _download_debian_package(),
+    }
+    tried = []
+    for name, read in sources.items():
+        try:
+            arrays = _check_fashion_mnist(read())
+        except SourceUnavailable as error:
+            tried.append(f"{name} ({error})")
+            continue
+        if tried:
+            _write_cache(cache, arrays)
+            print(f"Fashion-MNIST from {name}, cached in {cache}", file=sys.stderr)
+        return ImageDataset("fashion_mnist", *arrays, class_names=FASHION_MNIST_CLASSES)
+    raise UserError(
+        f"Fashion-MNIST not found; tried: {'; '.join(tried)}. Connect to the internet, or give "
+        "a folder with the four IDX files of github.com/zalandoresearch/fashion-mnist by --data"
+    )
+
+
+def digest(arrays: Arrays) -> str:
+    """SHA-256 over the shapes and contents of the four arrays, hexadecimal."""
+    state = hashlib.sha256()
+    for array in arrays:
+        state.update(repr(array.shape).encode())
+        state.update(np.ascontiguousarray(array).data)
+    return state.hexdigest()
+
+
+def _check_fashion_mnist(arrays: Arrays) -> Arrays:
+    train_images, train_classes, test_images, test_classes = arrays
+    if train_images.shape != (60000, 28, 28, 1) or test_images.shape != (10000, 28, 28, 1):
+        raise SourceUnavailable(
+            f"has {train_images.shape} and {test_images.shape} images, not 60,000 and 10,000"
+        )
+    arrays = (
+        *in_one_order(train_images, train_classes),
+        *in_one_order(test_images, test_classes),
+    )
+    if digest(arrays) != FASHION_MNIST_DIGEST:
+        raise SourceUnavailable("its content is not that of Fashion-MNIST (damaged?)")
+    return arrays
+
+
+def _read_cache(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return (
+                file["train_images"],
+                file["train_classes"],
+                file["test_images"],
+                file["test_classes"],
+            )
+    except FileNotFoundError as error:
+        raise SourceUnavailable("not there") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise SourceUnavailable(f"unreadable: {error}") from error
+
+
+def _write_cache(path: Path, arrays: Arrays) -> None:
+    train_images, train_classes, test_images, test_classes = arrays
+    try:
+        with atomic_path(path) as temporary:
+            np.savez(
+                temporary,
+                train_images=train_images,
+                train_classes=train_classes,
+                test_images=test_images,
+                test_classes=test_classes,
+            )
+    except OSError as error:
+        raise UserError(
+            f"cannot write the data cache {path}: {error.strerror}; "
+            "choose another folder by --data-dir"
+        ) from error
+
+
+def _read_tfds() -> Arrays:
+    """Reads (and, where it is reachable, downloads) Fashion-MNIST by TensorFlow Datasets."""
+    folder = tfds_folder()
+    if not (folder / "fashion_mnist").is_dir():
+        probe(TFDS_PROBE)
+    try:
+        import tensorflow_datasets as tfds
+
+        sets = tfds.load("fashion_mnist", split=["train", "test"], data_dir=folder, batch_size=-1)
+        train, test = tfds.as_numpy(sets)
+    # TFDS raises what its many back ends raise; whatever it is, the next source is tried.
+    except Exception as error:
+        raise SourceUnavailable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    return (
+        train["image"],
+        train["label"].astype(np.uint8),
+        test["image"],
+        test["label"].astype(np.uint8),
+    )
+
+
+def _download_debian_package() -> Arrays:
+    """Downloads and unpacks Debian's package with a package list of its own: no root needed."""
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        raise SourceUnavailable("apt-get and dpkg-deb are not there")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("lists/partial", "archives/partial"):
+            (folder / part).mkdir(parents=True)
+        (folder / "status").touch()
+        settings = {
+            "Dir::State": folder,
+            "Dir::State::status": folder / "status",
+            "Dir::Cache": folder,
+            "Acquire::Retries": 0,
+            "Acquire::http::Timeout": GIVE_UP_SECONDS,
+            "Acquire::https::Timeout": GIVE_UP_SECONDS,
+        }
+        apt = ["apt-get", "-q"]
+        apt += [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
+        _run_until_stalled([*apt, "update"], folder)
+        _run_until_stalled([*apt, "download", DEBIAN_PACKAGE], folder)
+        (package,) = folder.glob("*.deb")
+        _run_until_stalled(["dpkg-deb", "-x", str(package), str(folder / "content")], folder)
+        return read_idx_folder(folder / "content" / DEBIAN_FOLDER.relative_to("/"))
+
+
+def _run_until_stalled(command: list[str], folder: Path) -> None:
+    """Runs a command that fills `folder`; ends it when nothing arrives for `GIVE_UP_SECONDS`."""
+    log = folder / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+    size, grown = -1, time.monotonic()
+    while process.poll() is None:
+        now = _bytes_in(folder)
+        if now != size:
+            size, grown = now, time.monotonic()
+        if time.monotonic() - grown > GIVE_UP_SECONDS:
+            process.kill()
+            process.wait()
+            raise SourceUnavailable(f"no answer within {GIVE_UP_SECONDS:g} s")
+        time.sleep(0.05)
+    if process.returncode:
+        lines = [line for line in log.read_text().splitlines() if line.startswith("E:")]
+        raise SourceUnavailable(lines[-1] if lines else f"exit status {process.returncode}")
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:  # renamed by the command since it was listed
+            continue
+    return total

@@ -1,0 +1,93 @@
+"""`split.json` of a run: which file of a folder is in which set, so that it can be repeated."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_tf.config import Config
+from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.protocols import LabelledImages, Roles, Split, make_split, with_corruptions
+from anomaly_tf.data.sources import open_dataset
+from anomaly_tf.data.stored import ImageFiles, StoredImages
+from anomaly_tf.errors import UserError
+from anomaly_tf.files import write_json
+
+SETS = ("train", "validation", "test")
+
+
+def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
+    """Writes which file is in which set; for data that are no files nothing, the seed tells it.
+
+    Args:
+        split: Before or after synthetic anomalies were added, which are left out.
+        dataset: Where it came from.
+        path: The file to write.
+    """
+    if not dataset.is_folder:
+        return
+    sets: dict[str, Any] = {}
+    for name in SETS:
+        part: LabelledImages = getattr(split, name)
+        own = part.classes < len(dataset.class_names)
+        sets[name] = {
+            "files": [file for file, is_own in zip(part.files, own, strict=True) if is_own],
+            "classes": part.classes[own].tolist(),
+        }
+    content = {
+        "folder": dataset.name,
+        "image_shape": list(split.train.images.shape[1:]),
+        "class_names": list(dataset.class_names),
+        "roles": dataclasses.asdict(split.roles),
+        "masks": dict(split.masks),
+        "skipped": list(dataset.skipped),
+        **sets,
+    }
+    write_json(path, content)
+
+
+def open_split(config: Config, path: Path) -> Split:
+    """The sets of a trained run: those of `split.json`, or made again from the seed.
+
+    Args:
+        config: The run's configuration; `data` may name another place of the same data.
+        path: The run's `split.json`, which need not exist.
+
+    Raises:
+        UserError: If the data is not there or is not that of the run, or the file is damaged.
+    """
+    if not path.is_file():
+        return make_split(config, open_dataset(config))
+    folder = Path(config.data)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        height, width, channels = content["image_shape"]
+        shape = height, width, channels
+        roles = Roles(**{name: tuple(part) for name, part in content["roles"].items()})
+        train, validation, test = (_labelled(folder, content[name], roles, shape) for name in SETS)
+        masks, names = content["masks"], tuple(content["class_names"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); train again") from error
+    files = [file for part in (train, validation, test) for file in part.files]
+    gone = [file for file in files if not (folder / file).is_file()]
+    if gone:
+        raise UserError(
+            f"{len(gone)} of the {len(files)} files that the run was made of are not in {folder} "
+            f"(first: {gone[0]}); bring them back or give their new place by --data"
+        )
+    return with_corruptions(Split(train, validation, test, roles, names, masks), config)
+
+
+def _labelled(
+    folder: Path, part: dict[str, Any], roles: Roles, shape: tuple[int, int, int]
+) -> LabelledImages:
+    files, classes = tuple(part["files"]), np.array(part["classes"], np.int16)
+    if len(files) != len(classes):
+        raise ValueError(f"{len(files)} files and {len(classes)} classes")
+    images = StoredImages(ImageFiles(folder, files, shape), np.arange(len(files)), shape)
+    labels = (~np.isin(classes, roles.normal)).astype(np.int8)
+    return LabelledImages(images, labels, classes, files)

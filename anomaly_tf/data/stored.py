@@ -1,0 +1,142 @@
+"""Images that stay on disk: read when they are needed, a few at a time.
+
+`StoredImages` stands where else a numpy array stands, as far as the package uses one: length,
+shape, and reading by a slice or by numbers. Needs numpy and Pillow alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_tf.data.images import read_image
+
+# Images that are read, or passed on, at once.
+PART = 500
+
+
+class StoredImages:
+    """Images on disk.
+
+    Args:
+        read: From numbers int `(n,)` to uint8 `(n, H, W, C)`; called from several threads.
+        numbers: Which of them, int `(N,)`.
+        image_shape: Height, width and channels.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self,
+        read: Callable[[np.ndarray], np.ndarray],
+        numbers: np.ndarray,
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        self._read, self._numbers, self._image_shape = read, numbers, image_shape
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """As of an array: `(N, H, W, C)`."""
+        return (len(self), *self._image_shape)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        """Reads the images of a slice, of numbers or of a mask: uint8 `(n, H, W, C)`."""
+        return self._read(self._numbers[chosen])
+
+    def subset(self, chosen: slice | np.ndarray) -> StoredImages:
+        """The same without reading them."""
+        return StoredImages(self._read, self._numbers[chosen], self._image_shape)
+
+    def and_also(self, others: StoredImages) -> StoredImages:
+        """These and another subset of the same images, one behind the other."""
+        numbers = np.concatenate([self._numbers, others._numbers])
+        return StoredImages(self._read, numbers, self._image_shape)
+
+
+Images = np.ndarray | StoredImages
+
+
+def subset(images: Images, chosen: slice | np.ndarray) -> Images:
+    """Some of the images: of an array a copy, of stored ones nothing is read."""
+    return images.subset(chosen) if isinstance(images, StoredImages) else images[chosen]
+
+
+def join(first: Images, second: Images) -> Images:
+    """Two subsets of the same images, one behind the other."""
+    if isinstance(first, StoredImages) and isinstance(second, StoredImages):
+        return first.and_also(second)
+    return np.concatenate([first[:], second[:]])
+
+
+def apply(call: Callable[[np.ndarray], np.ndarray], images: Images) -> np.ndarray:
+    """What `call` makes of all images `(N, ...)`; stored ones are read `PART` at a time."""
+    if isinstance(images, np.ndarray) or len(images) <= PART:
+        return call(images[:])
+    starts = range(0, len(images), PART)
+    return np.concatenate([call(images[start : start + PART]) for start in starts])
+
+
+class ImageFiles:
+    """Reads image files, several at once.
+
+    Args:
+        folder: Where the paths begin.
+        files: Paths from there.
+        image_shape: What each is brought to; see `read_image`.
+    """
+
+    def __init__(
+        self, folder: Path, files: Sequence[str], image_shape: tuple[int, int, int]
+    ) -> None:
+        self._folder, self._files, self._shape = folder, files, image_shape
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        """The files with these numbers: uint8 `(n, H, W, C)`.
+
+        Raises:
+            UnreadableImage: If one of them is gone or damaged.
+        """
+        images = np.empty((len(numbers), *self._shape), np.uint8)
+
+        def read(place: int) -> None:
+            images[place] = read_image(self._folder / self._files[numbers[place]], self._shape)
+
+        list(self._pool.map(read, range(len(numbers))))
+        return images
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(os.cpu_count())
+
+
+class Records:
+    """Reads from one file that holds decoded images one after the other.
+
+    Not a memory map, whose pages would count as memory of the process.
+
+    Args:
+        path: The file.
+        image_shape: Height, width and channels of each.
+    """
+
+    def __init__(self, path: Path, image_shape: tuple[int, int, int]) -> None:
+        self._shape = image_shape
+        self._file = path.open("rb", buffering=0)  # closed with the last reference
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        """The images with these numbers: uint8 `(n, H, W, C)`."""
+        size = int(np.prod(self._shape))
+        images = np.empty((len(numbers), *self._shape), np.uint8)
+        for place, number in enumerate(numbers):
+            read = os.preadv(self._file.fileno(), [images[place].data], int(number) * size)
+            if read != size:
+                raise OSError(f"{self._file.name} is truncated at image {number}; remove it")
+        return images

@@ -1,0 +1,435 @@
+"""Folders of pictures: how they are understood, what is skipped, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import assert_one_line, run_script
+from PIL import Image
+
+from anomaly_tf.config import AutoencoderConfig, FolderConfig, SotaConfig
+from anomaly_tf.data.folders import load_folder, read_masks, recognise
+from anomaly_tf.data.images import read_image
+from anomaly_tf.data.protocols import LEAST_CUT, make_split
+from anomaly_tf.data.split_file import open_split, save_split
+from anomaly_tf.data.stored import StoredImages
+from anomaly_tf.errors import UserError
+
+RANDOM = np.random.default_rng(0)
+
+
+def picture(path: Path, size: tuple[int, int] = (12, 10), mode: str = "L") -> Path:
+    """Writes a picture of noise, unlike every other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = size[::-1] + (() if mode == "L" else (3,))
+    Image.fromarray(RANDOM.integers(0, 256, shape, dtype=np.uint8)).save(path)
+    return path
+
+
+def pictures(folder: Path, count: int, **keywords) -> None:
+    for number in range(count):
+        picture(folder / f"{number:03}.png", **keywords)
+
+
+def config(tmp_path: Path, approach=AutoencoderConfig, **keywords):
+    return approach(data=str(tmp_path / "photos"), data_dir=str(tmp_path / "cache"), **keywords)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder
+
+
+def counts(dataset) -> tuple[dict[str, int], dict[str, int]]:
+    """Images of each class in the training and in the test files."""
+    return tuple(
+        {
+            dataset.class_names[number]: int(count)
+            for number, count in zip(*np.unique(classes, return_counts=True), strict=True)
+        }
+        for classes in (dataset.train_classes, dataset.test_classes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "train", "test", "normal"),
+    [
+        (["{}.png"], {"normal": 6}, {}, "normal"),
+        (["kitchen/{}.png"], {"kitchen": 6}, {}, "kitchen"),
+        (["normal/deep/{}.png", "anomaly/{}.png"], {"normal": 6, "anomaly": 6}, {}, "normal"),
+        (["Good/{}.png", "dent/{}.png"], {"Good": 6, "dent": 6}, {}, "Good"),
+        (["cups/{}.png", "defects/{}.png"], {"cups": 6, "defects": 6}, {}, "cups"),
+        (["a/{}.png", "b/{}.png"], {"a": 6, "b": 6}, {}, None),
+        (
+            ["train/good/{}.png", "test/good/{}.png", "test/dent/{}.png"],
+            {"good": 6},
+            {"good": 6, "dent": 6},
+            "good",
+        ),
+        (["train/{}.png", "test/ok/{}.png"], {"ok": 6}, {"ok": 6}, "ok"),
+        (["Train/{}.png"], {"normal": 6}, {}, "normal"),
+    ],
+)
+def test_layouts(layout, train, test, normal, photos, tmp_path):
+    for place in layout:
+        for number in range(6):
+            picture(photos / place.format(number))
+    dataset = load_folder(photos, config(tmp_path))
+    assert counts(dataset) == (train, test)
+    names = [dataset.class_names[number] for number in dataset.named_normal or ()]
+    assert names == ([normal] if normal else [])
+    for file, image in zip(dataset.train_files, dataset.train_images, strict=True):
+        np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ([], "holds no images"),
+        (["notes.txt"], "holds no images"),
+        (["test/good/{}.png"], r"has a test/ and no train/"),
+        (["{}.png", "anomaly/{}.png"], r"images beside folders of images \(anomaly/\); move them"),
+        (["train/{}.png", "train/good/{}.png"], r"photos/train holds images beside"),
+    ],
+)
+def test_layouts_that_are_none(layout, words, photos, tmp_path):
+    for place in layout:
+        picture(photos / place.format(0)) if "png" in place else (photos / place).touch()
+    with pytest.raises(UserError, match=words):
+        load_folder(photos, config(tmp_path))
+
+
+def test_only_anomalies_or_one_normal_image(photos, tmp_path):
+    pictures(photos / "anomaly", 5)
+    with pytest.raises(UserError, match=r"holds only anomalies .*\(anomaly\); add a folder"):
+        load_folder(photos, config(tmp_path))
+    pictures(photos / "a", 5)
+    pictures(photos / "b", 5)
+    dataset = load_folder(photos, config(tmp_path))
+    with pytest.raises(UserError, match=r"do not tell .* which is normal.*of: a, anomaly, b"):
+        make_split(config(tmp_path), dataset)
+    for name in ("a", "b"):
+        shutil.rmtree(photos / name)
+    pictures(photos / "normal", 1)
+    dataset = load_folder(photos, config(tmp_path))
+    with pytest.raises(UserError, match=r"holds 1 normal image to learn from \(normal\).*least 4"):
+        make_split(config(tmp_path), dataset)
+
+
+def test_normal_images_alone_suffice_for_one_class_and_for_nothing_else(photos, tmp_path):
+    pictures(photos, 10)
+    dataset = load_folder(photos, config(tmp_path))
+    split = make_split(config(tmp_path), dataset)
+    assert [len(part) for part in (split.train, split.validation, split.test)] == [5, 2, 3]
+    assert not split.test.labels.any()
+    with pytest.raises(UserError, match=r"sota learns from labelled anomalies.*autoencoder or vae"):
+        make_split(config(tmp_path, SotaConfig), dataset)
+    synthetic = config(tmp_path, protocol="corruption")
+    split = make_split(synthetic, dataset)
+    assert split.test.labels.tolist() == [0] * 3 + [1] * 9
+    assert split.test.files[3].endswith("(synthetic)")
+
+
+@pytest.mark.parametrize("approach", [AutoencoderConfig, SotaConfig])
+def test_a_split_is_made_once_and_holds_every_image_once(approach, photos, tmp_path):
+    pictures(photos / "normal", 60)
+    pictures(photos / "dent", 10)
+    for rare in range(4):
+        picture(photos / f"rare {rare}" / "only.png")
+    chosen = config(tmp_path, approach)
+    dataset = load_folder(photos, chosen)
+    split = make_split(chosen, dataset)
+    files = [set(part.files) for part in (split.train, split.validation, split.test)]
+    assert sum(map(len, files)) == len(set.union(*files)) == 74
+    normal = [int((part.labels == 0).sum()) for part in (split.train, split.validation, split.test)]
+    assert normal == [27, 13, LEAST_CUT]
+    # What one_class does not learn from is tested on.
+    assert bool(split.train.labels.any()) == (approach is SotaConfig)
+    assert split.validation.labels.any()
+    assert split.test.labels.sum() >= (10 if approach is AutoencoderConfig else 3)
+    assert make_split(chosen, dataset).test.files == split.test.files
+    other = make_split(dataclasses.replace(chosen, seed=1), dataset)
+    assert other.test.files != split.test.files
+
+
+def test_a_run_reads_its_own_split_again(photos, tmp_path):
+    pictures(photos / "normal", 30, mode="RGB")
+    pictures(photos / "a 'dent'\n", 6, mode="RGB")
+    chosen = config(tmp_path, SotaConfig, seed=4)
+    dataset = load_folder(photos, chosen)
+    split = make_split(chosen, dataset)
+    save_split(split, dataset, tmp_path / "split.json")
+    picture(photos / "normal" / "later.png")
+    again = open_split(chosen, tmp_path / "split.json")
+    for name in ("train", "validation", "test"):
+        before, after = getattr(split, name), getattr(again, name)
+        assert after.files == before.files
+        np.testing.assert_array_equal(after.labels, before.labels)
+        np.testing.assert_array_equal(after.classes, before.classes)
+        np.testing.assert_array_equal(after.images[:], before.images)
+    (photos / split.test.files[0]).unlink()
+    with pytest.raises(UserError, match=r"(?s)1 of the 36 files .*first: .*by --data"):
+        open_split(chosen, tmp_path / "split.json")
+    (tmp_path / "split.json").write_text(json.dumps({"roles": {}}))
+    with pytest.raises(UserError, match=r"split\.json is damaged"):
+        open_split(chosen, tmp_path / "split.json")
+
+
+STRANGE = {
+    "cmyk.jpg": lambda path: Image.new("CMYK", (12, 10), (0, 200, 200, 0)).save(path),
+    "palette.png": lambda path: Image.new("P", (12, 10), 3).save(path),
+    "alpha.png": lambda path: Image.new("RGBA", (12, 10), (9, 9, 9, 0)).save(path),
+    "deep.png": lambda path: Image.fromarray(np.full((10, 12), 65535, np.uint16)).save(path),
+    "turned.jpg": lambda path: _turned(path),
+    "moving.webp": lambda path: _moving(path),
+    "two\nlines.png": picture,
+    "ein schönes Bild.PNG": lambda path: picture(path.with_suffix(".png")).rename(path),
+    b"latin \xe9.png".decode("utf-8", "surrogateescape"): picture,
+}
+
+
+def _turned(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (10, 12), (250, 0, 0)).save(path, exif=exif)
+
+
+def _moving(path: Path) -> None:
+    frames = [Image.new("RGB", (12, 10), colour) for colour in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+def test_strange_images_are_taken_for_what_they_show(photos, tmp_path):
+    for name, write in STRANGE.items():
+        write(photos / name)
+    (photos / "loop").symlink_to(photos, target_is_directory=True)
+    (photos / ".hidden.png").write_bytes(b"")
+    dataset = load_folder(photos, config(tmp_path))
+    assert set(dataset.train_files) == set(STRANGE)
+    assert dataset.skipped == ()
+    assert dataset.train_images.shape == (len(STRANGE), 10, 12, 3)
+    images = dict(zip(dataset.train_files, dataset.train_images, strict=True))
+    assert (images["alpha.png"] == 255).all()
+    assert (images["deep.png"] == 255).all()
+    assert images["turned.jpg"][..., 0].mean() > 240 > 20 > images["turned.jpg"][..., 1].mean()
+    assert images["moving.webp"][..., 2].mean() < 30
+
+
+BROKEN = {
+    "empty.png": (lambda content: b"", "is empty"),
+    "short.png": (lambda content: content[: len(content) // 2], "is damaged"),
+    "no.png": (lambda content: b"hello", "is not an image"),
+}
+
+
+def test_broken_files_are_skipped_and_listed_until_there_are_too_many(photos, tmp_path):
+    pictures(photos, 57)
+    good = (photos / "000.png").read_bytes()
+    for name, (change, _) in BROKEN.items():
+        (photos / name).write_bytes(change(good))
+    dataset = load_folder(photos, config(tmp_path))
+    assert len(dataset.train_files) == 57
+    assert len(dataset.skipped) == 3
+    (line,) = (line for line in dataset.report if line.startswith("skipped"))
+    for name, (_, words) in BROKEN.items():
+        assert f"{name} {words}" in line
+    for storage in ("memory", "disk"):
+        strict = config(tmp_path, max_broken=0.04, folder=FolderConfig(storage=storage))
+        with pytest.raises(UserError, match=r"3 of 60 files .*more than --max-broken 0.04.*first:"):
+            load_folder(photos, strict)
+
+
+def test_a_folder_of_broken_files_alone(photos, tmp_path):
+    (photos / "a.png").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"no image in .* can be read; first: .*a\.png is not"):
+        load_folder(photos, config(tmp_path, max_broken=1.0))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_images_on_disk_are_those_in_memory(cache, photos, tmp_path):
+    pictures(photos / "normal", 30, mode="RGB")
+    pictures(photos / "dent", 30, size=(30, 20))
+    (photos / "dent" / "003.png").write_bytes(b"broken")
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk", cache=cache))
+    for _ in range(2):  # the second time from the cache
+        stored = load_folder(photos, on_disk)
+        memory = load_folder(photos, config(tmp_path, folder=FolderConfig(storage="memory")))
+        assert isinstance(stored.train_images, StoredImages)
+        assert isinstance(memory.train_images, np.ndarray)
+        np.testing.assert_array_equal(stored.train_images[:], memory.train_images)
+        np.testing.assert_array_equal(stored.train_classes, memory.train_classes)
+        assert stored.train_files == memory.train_files
+        assert stored.report[:-1] == memory.report[:-1]
+        assert len(list((tmp_path / "cache").rglob("images"))) == cache
+    some = np.array([5, 2, 40])
+    np.testing.assert_array_equal(stored.train_images[some], memory.train_images[some])
+    split = make_split(on_disk, stored)
+    assert isinstance(split.train.images, StoredImages)
+    np.testing.assert_array_equal(
+        split.test.images[:], make_split(config(tmp_path), memory).test.images
+    )
+
+
+def test_the_cache_notices_a_change_and_damage(photos, tmp_path):
+    pictures(photos, 8)
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    load_folder(photos, on_disk)
+    picture(photos / "003.png")
+    changed = load_folder(photos, on_disk)
+    expected = read_image(photos / "003.png", (10, 12, 1))
+    np.testing.assert_array_equal(changed.train_images[3:4][0], expected)
+    for images in (tmp_path / "cache").rglob("images"):
+        os.truncate(images, 100)
+    with pytest.raises(UserError, match=r"cache .* is damaged .*remove it"):
+        load_folder(photos, on_disk)
+
+
+def test_what_does_not_fit_into_memory_stays_on_disk(photos, tmp_path):
+    pictures(photos, 9, size=(400, 400))
+    small = config(tmp_path, image_size=400, folder=FolderConfig(memory_limit=1))
+    assert isinstance(load_folder(photos, small).train_images, StoredImages)
+    assert "read from disk" in load_folder(photos, small).report[-1]
+    large = dataclasses.replace(small, folder=FolderConfig(memory_limit=2))
+    assert isinstance(load_folder(photos, large).train_images, np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "shape"),
+    [
+        ([(20, 30)], None, (30, 20, 1)),
+        ([(640, 480)], None, (96, 128, 1)),
+        ([(20, 30), (40, 30), (60, 90)], None, (30, 40, 1)),
+        ([(5, 4)], None, (8, 8, 1)),
+        ([(640, 480)], "32x48", (32, 48, 1)),
+        ([(640, 480)], 16, (16, 16, 1)),
+    ],
+)
+def test_the_size_that_images_are_brought_to(sizes, asked, shape, photos, tmp_path):
+    for number, size in enumerate(sizes):
+        picture(photos / f"{number}.png", size=size)
+    dataset = load_folder(photos, config(tmp_path, image_size=asked))
+    assert dataset.train_images.shape[1:] == shape
+    assert f"taken as {shape[0]}x{shape[1]} (height x width" in dataset.report[-1]
+
+
+def test_copies_do_not_come_to_lie_on_both_sides(photos, tmp_path):
+    pictures(photos / "normal", 8)
+    pictures(photos / "dent", 5)
+    with Image.open(photos / "normal" / "002.png") as image:  # another file, the same content
+        image.save(photos / "normal" / "copy.bmp")
+        image.save(photos / "normal" / "again.png", optimize=True)
+    contradiction = (photos / "dent" / "001.png").read_bytes()
+    (photos / "normal" / "dented.png").write_bytes(contradiction)
+    dataset = load_folder(photos, config(tmp_path))
+    assert "left out: 2 copies of other images (same content)" in dataset.report
+    assert any("2 images that lie in two classes at once" in line for line in dataset.report)
+    assert counts(dataset)[0] == {"normal": 8, "dent": 4}
+
+
+def test_test_images_that_were_trained_on_are_told(photos, tmp_path):
+    pictures(photos / "train", 5)
+    pictures(photos / "test" / "good", 4)
+    (photos / "test" / "good" / "known.png").write_bytes((photos / "train/000.png").read_bytes())
+    dataset = load_folder(photos, config(tmp_path))
+    assert len(dataset.test_files) == 5
+    (line,) = (line for line in dataset.report if "WARNING" in line)
+    assert "1 test images are also among the training images" in line
+    assert "known.png" in line
+
+
+def test_masks_are_found_checked_and_read(photos, tmp_path):
+    pictures(photos / "train" / "good", 4, size=(20, 20))
+    pictures(photos / "test" / "good", 2, size=(20, 20))
+    pictures(photos / "test" / "dent", 4, size=(20, 20))
+    truth = photos / "ground_truth" / "dent"
+    truth.mkdir(parents=True)
+    mask = np.zeros((20, 20), np.uint8)
+    mask[4:8, 4:16] = 255
+    mask[15, 15] = 255
+    Image.fromarray(mask).save(truth / "000_mask.png")
+    Image.fromarray(mask).save(truth / "001.bmp")
+    Image.fromarray(mask[:10]).save(truth / "002_mask.png")
+    (truth / "003_mask.png").write_bytes(b"no image")
+    dataset = load_folder(photos, config(tmp_path, image_size=10))
+    assert {Path(a).name: Path(b).name for a, b in dataset.masks.items()} == {
+        "000.png": "000_mask.png",
+        "001.png": "001.bmp",
+    }
+    (line,) = (line for line in dataset.report if line.startswith("left out"))
+    for words in ("2 masks", "20x10, its image 20x20", "is not an image"):
+        assert words in line
+    files = [None, "ground_truth/dent/000_mask.png"]
+    masks = read_masks(photos, files, (10, 10, 1))
+    expected = np.zeros((2, 10, 10), bool)
+    expected[1, 2:4, 2:8] = True  # a quarter of a pixel is none where there is more
+    np.testing.assert_array_equal(masks, expected)
+    thin = np.zeros((20, 20), np.uint8)
+    thin[7, 3] = 255
+    Image.fromarray(thin).save(truth / "thin.png")
+    masks = read_masks(photos, ["ground_truth/dent/thin.png"], (10, 10, 1))
+    assert np.argwhere(masks).tolist() == [[0, 3, 1]]
+
+
+def test_layout_needs_names_alone(photos):
+    pictures(photos / "part 10", 1)
+    pictures(photos / "part 9", 1)
+    assert recognise(photos).class_names == ("part 9", "part 10")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            "--normal-class gut",
+            ["normal class gut does not exist", "choose one of: 0 dent, 1 good"],
+        ),
+        ("--normal-class goood", ["goood does not exist; did you mean good?"]),
+        ("--normal-class dent,dent", ["holds one class twice"]),
+        ("--image-size 6", ["--image-size must be 8 to 1024"]),
+        ("--image-size big", ["--image-size must be like 64 or 128x96; got big"]),
+        ("--normal-class dent", ["holds 2 normal images", "at least 4"]),
+        ("--approach sota", ["sota learns from labelled anomalies, at least 3", "has 2"]),
+    ],
+)
+def test_mistakes_end_in_one_line(options, words, photos, tmp_path, without_tensorflow):
+    pictures(photos / "good", 12)
+    pictures(photos / "dent", 2)
+    arguments = ["--approach", "autoencoder", "--data", photos, "--run-dir", tmp_path / "run"]
+    done = run_script("train.py", *arguments, *options.split(), env=without_tensorflow)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: ")
+    for word in words:
+        assert word in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_path_with_a_line_break_stays_one_line(tmp_path):
+    done = run_script("train.py", "--data", tmp_path / "no\nfolder", "--approach", "vae")
+    assert_one_line(done, "no\\nfolder")
+
+
+def test_a_disk_without_space_for_the_cache(photos, tmp_path, monkeypatch):
+    pictures(photos, 5)
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("anomaly_tf.data.folders.shutil.disk_usage", lambda place: usage)
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    with pytest.raises(UserError, match=r"decoded images need 0.0 GB .*--folder.cache false"):
+        load_folder(photos, on_disk)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_networks_that_do_not_fit_the_images(photos, tmp_path):
+    pictures(photos, 6)
+    options = ("--approach", "vae", "--data", photos, "--networks.filters", "8,8,8,8,8")
+    done = run_script("train.py", *options, "--run-dir", tmp_path / "run")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "option --networks.filters must hold at most 4 values" in done.stderr
+    assert not (tmp_path / "run").exists()
