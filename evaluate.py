@@ -1,7 +1,8 @@
 """Scores the test set with a trained run: `python evaluate.py --run-dir RUN`.
 
-Writes `metrics.json` and `plots/*.png` into the run. With `--threshold.percentile P` the run
-gets a new threshold, from the stored scores of normal validation images, without retraining.
+Writes `metrics.json` and `plots/*.png` into the run. With `--threshold.percentile P`, or with
+`--threshold.method conformal --threshold.false-alarm-rate R`, the run gets a new threshold, from
+the stored scores of normal validation images, without retraining.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import Checked, ThresholdConfig
 from anomaly_tf.data.split_file import open_split
+from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.run_directory import open_run
 from anomaly_tf.script import import_tensorflow, run_script
 
@@ -36,7 +38,10 @@ class EvaluateOptions(Checked):
 def main(arguments: list[str]) -> None:
     """Evaluates the run that the command line names."""
     options = parse_options(EvaluateOptions, "evaluate.py", __doc__ or "", arguments)
-    run, _ = open_run(options.run_dir)
+    run, info = open_run(options.run_dir)
+    new_threshold = any(argument.startswith("--threshold") for argument in arguments)
+    if new_threshold:
+        require_calibration(options.threshold, len(info["calibration"]["scores"]))
     config = load_config(run.config)
     config = dataclasses.replace(
         config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
@@ -49,7 +54,7 @@ def main(arguments: list[str]) -> None:
     from anomaly_tf.reporting.evaluation import evaluate, table
 
     detector = TrainedDetector.load(options.run_dir)
-    if any(argument.startswith("--threshold") for argument in arguments):
+    if new_threshold:
         detector.set_threshold(options.threshold)
         detector.save_info(run)
     print(table(evaluate(detector, split, config, run)))

@@ -3,8 +3,9 @@
 MODEL is a run directory, the folder of an exported SavedModel or a .tflite file; the last needs
 neither TensorFlow nor anything else beyond requirements-edge.txt. For each image: its score, the
 verdict, and its rank, the share of normal validation images that score as high (as small as it can
-be: 1 / (their number + 1)). An image that cannot be read is told on stderr, and the others are
-scored. Exit status, as grep's: 0 all normal, 1 an anomaly, 2 an error.
+be: 1 / (their number + 1)). The rank is the conformal p-value: a new normal image has one of at
+most R with a probability of at most R. An image that cannot be read is told on stderr, and the
+others are scored. Exit status, as grep's: 0 all normal, 1 an anomaly, 2 an error.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         *("--false-alarm-rate", "--false_alarm_rate"),
         type=float,
         metavar="R",
-        help="another threshold than the model's own: one that about this share of normal images "
-        "reaches, from 0 to 1",
+        help="another threshold than the model's own: one that a new normal image reaches with a "
+        "probability of at most R, from 0 to 1",
     )
     return parser.parse_args(arguments)
 
@@ -99,7 +100,7 @@ def main(arguments: list[str]) -> int:
         verdicts = scores >= detector.threshold
         anomalies += int(verdicts.sum())
         show_progress()
-        rows = zip(part, scores, verdicts, detector.ranks(scores), strict=True)
+        rows = zip(part, scores, verdicts, detector.p_values(scores), strict=True)
         for (file, _), score, verdict, rank in rows:
             write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
         if heatmaps:

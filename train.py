@@ -12,6 +12,7 @@ from typing import Any
 from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.data.protocols import class_roles, describe_roles, make_split
 from anomaly_tf.data.sources import known_class_names, open_dataset
+from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.run_directory import plan_run
 from anomaly_tf.script import import_tensorflow, printable, run_script
 
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
         print(printable(line), flush=True)
 
     split = make_split(config, dataset)
+    require_calibration(config.threshold, int((split.validation.labels == 0).sum()))
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
@@ -56,9 +58,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _caution(info: dict[str, Any]) -> str:
-    """What few images for the threshold mean."""
+    """What few images for a percentile mean; the conformal method refuses too few by itself."""
     size = info["calibration"]["size"]
-    if size >= ENOUGH_CALIBRATION:
+    if size >= ENOUGH_CALIBRATION or info["threshold"]["method"] == "conformal":
         return ""
     return (
         f"note: the threshold rests on {size} normal images only; expect more false alarms than "

@@ -189,15 +189,32 @@ class ThresholdConfig(Checked):
     """When a score becomes an alarm.
 
     Attributes:
-        method: How the threshold is set; percentile takes it from the scores of normal
-            validation images.
-        percentile: The percentile of those scores.
+        method: How the threshold is set from the scores of normal validation images. percentile
+            takes a percentile of them; conformal keeps a promised false_alarm_rate.
+        percentile: The percentile of those scores, for method percentile.
+        false_alarm_rate: Largest probability that a new normal image is an alarm, for method
+            conformal; above 0 and below 1.
     """
 
     section: ClassVar[str] = "threshold."
 
-    method: Literal["percentile"] = "percentile"
+    method: Literal["percentile", "conformal"] = "percentile"
     percentile: float = number(95.0, 0, 100)
+    false_alarm_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.false_alarm_rate < 1:
+            self._refuse(
+                "false_alarm_rate", f"must be above 0 and below 1; got {self.false_alarm_rate}"
+            )
+        # What would have no effect is a mistake.
+        for name, method in (("percentile", "percentile"), ("false_alarm_rate", "conformal")):
+            value = getattr(self, name)
+            if method != self.method and value != getattr(ThresholdConfig, name):
+                self._refuse(
+                    name, f"needs --threshold.method {method}; got {value} with {self.method}"
+                )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluate
+import train
 from anomaly_tf import Detector
+from anomaly_tf.detection.threshold import conformal_threshold
 
 METRICS_KEYS = set(
     """
@@ -130,6 +132,51 @@ def test_evaluate_again_with_another_percentile_changes_the_verdicts_only(evalua
     assert (run_copy / "model.keras").read_bytes() == model
     # The run keeps its new threshold.
     assert json.loads((run_copy / "detector.json").read_text())["threshold"]["percentile"] == 99
+
+
+CONFORMAL = ("--threshold.method", "conformal", "--threshold.false-alarm-rate")
+
+
+def test_evaluate_again_with_a_promised_false_alarm_rate(evaluated, run_copy, capsys):
+    evaluate.main(["--run-dir", str(run_copy), *CONFORMAL, "0.1"])
+    info = json.loads((run_copy / "detector.json").read_text())
+    value = conformal_threshold(np.array(info["calibration"]["scores"]), 0.1)
+    assert info["threshold"] == {"value": value, "method": "conformal", "false_alarm_rate": 0.1}
+    metrics = json.loads((run_copy / "metrics.json").read_text())
+    assert (metrics["threshold"], metrics["threshold_method"]) == (value, "conformal 0.1")
+    assert "(conformal 0.1)" in capsys.readouterr().out
+    # About 150 normal test images: three standard errors, of them and of the calibration images.
+    assert 0 < metrics["test_false_alarm_rate"] < 0.1 + 3 * np.sqrt(0.1 * 0.9 * (1 / 150 + 1 / 60))
+    # And back again.
+    evaluate.main(["--run-dir", str(run_copy), "--threshold.percentile", "95"])
+    metrics = json.loads((run_copy / "metrics.json").read_text())
+    assert metrics["threshold_method"] == "percentile 95"
+
+
+def test_a_rate_that_the_calibration_images_cannot_promise_leaves_the_run_as_it_was(
+    evaluated, run_copy, without_tensorflow
+):
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    options = ("--run-dir", run_copy, *CONFORMAL, "0.001")
+    done = run_script("evaluate.py", *options, env=without_tensorflow)
+    assert_one_line(done, "--threshold.false-alarm-rate: a rate of 0.001 needs 999", "or a rate of")
+    assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
+
+
+def test_a_rate_that_the_validation_images_cannot_promise_is_refused_before_training(
+    small_folder, without_tensorflow, tmp_path
+):
+    options = ("--data", small_folder, "--run-dir", tmp_path / "run", *CONFORMAL, "0.001")
+    done = run_script("train.py", *options, env=without_tensorflow)
+    assert_one_line(done, "--threshold.false-alarm-rate: a rate of 0.001 needs 999", "or a rate of")
+    assert list(tmp_path.iterdir()) == [tmp_path / "modules"]
+
+
+def test_training_with_a_promised_false_alarm_rate(small_folder, tmp_path):
+    assert train.main(train_tiny(small_folder, tmp_path / "run", *CONFORMAL, 0.02)) == 0
+    info = json.loads((tmp_path / "run" / "detector.json").read_text())
+    value = conformal_threshold(np.array(info["calibration"]["scores"]), 0.02)
+    assert info["threshold"] == {"value": value, "method": "conformal", "false_alarm_rate": 0.02}
 
 
 def train_tiny(folder: Path, run: Path, *more: object) -> list[str]:
@@ -263,6 +310,10 @@ def test_wrong_input_to_evaluate(damage, words, without_tensorflow, trained_run,
     [
         ("", ["--run-dir", "missing"]),
         ("--run-dir x --threshold.percentile 150", ["--threshold.percentile", "150"]),
+        (
+            "--run-dir x --threshold.false-alarm-rate 0.01",
+            ["--threshold.false-alarm-rate needs --threshold.method conformal"],
+        ),
         ("--run-dir x --treshold.percentile 99", ["did you mean '--threshold.percentile'"]),
     ],
 )

@@ -99,6 +99,14 @@ def test_every_approach_has_a_yaml_whose_header_tells_its_story(approach):
         ("--training.precision half", ["--training.precision", "float32", "half"]),
         ("--losses.abc-weight=-1", ["--losses.abc-weight", "at least 0", "-1"]),
         ("--losses.abc-weight much", ["--losses.abc-weight", "number", "much"]),
+        ("--threshold.false-alarm-rate 0", ["--threshold.false-alarm-rate", "above 0", "got 0"]),
+        ("--threshold.false-alarm-rate 1", ["--threshold.false-alarm-rate", "below 1", "got 1"]),
+        ("--threshold.false-alarm-rate 0.1", ["needs --threshold.method conformal; got 0.1"]),
+        (
+            "--threshold.method conformal --threshold.percentile 99",
+            ["--threshold.percentile needs --threshold.method percentile; got 99"],
+        ),
+        ("--threshold.method conform", ["--threshold.method", "conformal", "conform"]),
         ("--threshold.percentile 150", ["--threshold.percentile", "at most 100", "150"]),
         ("--networks.filters [8,0]", ["--networks.filters", "at least 1", "0"]),
         ("--networks.filters wide", ["--networks.filters", "a whole number", "wide"]),
@@ -162,3 +170,11 @@ def test_wrong_files_are_named_in_one_line(content, words, tmp_path: Path):
 def test_the_python_api_checks_ranges_too():
     with pytest.raises(ValueError, match=r"threshold\.percentile must be .* at most 100; got 101"):
         ThresholdConfig(percentile=101)
+
+
+def test_a_promised_false_alarm_rate():
+    options = ["--threshold.method", "conformal", "--threshold.false-alarm-rate", "0.01"]
+    config, _ = parse_train_options(options)
+    assert config.threshold == ThresholdConfig(method="conformal", false_alarm_rate=0.01)
+    # A configuration from before there was a choice.
+    assert ThresholdConfig(percentile=99).method == "percentile"

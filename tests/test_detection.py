@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.stats import rankdata
 
 from anomaly_tf.detection.metrics import (
@@ -10,7 +11,12 @@ from anomaly_tf.detection.metrics import (
     classification_metrics,
     detection_metrics,
 )
-from anomaly_tf.detection.threshold import percentile_threshold, ranks
+from anomaly_tf.detection.threshold import (
+    conformal_rank,
+    conformal_threshold,
+    p_values,
+    percentile_threshold,
+)
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 SCORES = np.array([0.1, 0.2, 0.3, 5.0, 0.25, 4.0, 6.0, 7.0])
@@ -26,14 +32,71 @@ def test_the_percentile_lies_between_the_two_nearest_scores():
 
 
 @pytest.mark.parametrize("scores", [[], [[1.0]], [1.0, np.nan], [np.inf]])
-def test_a_threshold_needs_finite_scores(scores):
+@pytest.mark.parametrize("set_threshold", [percentile_threshold, conformal_threshold])
+def test_a_threshold_needs_finite_scores(set_threshold, scores):
     with pytest.raises(ValueError, match="expected finite scores"):
-        percentile_threshold(np.array(scores), 95)
+        set_threshold(np.array(scores), 0.95)
 
 
-def test_a_rank_counts_the_normal_scores_that_are_at_least_as_high():
+@pytest.mark.parametrize(
+    ("size", "rate", "rank"),
+    # ceil((n + 1)(1 - rate)) by hand; in floating point 20 * 0.95 is 19, but 100 * 0.71 is above.
+    [(19, 0.05, 19), (99, 0.05, 95), (99, 0.29, 71), (9, 0.3, 7), (600, 0.05, 571), (3, 0.9, 1)],
+)
+def test_the_conformal_threshold_lies_right_above_the_kth_score(size, rate, rank):
+    assert conformal_rank(size, rate) == rank
+    scores = np.random.default_rng(0).permutation(np.arange(1, size + 1, dtype=np.float32))
+    threshold = conformal_threshold(scores, rate)
+    assert threshold > rank
+    assert np.float32(threshold) == threshold == np.nextafter(np.float32(rank), np.float32(1e9))
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 2, 8])
+@pytest.mark.parametrize("size", [1, 7, 19, 20, 99, 100, 600])
+def test_the_conformal_verdict_is_a_p_value_of_at_most_the_rate(size, decimals):
+    random = np.random.default_rng(size)
+    # Few decimals make ties, among the calibration scores and with them.
+    known, new = (np.round(random.normal(size=n), decimals).astype(np.float32) for n in (size, 300))
+    new = np.concatenate([new, known, np.nextafter(known, np.float32(9))])
+    new[np.abs(new) < np.finfo(np.float32).tiny] = 0  # as TensorFlow counts
+    found = p_values(new, known.tolist())
+    rates = {count / (size + 1) for count in range(1, size + 1)} | {0.01, 0.05, 0.1, 0.29, 0.9999}
+    for rate in sorted(rate for rate in rates if rate * (size + 1) >= 1):
+        verdicts = new >= conformal_threshold(known.tolist(), rate)
+        np.testing.assert_array_equal(verdicts, found <= rate, err_msg=f"{rate}")
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.1, 0.07, 0.05, 0.01, 1 / 49, 1 / 3, 0.001])
+def test_a_rate_that_too_few_images_cannot_promise_tells_how_many_are_needed(rate):
+    with pytest.raises(
+        ValueError, match=rf"a rate of {rate:g} needs \d+ .*, and there are 0"
+    ) as said:
+        conformal_rank(0, rate)
+    needed = int(str(said.value).split("needs ")[1].split()[0])
+    assert conformal_rank(needed, rate) == needed  # above all of them
+    with pytest.raises(ValueError, match=f"needs {needed} .* there are {needed - 1};") as said:
+        conformal_threshold(np.arange(needed - 1), rate)
+    possible = float(str(said.value).split("at least ")[1])
+    assert conformal_rank(needed - 1, possible) == needed - 1
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, np.nan])
+def test_a_rate_lies_between_zero_and_one(rate):
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        conformal_threshold(np.arange(50), rate)
+
+
+def test_a_threshold_above_zero_is_one_for_tensorflow_too():
+    # A classifier that is sure of most images gives them a score of 0.
+    threshold = conformal_threshold(np.repeat([0.0, 1.0], [98, 1]), 0.05)
+    assert 0 < threshold < 1e-37
+    compare = tf.function(lambda scores: scores >= tf.constant(threshold, tf.float32))
+    assert not compare(tf.zeros(1000)).numpy().any()
+
+
+def test_a_p_value_counts_the_normal_scores_that_are_at_least_as_high():
     # Of five, 0, 1 (the equal one), 3 and all are at least as high as the four scores.
-    given = ranks(np.array([9.0, 5.0, 3.0, 0.0]), np.array([3.0, 1.0, 5.0, 2.0, 4.0]))
+    given = p_values(np.array([9.0, 5.0, 3.0, 0.0]), np.array([3.0, 1.0, 5.0, 2.0, 4.0]))
     np.testing.assert_allclose(given, np.array([1, 2, 4, 6]) / 6)
 
 

@@ -101,6 +101,31 @@ def test_a_new_threshold_comes_from_the_stored_scores(detector):
     assert copy.threshold < detector.threshold
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.1])
+def test_a_promised_false_alarm_rate(rate, detector, images):
+    copy = TrainedDetector(detector.model, dict(detector.info))
+    copy.set_threshold(ThresholdConfig(method="conformal", false_alarm_rate=rate))
+    assert copy.info["threshold"] == {
+        "value": copy.threshold,
+        "method": "conformal",
+        "false_alarm_rate": rate,
+    }
+    assert copy.threshold_method == f"conformal {rate:g}"
+    verdicts = copy.predict(images).astype(bool)
+    np.testing.assert_array_equal(verdicts, copy.p_values(copy.score(images)) <= rate)
+    assert 0 < verdicts.mean() < 1
+    # Of the calibration images themselves no more than the rate are alarms, and nearly as many.
+    alarms = (copy.calibration_scores >= copy.threshold).mean()
+    assert rate - 2 / len(copy.calibration_scores) < alarms <= rate
+
+
+def test_a_rate_that_the_calibration_images_cannot_promise(detector):
+    copy = TrainedDetector(detector.model, dict(detector.info))
+    with pytest.raises(ValueError, match=r"a rate of 0\.001 needs 999 normal validation images"):
+        copy.set_false_alarm_rate(0.001)
+    assert copy.info["threshold"] == detector.info["threshold"]
+
+
 def test_what_is_not_a_run_is_refused(tmp_path, run_copy):
     with pytest.raises(UserError, match="does not exist"):
         Detector.load(tmp_path / "none")

@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script
 from keras import layers
 
@@ -23,8 +24,11 @@ import export
 from anomaly_tf import Detector
 from anomaly_tf.deploy.conversion import with_subpixel_convolutions
 from anomaly_tf.deploy.runtime import LiteRTDetector
+from anomaly_tf.deploy.trained import TrainedDetector
+from anomaly_tf.detection.threshold import conformal_threshold
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting import parity
+from anomaly_tf.run_directory import RunDirectory
 
 PROTOCOLS = {
     "autoencoder": "one_class",
@@ -147,6 +151,38 @@ def test_a_tflite_file_carries_its_metadata(exported):
     assert info["threshold"]["value"] == pytest.approx(np.percentile(scores, 95))
     assert info["score_statistics"]["normal"]["mean"] == pytest.approx(np.mean(scores))
     assert info["source"]["model_sha256"] == trained["model_sha256"]
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_a_tflite_file_keeps_the_promise_by_its_own_scores(quantize, run_copy, images, tmp_path):
+    trained = TrainedDetector.load(run_copy)
+    trained.set_false_alarm_rate(0.05)
+    trained.save_info(RunDirectory(run_copy))
+    options = ["--run-dir", str(run_copy), "--output", str(tmp_path / "export")]
+    assert export.main([*options, "--format", "tflite", "--quantize", quantize]) in (0, 3)
+    (path,) = (tmp_path / "export").glob("*.tflite")
+    leaving = Detector.load(path)
+    assert leaving.threshold_method == "conformal 0.05"
+    own = np.array(json.loads(path.with_suffix(".json").read_text())["calibration"]["scores"])
+    assert leaving.threshold == conformal_threshold(own, 0.05)
+    verdicts = leaving.predict(images).astype(bool)
+    np.testing.assert_array_equal(verdicts, leaving.p_values(leaving.score(images)) <= 0.05)
+    (report,) = (json.loads(file.read_text()) for file in path.parent.glob("*-parity.json"))
+    assert report["trained"]["threshold"] == trained.threshold
+    assert report["exported"]["threshold"] == leaving.threshold
+
+
+def test_a_saved_model_takes_the_promised_threshold_inside(run_copy, images, tmp_path):
+    trained = TrainedDetector.load(run_copy)
+    trained.set_false_alarm_rate(0.05)
+    trained.save_info(RunDirectory(run_copy))
+    options = ["--run-dir", str(run_copy), "--output", str(tmp_path), "--format", "saved_model"]
+    assert export.main(options) == 0
+    path = tmp_path / "sota" / "1"
+    leaving = Detector.load(path)
+    assert leaving.info["threshold"] == trained.info["threshold"]
+    found = tf.saved_model.load(str(path)).signatures["serve"](images=tf.constant(images))
+    np.testing.assert_array_equal(found["is_anomaly"], leaving.p_values(found["score"]) <= 0.05)
 
 
 def test_one_copied_file_is_enough(exported, images, tmp_path):

@@ -17,6 +17,7 @@ from PIL import Image
 
 import export
 from anomaly_tf import Detector
+from anomaly_tf.detection.threshold import conformal_threshold
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +110,12 @@ def test_another_false_alarm_rate(model, judged, photos, without_tensorflow):
     strict = predict(
         model, picture, "--false-alarm-rate", "0.02", "--format", "jsonl", env=without_tensorflow
     )
-    scores = Detector.load(model).info["calibration"]["scores"]
+    scores = Detector.load(model).calibration_scores
     row = json.loads(strict.stdout)
-    assert row["is_anomaly"] == (row["score"] >= np.percentile(scores, 98))
+    assert row["is_anomaly"] == (row["score"] >= conformal_threshold(scores, 0.02))
+    assert row["is_anomaly"] == (row["rank"] <= 0.02)
     lenient = predict(model, photos / "a.png", "--false_alarm_rate", "0.9", env=without_tensorflow)
-    assert f"threshold of {np.percentile(scores, 10):.4g}" in lenient.stdout
+    assert f"threshold of {conformal_threshold(scores, 0.9):.4g}" in lenient.stdout
 
 
 def test_heat_maps_lie_over_the_pictures(model, photos, without_tensorflow, tmp_path):

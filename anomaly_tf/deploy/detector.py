@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly_tf.detection.threshold import percentile_threshold, ranks
+from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
 from anomaly_tf.errors import UserError
 from anomaly_tf.run_directory import open_run
 
@@ -82,39 +82,50 @@ class Detector(ABC):
         height, width, channels = self.info["image_shape"]
         return height, width, channels
 
+    @property
+    def threshold_method(self) -> str:
+        """How the threshold was set, for a reader: `percentile 95`, `conformal 0.05`."""
+        threshold = self.info["threshold"]
+        conformal = threshold["method"] == "conformal"
+        setting = threshold["false_alarm_rate" if conformal else "percentile"]
+        return f"{threshold['method']} {setting:g}"
+
     def set_threshold(self, config: ThresholdConfig) -> None:
-        """Sets the threshold anew from the stored scores of normal validation images."""
-        self.set_percentile(config.percentile)
+        """Sets the threshold anew from the stored scores of normal validation images.
+
+        Raises:
+            ValueError: If they are too few for the false-alarm rate.
+        """
+        if config.method == "conformal":
+            self.set_false_alarm_rate(config.false_alarm_rate)
+        else:
+            self.set_percentile(config.percentile)
 
     def set_percentile(self, percentile: float) -> None:
         """Sets the threshold to a percentile of the stored scores, in [0, 100]."""
-        scores = np.array(self.info["calibration"]["scores"])
         self.info["threshold"] = {
-            "value": percentile_threshold(scores, percentile),
+            "value": percentile_threshold(self.calibration_scores, percentile),
             "method": "percentile",
             "percentile": percentile,
         }
 
     def set_false_alarm_rate(self, rate: float) -> None:
-        """Sets the threshold so that about this share of normal images are false alarms.
+        """Sets the threshold that a new normal image reaches with a probability of at most `rate`.
+
+        The verdict then is `p_values(scores) <= rate`; see `conformal_threshold` for the promise.
 
         Args:
             rate: In (0, 1).
 
         Raises:
             ValueError: If the rate is out of range, or so small that the stored scores of normal
-                validation images cannot tell.
+                validation images cannot promise it.
         """
-        size = len(self.info["calibration"]["scores"])
-        if not 0 < rate < 1:
-            raise ValueError(f"expected a false-alarm rate above 0 and below 1; got {rate:g}")
-        if rate < 1 / (size + 1):
-            raise ValueError(
-                f"expected a false-alarm rate of at least {1 / (size + 1):.2g}, because {size} "
-                f"normal images set the threshold; got {rate:g}, which needs "
-                f"{int(np.ceil(1 / rate)) - 1}"
-            )
-        self.set_percentile(100 * (1 - rate))
+        self.info["threshold"] = {
+            "value": conformal_threshold(self.calibration_scores, rate),
+            "method": "conformal",
+            "false_alarm_rate": rate,
+        }
 
     def score(self, images: np.ndarray) -> np.ndarray:
         """Anomaly scores, each independent of the other images.
@@ -134,9 +145,19 @@ class Detector(ABC):
         """Verdicts int8 `(N,)`, 1 = anomaly, 0 = normal; takes and raises what `score` does."""
         return (self.score(images) >= self.threshold).astype(np.int8)
 
-    def ranks(self, scores: np.ndarray) -> np.ndarray:
-        """How rarely normal validation images score as high, float64 `(N,)`; see `ranks`."""
-        return ranks(scores, np.array(self.info["calibration"]["scores"]))
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        """How rarely normal images score as high: the conformal p-values, float64 `(N,)`.
+
+        For verdicts of several images together `detection/batches.py` takes them:
+
+        >>> anomalies = select_anomalies(detector.p_values(scores), 0.1)  # bool (N,)
+        """
+        return p_values(scores, self.calibration_scores)
+
+    @property
+    def calibration_scores(self) -> np.ndarray:
+        """Scores of the normal validation images that set the threshold, float64 `(n,)`."""
+        return np.array(self.info["calibration"]["scores"])
 
     @property
     def reconstructs(self) -> bool:

@@ -30,6 +30,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from anomaly_tf.config import ThresholdConfig
 from anomaly_tf.data.stored import Images, apply
 from anomaly_tf.deploy.conversion import Quantization, convert
 from anomaly_tf.deploy.runtime import METADATA_NAME, LiteRTDetector
@@ -133,7 +134,8 @@ def export_tflite(
     scores = np.sort(apply(exported.score, normal_images))
     metadata["calibration"] = {"size": len(scores), "scores": scores.tolist()}
     metadata["score_statistics"] = {"normal": score_statistics(scores)}
-    exported.set_percentile(detector.info["threshold"]["percentile"])
+    how = {name: part for name, part in detector.info["threshold"].items() if name != "value"}
+    exported.set_threshold(ThresholdConfig(**how))
     text = _json(metadata)
     content = io.BytesIO(model)
     with zipfile.ZipFile(content, "a", zipfile.ZIP_DEFLATED) as archive:

@@ -72,7 +72,7 @@ def evaluate(detector: Detector, split: Split, config: Config, run: RunDirectory
         "auroc_by_class": auroc_by_class(test.labels, scores, test.classes, names),
         "normal_scores": _distribution(scores[test.labels == 0]),
         "threshold": detector.threshold,
-        "threshold_method": f"{info['threshold']['method']} {info['threshold']['percentile']:g}",
+        "threshold_method": detector.threshold_method,
         "validation_auroc": training["validation"].get("val_auroc"),
         "n_train": training["n_train"],
         "n_validation": training["n_validation"],
