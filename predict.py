@@ -1,11 +1,12 @@
 """Scores image files: `python predict.py --model MODEL FILES_OR_FOLDERS...`.
 
 MODEL is a run directory, the folder of an exported SavedModel or a .tflite file; the last needs
-neither TensorFlow nor anything else beyond requirements-edge.txt. For each image: its score, the
-verdict, and its rank, the share of normal validation images that score as high (as small as it can
-be: 1 / (their number + 1)). The rank is the conformal p-value: a new normal image has one of at
-most R with a probability of at most R. An image that cannot be read is told on stderr, and the
-others are scored. Exit status, as grep's: 0 all normal, 1 an anomaly, 2 an error.
+neither TensorFlow nor anything else beyond requirements-edge.txt (--false-discovery-rate and
+--check-drift need scipy). For each image: its score, the verdict, and its rank, the share of normal
+validation images that score as high (as small as it can be: 1 / (their number + 1)). The rank is
+the conformal p-value: a new normal image has one of at most R with a probability of at most R. An
+image that cannot be read is told on stderr, and the others are scored. Exit status, as grep's: 0
+all normal, 1 an anomaly, 2 an error.
 """
 
 from __future__ import annotations
@@ -58,12 +59,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--format", choices=("table", "jsonl", "csv"), default="table", help="of the output"
     )
     parser.add_argument("--heatmaps", metavar="DIR", help="write each image with its map over it")
-    parser.add_argument(
+    rates = parser.add_mutually_exclusive_group()
+    rates.add_argument(
         *("--false-alarm-rate", "--false_alarm_rate"),
         type=float,
         metavar="R",
         help="another threshold than the model's own: one that a new normal image reaches with a "
         "probability of at most R, from 0 to 1",
+    )
+    rates.add_argument(
+        *("--false-discovery-rate", "--false_discovery_rate"),
+        type=float,
+        metavar="Q",
+        help="judge all images of this call together, so that on average at most a share Q of the "
+        "alarms is false, from 0 to 1 (Benjamini-Hochberg); needs scipy",
+    )
+    parser.add_argument(
+        *("--check-drift", "--check_drift"),
+        action="store_true",
+        help="say on stderr whether the scores of these images are distributed as those of the "
+        "calibration images (Kolmogorov-Smirnov); needs scipy",
     )
     return parser.parse_args(arguments)
 
@@ -72,6 +87,7 @@ def main(arguments: list[str]) -> int:
     """Scores what the command line names; returns the exit status."""
     options = parse(arguments)
     files = list(find_images(options.images))
+    batches = import_batches(options)
     detector = load(options.model)
     if options.false_alarm_rate is not None:
         try:
@@ -81,6 +97,15 @@ def main(arguments: list[str]) -> int:
     heatmaps = Heatmaps(detector, Path(options.heatmaps)) if options.heatmaps else None
     write = WRITERS[options.format]()
     anomalies = unreadable = 0
+    all_files: list[tuple[Path, Path]] = []
+    all_scores: list[np.ndarray] = [np.zeros(0, np.float32)]
+
+    def show(files: list[tuple[Path, Path]], scores: np.ndarray, verdicts: np.ndarray) -> int:
+        rows = zip(files, scores, verdicts, detector.p_values(scores), strict=True)
+        for (file, _), score, verdict, rank in rows:
+            write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
+        return int(verdicts.sum())
+
     for start in range(0, len(files), BATCH):
         if len(files) > BATCH:
             show_progress(start, len(files))
@@ -97,20 +122,42 @@ def main(arguments: list[str]) -> int:
             continue
         batch = np.stack(images)
         scores = detector.score(batch)
-        verdicts = scores >= detector.threshold
-        anomalies += int(verdicts.sum())
         show_progress()
-        rows = zip(part, scores, verdicts, detector.p_values(scores), strict=True)
-        for (file, _), score, verdict, rank in rows:
-            write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
+        all_files += part
+        all_scores.append(scores)
+        if options.false_discovery_rate is None:
+            anomalies += show(part, scores, scores >= detector.threshold)
         if heatmaps:
             heatmaps.write(part, batch)
+    scores = np.concatenate(all_scores)
+    limit = f"above the threshold of {detector.threshold:.4g}"
+    if options.false_discovery_rate is not None:
+        chosen = batches.select_anomalies(detector.p_values(scores), options.false_discovery_rate)
+        anomalies = show(all_files, scores, chosen)
+        limit = f"anomalies, at a false-discovery rate of {options.false_discovery_rate:g}"
     if options.format == "table":
         print(
-            f"{len(files) - unreadable} images, {anomalies} above the threshold of "
-            f"{detector.threshold:.4g}" + (f"; {unreadable} unreadable" if unreadable else "")
+            f"{len(scores)} images, {anomalies} {limit}"
+            + (f"; {unreadable} unreadable" if unreadable else "")
         )
+    if options.check_drift:
+        print(batches.check_drift(scores, detector.calibration_scores), file=sys.stderr)
     return 2 if unreadable else int(anomalies > 0)
+
+
+def import_batches(options: argparse.Namespace) -> Any:
+    """The module that judges images together, if an option asks for it."""
+    rate = options.false_discovery_rate
+    if rate is None and not options.check_drift:
+        return None
+    if rate is not None and not 0 < rate < 1:
+        raise UserError(f"--false-discovery-rate must be above 0 and below 1; got {rate:g}")
+    try:
+        from anomaly_tf.detection import batches
+    except ImportError as error:
+        option = "--check-drift" if rate is None else "--false-discovery-rate"
+        raise UserError(f"{option} needs scipy ({error}); python -m pip install scipy") from error
+    return batches
 
 
 def load(model: str) -> Detector:

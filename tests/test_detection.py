@@ -41,7 +41,15 @@ def test_a_threshold_needs_finite_scores(set_threshold, scores):
 @pytest.mark.parametrize(
     ("size", "rate", "rank"),
     # ceil((n + 1)(1 - rate)) by hand; in floating point 20 * 0.95 is 19, but 100 * 0.71 is above.
-    [(19, 0.05, 19), (99, 0.05, 95), (99, 0.29, 71), (9, 0.3, 7), (600, 0.05, 571), (3, 0.9, 1)],
+    [
+        (19, 0.05, 19),
+        (99, 0.05, 95),
+        (99, 0.29, 71),
+        (9, 0.3, 7),
+        (600, 0.05, 571),
+        (3, 0.9, 1),
+        (99, 1 - 1e-12, 1),
+    ],
 )
 def test_the_conformal_threshold_lies_right_above_the_kth_score(size, rate, rank):
     assert conformal_rank(size, rate) == rank

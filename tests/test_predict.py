@@ -17,6 +17,7 @@ from PIL import Image
 
 import export
 from anomaly_tf import Detector
+from anomaly_tf.detection.batches import check_drift, select_anomalies
 from anomaly_tf.detection.threshold import conformal_threshold
 
 
@@ -118,6 +119,91 @@ def test_another_false_alarm_rate(model, judged, photos, without_tensorflow):
     assert f"threshold of {conformal_threshold(scores, 0.9):.4g}" in lenient.stdout
 
 
+@pytest.fixture
+def mixed(judged, tmp_path) -> Path:
+    """70 normal pictures and 30 anomalies, by the model's own threshold; more than one batch."""
+    (tmp_path / "mixed").mkdir()
+    for kind, count in (("normal", 70), ("anomaly", 30)):
+        # Of few normal ones each comes several times.
+        for number in range(count):
+            picture = judged[kind][number % len(judged[kind])]
+            Image.fromarray(picture).save(tmp_path / "mixed" / f"{kind} {number:02}.png")
+    return tmp_path / "mixed"
+
+
+def test_all_images_of_a_call_are_judged_together(model, mixed, without_tensorflow):
+    options = (mixed, "--false-discovery-rate", "0.1", "--format", "jsonl")
+    done = predict(model, *options, env=without_tensorflow)
+    assert (done.returncode, done.stderr) == (1, "")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 100
+    assert [row["file"] for row in rows] == sorted(str(file) for file in mixed.iterdir())
+    detector = Detector.load(model)
+    images = np.stack([np.asarray(Image.open(row["file"])) for row in rows])
+    chosen = select_anomalies(detector.p_values(detector.score(images)), 0.1)
+    assert [row["is_anomaly"] for row in rows] == chosen.tolist()
+    assert 10 < chosen.sum() < 40
+    # Alone, an image of 60 calibration images has a p-value of at least 1 / 61; among 70 normal
+    # ones this is no discovery.
+    files = [file for file in mixed.iterdir() if file.name.startswith("normal")]
+    done = predict(
+        model,
+        *files,
+        mixed / "anomaly 00.png",
+        "--false_discovery_rate=0.1",
+        env=without_tensorflow,
+    )
+    assert done.returncode == 0
+    assert done.stdout.endswith("71 images, 0 anomalies, at a false-discovery rate of 0.1\n")
+
+
+def test_a_stream_unlike_the_calibration_images_is_told(model, small_arrays, tmp_path):
+    _, _, images, classes = small_arrays
+    clean = images[classes == 0][:100, ..., 0]
+    noise = np.random.default_rng(0).normal(0, 40, clean.shape)
+    noisy = np.clip(clean + noise, 0, 255).astype(np.uint8)
+    said = {}
+    for name, stream in (("clean", clean), ("noisy", noisy), ("few", noisy[:19])):
+        (tmp_path / name).mkdir()
+        for number, picture in enumerate(stream):
+            Image.fromarray(picture).save(tmp_path / name / f"{number:02}.png")
+        plain = predict(model, tmp_path / name)
+        done = predict(model, tmp_path / name, "--check-drift")
+        assert (done.returncode, done.stdout, plain.stderr) == (plain.returncode, plain.stdout, "")
+        assert done.stderr.count("\n") == 1
+        said[name] = done.stderr
+    assert said["clean"].startswith("drift: none seen; these 100 images score as")
+    assert said["noisy"].startswith("drift: these 100 images do not score as")
+    assert "camera, light and focus" in said["noisy"]
+    assert said["few"] == (
+        "drift: cannot tell from 19 images; at least 20 are needed, and as many calibration "
+        "images\n"
+    )
+    detector = Detector.load(model)
+    found = check_drift(detector.score(noisy), detector.calibration_scores)
+    for words in (
+        f"D = {found.statistic:.3f}",
+        f"p = {found.p_value:.2g}",
+        f"median {found.median:.4g}",
+        f"calibration images {found.calibration_median:.4g}",
+    ):
+        assert words in said["noisy"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--check-drift",), ("--false-discovery-rate", "0.1"), ("--check_drift", "--format", "csv")],
+)
+def test_without_scipy_one_line_says_what_to_install(options, model, photos, without_tensorflow):
+    scipy = Path(without_tensorflow["PYTHONPATH"]) / "scipy"
+    scipy.mkdir()
+    (scipy / "__init__.py").write_text("raise ImportError('is not installed')")
+    # Without these options nothing needs it.
+    assert predict(model, photos, env=without_tensorflow).returncode == 1
+    done = predict(model, photos, *options, env=without_tensorflow)
+    assert_one_line(done, options[0].replace("_", "-"), "scipy", "python -m pip install scipy")
+
+
 def test_heat_maps_lie_over_the_pictures(model, photos, without_tensorflow, tmp_path):
     large = Image.open(photos / "more" / "ä, c.png").resize((120, 90)).convert("RGB")
     large.save(photos / "more" / "large.jpg")
@@ -212,6 +298,13 @@ def test_more_than_one_batch_in_order(model, judged, without_tensorflow, tmp_pat
         ("--model {model} photos --format xml", ["--format", "xml", "jsonl"]),
         ("--model {model} photos --false-alarm-rate 2", ["--false-alarm-rate", "below 1; got 2"]),
         ("--model {model} photos --false-alarm-rate 1e-9", ["--false-alarm-rate", "needs"]),
+        ("--model {model} photos --false-alarm-rate 1e-9", ["--false-alarm-rate: a rate of 1e-09"]),
+        ("--model {model} photos --false-discovery-rate 1", ["--false-discovery-rate", "got 1"]),
+        ("--model {model} photos --false-discovery-rate nan", ["--false-discovery-rate", "nan"]),
+        (
+            "--model {model} photos --false-discovery-rate 0.1 --false-alarm-rate 0.1",
+            ["--false-alarm-rate", "not allowed with", "--false-discovery-rate"],
+        ),
         ("--model {model} photos --heat maps", ["--heat", "--help"]),
     ],
 )
@@ -240,7 +333,8 @@ def test_no_heat_maps_of_an_exported_classifier(evaluated, photos, without_tenso
 def test_help(without_tensorflow):
     done = run_script("predict.py", "--help", env=without_tensorflow)
     assert done.returncode == 0
-    for option in ("--model", "--format", "--heatmaps", "--false-alarm-rate", "as grep's"):
+    words = ("--model", "--format", "--heatmaps", "--false-alarm-rate", "as grep's")
+    for option in (*words, "--false-discovery-rate", "--check-drift", "conformal p-value"):
         assert option in done.stdout
 
 
