@@ -334,6 +334,16 @@ def test_copies_do_not_come_to_lie_on_both_sides(photos, tmp_path):
     assert counts(dataset)[0] == {"normal": 8, "dent": 4}
 
 
+def test_copies_in_a_training_folder_are_left_out_and_those_of_the_test_stay(photos, tmp_path):
+    pictures(photos / "train" / "good", 8)
+    pictures(photos / "test" / "good", 4)
+    for part, name in (("train", "002"), ("test", "001")):
+        shutil.copy(photos / part / "good" / f"{name}.png", photos / part / "good" / "copy.png")
+    dataset = load_folder(photos, config(tmp_path))
+    assert counts(dataset) == ({"good": 8}, {"good": 5})
+    assert "left out: 1 copies of other images (same content)" in dataset.report
+
+
 def test_test_images_that_were_trained_on_are_told(photos, tmp_path):
     pictures(photos / "train", 5)
     pictures(photos / "test" / "good", 4)

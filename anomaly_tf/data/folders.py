@@ -493,33 +493,31 @@ def _without_duplicates(
 ) -> tuple[np.ndarray, list[str]]:
     """Which images to keep, bool `(N,)`, and what there is to tell.
 
-    Where the division is the user's, nothing is left out. Else a set is about to be divided, and
-    copies would come to lie on both sides.
+    Training files are about to be divided, at least into training and validation set: copies would
+    come to lie on both sides. A test set of the user's own is left as it is.
     """
     kept = np.ones(len(files), bool)
     same: dict[str, list[int]] = {}
     for number, digest in enumerate(digests):
         same.setdefault(digest, []).append(number)
     groups = [np.array(group) for group in same.values() if len(group) > 1]
-    if in_test.any():
-        shared = [group for group in groups if len(set(in_test[group].tolist())) == 2]
-        if not shared:
-            return kept, []
+    notes = []
+    shared = [group for group in groups if len(set(in_test[group].tolist())) == 2]
+    if shared:
         count = sum(int(in_test[group].sum()) for group in shared)
         first = " and ".join(files[number] for number in shared[0][:2])
-        return kept, [
+        notes.append(
             f"WARNING: {count} test images are also among the training images ({first}, ...): "
             "figures on the test set will look better than they are"
-        ]
+        )
     copies, contradicting = 0, []
-    for group in groups:
-        if len(set(classes[group].tolist())) == 1:
-            kept[group[1:]] = False
-            copies += len(group) - 1
-        else:
+    for group in (group[~in_test[group]] for group in groups):
+        if len(set(classes[group].tolist())) > 1:
             kept[group] = False
             contradicting.append(group)
-    notes = []
+        else:
+            kept[group[1:]] = False
+            copies += len(group[1:])
     if copies:
         notes.append(f"left out: {copies} copies of other images (same content)")
     if contradicting:
