@@ -6,7 +6,7 @@ The package in the order in which data flows:
 - `data`: sources, protocols (which images are normal or anomaly), tf.data pipelines
 - `models`: the approaches, one file each, and their losses
 - `training`: the one place that calls `fit`
-- `detection`: scores, thresholds, metrics
+- `detection`: scores, thresholds, what a batch tells, metrics
 - `reporting`: pictures and tables
 - `deploy`: `Detector`, what a trained run becomes, and its exports
 - `run_directory`, `files`, `errors`, `script`: what all of them share
