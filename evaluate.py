@@ -27,12 +27,14 @@ class EvaluateOptions(Checked):
         data: Another source of the same data than the run was trained on.
         data_dir: Another folder for cached data than the run was trained with.
         threshold: A new threshold for the run; without one of these options it keeps its own.
+        trust: Load a model of unknown origin, which may run code.
     """
 
     run_dir: str
     data: str | None = None
     data_dir: str | None = None
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+    trust: bool = False
 
 
 def main(arguments: list[str]) -> None:
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> None:
     from anomaly_tf.deploy.trained import TrainedDetector
     from anomaly_tf.reporting.evaluation import evaluate, table
 
-    detector = TrainedDetector.load(options.run_dir)
+    detector = TrainedDetector.load(options.run_dir, options.trust)
     if new_threshold:
         detector.set_threshold(options.threshold)
         detector.save_info(run)

@@ -40,6 +40,7 @@ class ExportOptions(Checked):
         output: Where to write; by default the folder export in the run.
         data: Another source of the same data than the run was trained on.
         data_dir: Another folder for cached data than the run was trained with.
+        trust: Load a model of unknown origin, which may run code.
     """
 
     run_dir: str
@@ -49,6 +50,7 @@ class ExportOptions(Checked):
     output: str | None = None
     data: str | None = None
     data_dir: str | None = None
+    trust: bool = False
 
 
 def main(arguments: list[str]) -> int:
@@ -72,7 +74,7 @@ def main(arguments: list[str]) -> int:
     from anomaly_tf.deploy.trained import TrainedDetector
     from anomaly_tf.reporting.parity import ALLOWED_LOSS, compare, parity_table
 
-    trained = TrainedDetector.load(options.run_dir)
+    trained = TrainedDetector.load(options.run_dir, options.trust)
     folder = Path(options.output or run.path / "export")
     if options.format == "saved_model":
         name, path = f"{config.approach}-saved_model", folder / config.approach / "1"
@@ -93,7 +95,7 @@ def main(arguments: list[str]) -> int:
                 trained, path, options.quantize, options.batch_size, seen.normal, samples[chosen]
             )
     with quiet_libraries():
-        exported = Detector.load(path)
+        exported = Detector.load(path, options.trust)
     report: dict[str, Any] = {"format": options.format, "quantize": options.quantize}
     report |= compare(trained, exported, split, path)
     write_json(folder / f"{name}-parity.json", report)

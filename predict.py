@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from anomaly_tf.data.images import UnreadableImage, find_images, open_image, read_image
-from anomaly_tf.deploy.detector import Detector, is_saved_model
+from anomaly_tf.deploy.detector import Detector, is_saved_model, run_of
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import atomic_path
@@ -58,6 +58,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--format", choices=("table", "jsonl", "csv"), default="table", help="of the output"
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="load a model of unknown origin, which may run code"
+    )
     parser.add_argument("--heatmaps", metavar="DIR", help="write each image with its map over it")
     rates = parser.add_mutually_exclusive_group()
     rates.add_argument(
@@ -88,7 +91,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     files = list(find_images(options.images))
     batches = import_batches(options)
-    detector = load(options.model)
+    detector = load(options.model, options.trust)
     if options.false_alarm_rate is not None:
         try:
             detector.set_false_alarm_rate(options.false_alarm_rate)
@@ -160,14 +163,15 @@ def import_batches(options: argparse.Namespace) -> Any:
     return batches
 
 
-def load(model: str) -> Detector:
+def load(model: str, trust: bool = False) -> Detector:
     """The detector, loaded without the notes of the libraries that run it."""
-    if Path(model).is_dir():
-        if not is_saved_model(Path(model)):
-            open_run(model)  # which tells what is missing before TensorFlow takes its seconds
+    path = run_of(Path(model))
+    if path.is_dir():
+        if not is_saved_model(path):
+            open_run(path)  # which tells what is missing before TensorFlow takes its seconds
         import_tensorflow()
     with quiet_libraries():
-        return Detector.load(model)
+        return Detector.load(path, trust)
 
 
 def read_all(

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from anomaly_tf.config import ALIASES, CONFIGS, Checked, Config
 from anomaly_tf.errors import UserError
 
+FLAGS = ("--deterministic", "--trust")  # they need no value
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 
 Options = TypeVar("Options", bound=Checked)
@@ -240,7 +241,7 @@ def _underscored(arguments: Sequence[str]) -> list[str]:
     for index, argument in enumerate(arguments):
         following = arguments[index + 1] if index + 1 < len(arguments) else "--"
         name, equals, value = argument.partition("=")
-        if name == "--deterministic" and not equals and following.startswith("--"):
+        if name in FLAGS and not equals and following.startswith("--"):
             equals, value = "=", "true"  # a flag, as well as an option with a value
         if name.startswith("--"):
             name = "--" + name[2:].replace("-", "_")

@@ -15,7 +15,6 @@ The run is saved at every improvement, so a training that was killed leaves its 
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_tf.errors import UserError
+from anomaly_tf.metadata import RUN_FIELDS, read_metadata
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def open_run(path: str | Path) -> tuple[RunDirectory, dict[str, Any]]:
     """Opens a trained run.
 
     Returns:
-        Its paths and the content of `detector.json`.
+        Its paths and the content of `detector.json`; see `metadata.py` for what of it is checked.
 
     Raises:
-        UserError: If the folder is not a run or is incomplete.
+        UserError: If the folder is not a run, is incomplete, or `detector.json` is damaged.
     """
     run = RunDirectory(Path(path))
     if not run.path.is_dir():
@@ -124,12 +124,9 @@ def open_run(path: str | Path) -> tuple[RunDirectory, dict[str, Any]]:
                 "finish an epoch; train again"
             )
     try:
-        content = json.loads(run.detector.read_text("utf-8"))
-        content["threshold"]["value"], content["calibration"]["scores"], content["model_sha256"]
-        content["training"]["chosen_by"]
-    except (ValueError, KeyError, TypeError) as error:
+        return run, read_metadata(run.detector, RUN_FIELDS)
+    except ValueError as error:
         raise UserError(f"{run.detector} is damaged ({error}); train again") from error
-    return run, content
 
 
 def _unused(folder: Path) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import evaluate
+import export
 import train
 from anomaly_tf.data.sources import ImageDataset, load_dataset
 
@@ -108,6 +109,17 @@ def trained_run(small_folder: Path, tmp_path_factory) -> Path:
     (run / "stdout.txt").write_text(done.stdout)
     (run / "stderr.txt").write_text(done.stderr)
     return run
+
+
+@pytest.fixture(scope="session")
+def deployed(trained_run: Path, tmp_path_factory) -> dict[str, Path]:
+    """The trained run, and its exports: a SavedModel's folder and a .tflite file."""
+    folder = tmp_path_factory.mktemp("deployed")
+    for kind in ("saved_model", "tflite"):
+        options = ["--run-dir", str(trained_run), "--output", str(folder), "--format", kind]
+        assert export.main(options) in (0, 3)
+    saved_model, tflite = folder / "sota" / "1", folder / "sota.tflite"
+    return {"run": trained_run, "saved_model": saved_model, "tflite": tflite}
 
 
 @pytest.fixture

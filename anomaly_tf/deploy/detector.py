@@ -13,7 +13,7 @@ import numpy as np
 
 from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
 from anomaly_tf.errors import UserError
-from anomaly_tf.run_directory import open_run
+from anomaly_tf.run_directory import RunDirectory, open_run
 
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
@@ -35,18 +35,24 @@ class Detector(ABC):
         self.info = info
 
     @staticmethod
-    def load(path: str | Path) -> Detector:
+    def load(path: str | Path, trust: bool = False) -> Detector:
         """Loads a detector.
 
         Args:
-            path: A run directory written by `train.py`, or what `export.py` made of it: the folder
-                of a SavedModel or a .tflite file. The last needs no TensorFlow.
+            path: A run directory written by `train.py` (or its `model.keras`), or what `export.py`
+                made of it: the folder of a SavedModel or a .tflite file. The last needs no
+                TensorFlow.
+            trust: Load a model of unknown origin, too: one without a recorded digest, or of other
+                parts than this package's own; see `deploy/origin.py`. What has another digest
+                than was recorded is refused all the same.
 
         Raises:
-            UserError: A `ValueError`; if there is no detector, it is incomplete, or its files are
-                not those that were saved.
+            UserError: A `ValueError`; if there is no detector, it is incomplete, its files are not
+                those that were saved, or it is not to be trusted.
         """
-        path = Path(path)
+        path = run_of(Path(path))
+        if path.suffix == ".keras":
+            raise UserError(f"{path} alone is no detector (no threshold); give the run's folder")
         if path.is_file():
             from anomaly_tf.deploy.runtime import LiteRTDetector
 
@@ -54,13 +60,13 @@ class Detector(ABC):
         if is_saved_model(path):
             from anomaly_tf.deploy.saved_model import SavedModelDetector
 
-            return SavedModelDetector.load(path)
+            return SavedModelDetector.load(path, trust)
         if path.suffix == ".tflite":
             raise UserError(f"{path} does not exist; give a file that export.py made")
         open_run(path)  # which needs no TensorFlow to say what is missing
         from anomaly_tf.deploy.trained import TrainedDetector
 
-        return TrainedDetector.load(path)
+        return TrainedDetector.load(path, trust)
 
     @property
     @abstractmethod
@@ -237,7 +243,10 @@ class Detector(ABC):
         if not len(images):  # which some operations refuse: the shapes come from a blank image
             blank = self._infer(np.zeros((1, *self.image_shape), np.uint8), names)
             return {name: output[:0] for name, output in blank.items()}
-        return self._infer(images, names)
+        outputs = self._infer(images, names)
+        if not np.isfinite(outputs.get("score", 0.0)).all():  # which would pass as normal
+            raise UserError("the model gives a score that is no number; its weights are damaged")
+        return outputs
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         right = isinstance(images, np.ndarray) and images.dtype == np.uint8
@@ -254,6 +263,34 @@ class Detector(ABC):
         numbers = np.issubdtype(images.dtype, np.number) and images.size
         values = f" with values {images.min():g} to {images.max():g}" if numbers else ""
         raise ValueError(f"{expected}; got {images.dtype}{values}, shape {images.shape}")
+
+
+def run_of(path: Path) -> Path:
+    """The run that a path to its `model.keras` lies in; any other path as it is."""
+    run = RunDirectory(path.parent)
+    return run.path if path == run.model and path.is_file() and run.detector.is_file() else path
+
+
+def check_shapes(
+    info: dict[str, Any], image_shape: tuple[int, ...], outputs: dict[str, tuple[int, ...]]
+) -> None:
+    """Makes sure that metadata and model belong together.
+
+    Args:
+        info: Metadata with `image_shape` and `outputs`.
+        image_shape: Height, width and channels that the model takes.
+        outputs: Name to shape of what the model gives for one image.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    expected = tuple(info["image_shape"])
+    if image_shape != expected:
+        raise ValueError(f"it takes images {image_shape}, not {expected}")
+    shapes = {"score": (), "error_map": expected[:2], "reconstruction": expected}
+    for name in info["outputs"]:
+        if name not in outputs or outputs[name] != shapes.get(name, outputs[name]):
+            raise ValueError(f"it gives no {name} of images {expected}")
 
 
 def is_saved_model(folder: Path) -> bool:

@@ -182,7 +182,7 @@ def _metadata(detector: TrainedDetector) -> dict[str, Any]:
             "scaling": "inside the model",
         },
         "source": {
-            "model_sha256": info["model_sha256"],
+            "model_sha256": info.get("model_sha256"),
             "command": info["training"]["command"],
             "versions": {
                 name: importlib.metadata.version(name)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from anomaly_tf.data.images import read_image
-from anomaly_tf.deploy.detector import Detector, as_uint8
+from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
 from anomaly_tf.errors import UserError
+from anomaly_tf.metadata import LITERT_FIELDS, MOST_BYTES, parse_metadata
 
 # Name of the metadata inside the file, which LiteRT's convention of associated files makes a zip
 # archive behind the model; the same text lies beside the file, as <its name>.json.
 METADATA_NAME = "anomaly_tf.json"
-MOST_METADATA = 64 * 2**20
 SIGNATURE = "serve"
 
 
@@ -46,10 +45,12 @@ class LiteRTDetector(Detector):
         self._interpreter.allocate_tensors()
         # The numbers of the tensors, because a call of the signature copies all outputs each time.
         signature = self._interpreter.get_signature_runner(SIGNATURE)
-        self._input = signature.get_input_details()["images"]["index"]
-        outputs = signature.get_output_details()
+        images, outputs = signature.get_input_details()["images"], signature.get_output_details()
+        self._input = images["index"]
+        self._batch_size, *image_shape = images["shape"].tolist()
+        shapes = {name: tuple(output["shape"].tolist()[1:]) for name, output in outputs.items()}
+        check_shapes(info, tuple(image_shape), shapes)
         self._indices = {name: outputs[name]["index"] for name in info["outputs"]}
-        self._batch_size = info["batch_size"]
 
     @classmethod
     def load(cls, path: str | Path, threads: int | None = None) -> LiteRTDetector:
@@ -63,7 +64,14 @@ class LiteRTDetector(Detector):
             UserError: A `ValueError`; if the file cannot be read, was not made by `export.py`, is
                 truncated, or its metadata belongs to another file.
         """
-        return cls(*read_file(Path(path)), threads)
+        model, info = read_file(Path(path))
+        try:
+            return cls(model, info, threads)
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise UserError(
+                f"{path} is damaged or no detector of ours ({' '.join(str(error).split())}); "
+                "export it again"
+            ) from error
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -114,14 +122,11 @@ def read_file(path: Path) -> tuple[bytes, dict[str, Any]]:
             f"{path.stem}.json lies beside it); export it again"
         )
     try:
-        info = json.loads(text)
-        model = content[: info["model_bytes"]]
-        digest = info["model_sha256"]
-        info["threshold"]["value"], info["calibration"]["scores"], info["batch_size"]
-        info["outputs"], info["image_shape"]
-    except (ValueError, KeyError, TypeError) as error:
+        info = parse_metadata(text, LITERT_FIELDS)
+    except ValueError as error:
         raise UserError(f"the metadata of {path} is damaged ({error}); export it again") from error
-    if hashlib.sha256(model).hexdigest() != digest:
+    model = content[: info["model_bytes"]]
+    if hashlib.sha256(model).hexdigest() != info["model_sha256"]:
         raise UserError(
             f"{path} is not the model that its metadata describes (another SHA-256 digest); "
             "export it again"
@@ -132,7 +137,7 @@ def read_file(path: Path) -> tuple[bytes, dict[str, Any]]:
 def _metadata_inside(content: bytes) -> bytes | None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if archive.getinfo(METADATA_NAME).file_size > MOST_METADATA:
+            if archive.getinfo(METADATA_NAME).file_size > MOST_BYTES:
                 return None
             return archive.read(METADATA_NAME)
     except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, OSError):
@@ -141,6 +146,6 @@ def _metadata_inside(content: bytes) -> bytes | None:
 
 def _metadata_beside(path: Path) -> bytes | None:
     beside = path.with_suffix(".json")
-    if not beside.is_file() or beside.stat().st_size > MOST_METADATA:
+    if not beside.is_file() or beside.stat().st_size > MOST_BYTES:
         return None
     return beside.read_bytes()

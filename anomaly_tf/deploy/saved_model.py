@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.detector import Detector, check_shapes
+from anomaly_tf.deploy.origin import TRUST, check_saved_model, refused
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import sha256
+from anomaly_tf.metadata import EXPORT_FIELDS, read_metadata
 
 # TensorFlow Serving leaves this folder of a SavedModel alone.
 METADATA = Path("assets.extra", "anomaly_tf.json")
 BATCH = 500
+# What TensorFlow reads in the folder of a SavedModel.
+READ_FOLDERS = ("assets/", "variables/")
+READ_SUFFIXES = (".cpb", ".pb", ".pbtxt")
 
 
 class SavedModelDetector(Detector):
@@ -32,34 +36,49 @@ class SavedModelDetector(Detector):
         self._serve = model.signatures["serve"]
 
     @classmethod
-    def load(cls, path: str | Path) -> SavedModelDetector:
+    def load(cls, path: str | Path, trust: bool = False) -> SavedModelDetector:
         """Loads a SavedModel that `export.py` made.
 
         Args:
             path: Its folder, or the one above, as TensorFlow Serving takes it.
+            trust: As `Detector.load`.
 
         Raises:
-            UserError: A `ValueError`; if it was not made by `export.py`, or a file of it is missing
-                or changed.
+            UserError: A `ValueError`; if it was not made by `export.py`, a file of it is missing,
+                changed or added, or it is not to be trusted.
         """
         folder = Path(path)
         if not (folder / "saved_model.pb").is_file():
             folder = folder / "1"
         try:
-            info = json.loads((folder / METADATA).read_text("utf-8"))
-            files = info["files_sha256"].items()
-            info["threshold"]["value"], info["calibration"]["scores"], info["outputs"]
+            info = read_metadata(folder / METADATA, EXPORT_FIELDS)
         except OSError as error:
             raise UserError(
                 f"{path} was not made by export.py (it holds no {METADATA}); export it again"
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise UserError(f"{folder / METADATA} is damaged ({error}); export it again") from error
-        for name, digest in files:
-            file = folder / name
-            if not file.is_file() or sha256(file) != digest:
-                raise UserError(f"{file} is missing or was changed; export it again")
-        return cls(tf.saved_model.load(str(folder)), info)
+        if "files_sha256" in info:
+            _check_files(folder, info["files_sha256"])
+        elif not trust:
+            raise UserError(f"{folder / METADATA} records no digests of the model's files; {TRUST}")
+        if not trust:
+            check_saved_model(folder)
+        try:
+            detector = cls(tf.saved_model.load(str(folder)), info)
+            detector._check_signature()
+        except Exception as error:  # what TensorFlow raises on files that anybody may have made
+            raise refused(folder, error) from error
+        return detector
+
+    def _check_signature(self) -> None:
+        """Raises `ValueError` or `KeyError` if the metadata is not that of the model."""
+        # The signature takes pictures of any size; only their channels are fixed.
+        channels = self._serve.structured_input_signature[1]["images"].shape[-1]
+        outputs = {
+            name: tuple(spec.shape[1:]) for name, spec in self._serve.structured_outputs.items()
+        }
+        check_shapes(self.info, (*self.image_shape[:2], channels), outputs)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -73,3 +92,16 @@ class SavedModelDetector(Detector):
             for name in names:
                 parts[name].append(outputs[name].numpy())
         return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def _check_files(folder: Path, digests: dict[str, str]) -> None:
+    """Raises `UserError` if a file is not as recorded, or TensorFlow would read one that is not."""
+    for name, digest in digests.items():
+        file = folder / name
+        if not file.is_file() or sha256(file) != digest:
+            raise UserError(f"{file} is missing or was changed; export it again")
+    for file in folder.rglob("*"):
+        name = file.relative_to(folder).as_posix()
+        read = name.startswith(READ_FOLDERS) or file.suffix in READ_SUFFIXES
+        if read and name not in digests and not file.is_dir():
+            raise UserError(f"{file} is none of the files that were exported; remove it")

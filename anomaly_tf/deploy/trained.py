@@ -8,14 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from anomaly_tf.deploy.detector import Detector, as_uint8
+from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
+from anomaly_tf.deploy.origin import TRUST, check_keras_file, refused
 from anomaly_tf.detection.scoring import GradCam, Scorer
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import atomic_path, sha256, write_json
+from anomaly_tf.metadata import OUTPUTS
 from anomaly_tf.run_directory import RunDirectory, open_run
-
-# What a user may ask for, where the model has it; its others serve Grad-CAM.
-OUTPUTS = ("score", "error_map", "reconstruction", "probabilities")
 
 
 class TrainedDetector(Detector):
@@ -35,20 +34,33 @@ class TrainedDetector(Detector):
         self._scorers: dict[tuple[str, ...], Scorer] = {}
 
     @classmethod
-    def load(cls, path: str | Path) -> TrainedDetector:
+    def load(cls, path: str | Path, trust: bool = False) -> TrainedDetector:
         """Loads the detector of a run directory.
 
         Args:
             path: A folder written by `train.py`.
+            trust: As `Detector.load`.
 
         Raises:
-            UserError: A `ValueError`; if the folder is not a run, is incomplete, or its model
-                file is not the one that was saved.
+            UserError: A `ValueError`; if the folder is not a run, is incomplete, its model file is
+                not the one that was saved, or is not to be trusted.
         """
         run, info = open_run(path)
-        if sha256(run.model) != info["model_sha256"]:
+        digest = info.get("model_sha256")
+        if digest is None and not trust:
+            raise UserError(f"{run.detector} records no digest of {run.model.name}; {TRUST}")
+        if digest not in (None, sha256(run.model)):
             raise UserError(f"{run.model} is not the file that training saved; train again")
-        return cls(keras.models.load_model(run.model, compile=False, safe_mode=True), info)
+        check_keras_file(run.model, trust)
+        try:
+            model = keras.models.load_model(run.model, compile=False, safe_mode=True)
+            detector = cls(model, info)
+            shapes = {name: output.shape[1:] for name, output in model.output.items()}
+            outputs = ("score", *detector.outputs)
+            check_shapes({**info, "outputs": outputs}, model.input_shape[1:], shapes)
+            return detector
+        except Exception as error:  # what Keras raises on a file that anybody may have made
+            raise refused(run.model, error) from error
 
     def save(self, run: RunDirectory) -> None:
         """Writes the model and `detector.json`, each whole or not at all."""

@@ -1,0 +1,180 @@
+"""What lies beside a model: every wrong value is refused before anything is computed from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomaly_tf import Detector
+from anomaly_tf.deploy.saved_model import METADATA
+from anomaly_tf.errors import UserError
+from anomaly_tf.metadata import MOST_BYTES, is_inner_path, parse_metadata
+
+RIGHT: dict[str, Any] = {
+    "threshold": {"value": 0.5, "method": "percentile", "percentile": 95},
+    "calibration": {"size": 3, "scores": [0.1, 0.2, 1]},
+}
+FIELDS = ("threshold.value", "calibration.scores")
+
+
+def changed(info: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """A copy with another value at a dotted name; without it, if the value is `...`."""
+    copy = json.loads(json.dumps(info))
+    section = copy
+    *parents, last = name.split(".")
+    for parent in parents:
+        section = section.setdefault(parent, {})
+    section[last] = value
+    if value is ...:
+        del section[last]
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threshold", None),
+        ("threshold.value", ...),
+        ("threshold.value", True),
+        ("threshold.value", "0.5"),
+        ("threshold.value", float("nan")),
+        ("threshold.value", float("inf")),
+        ("threshold.value", 1e39),  # more than float32 holds
+        ("threshold.value", 10**400),
+        ("threshold.percentile", -1),
+        ("threshold.percentile", ...),
+        ("calibration.scores", []),
+        ("calibration.scores", [0.1, float("nan")]),
+        ("calibration.scores", [[0.1]]),
+        ("calibration.scores", {"0": 0.1}),
+        ("calibration.size", 2),
+        ("image_shape", [28, 28]),
+        ("image_shape", [28, 28, 2]),
+        ("image_shape", [28, 0, 1]),
+        ("image_shape", [28, 28.0, 1]),
+        ("image_shape", [10**9, 28, 1]),
+        ("image_score", "median"),
+        ("outputs", ["error_map"]),
+        ("outputs", ["score", "score"]),
+        ("outputs", ["score", "features"]),
+        ("outputs", "score"),
+        ("batch_size", 0),
+        ("batch_size", 10**6),
+        ("batch_size", True),
+        ("model_bytes", -1),
+        ("model_sha256", "0" * 63),
+        ("model_sha256", None),
+        ("files_sha256", {"../saved_model.pb": "0" * 64}),
+        ("files_sha256", {"saved_model.pb": "0"}),
+        ("class_names", [1, 2]),
+        ("approach", 3),
+        ("training.epochs", -1),
+        ("training.validation", {"val_auroc": "high"}),
+        ("training.train_seconds", float("inf")),
+    ],
+)
+def test_a_wrong_value_is_refused(name, value):
+    assert parse_metadata(json.dumps(RIGHT).encode(), FIELDS) == RIGHT
+    with pytest.raises(ValueError, match=r"\S"):
+        parse_metadata(json.dumps(changed(RIGHT, name, value)).encode(), FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "Expecting value"),
+        (b"\xff{}", "decode"),
+        (b"[1]", "expected an object"),
+        (b'{"threshold": 1e999}', "too large a number"),
+        (b'{"other": -Infinity}', "-Infinity is no number"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"a":' + b"1" * 5000 + b"}", "limit"),
+        (b" " * (MOST_BYTES + 1), "more than 64 MB"),
+    ],
+)
+def test_what_is_no_metadata(content, words):
+    with pytest.raises(ValueError, match=words):
+        parse_metadata(content, FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("saved_model.pb", True),
+        ("variables/variables.index", True),
+        ("..", False),
+        ("../up", False),
+        ("a/../../up", False),
+        ("/etc/passwd", False),
+        ("a//b", False),
+        ("a\\..\\..\\b", False),
+        ("C:b", False),
+        ("a\0b", False),
+        (".", False),
+        ("", False),
+    ],
+)
+def test_paths_that_lead_out_of_a_folder(name, inside):
+    assert is_inner_path(name) == inside
+
+
+@pytest.fixture
+def copies(deployed, tmp_path) -> dict[str, tuple[Path, Path]]:
+    """Of each kind a copy to be damaged: what is loaded, and the file of its metadata."""
+    run = Path(shutil.copytree(deployed["run"], tmp_path / "run"))
+    folder = Path(shutil.copytree(deployed["saved_model"], tmp_path / "saved"))
+    info = json.loads(deployed["tflite"].with_suffix(".json").read_text())
+    file = tmp_path / "plain.tflite"
+    file.write_bytes(deployed["tflite"].read_bytes()[: info["model_bytes"]])
+    (tmp_path / "plain.json").write_text(json.dumps(info))
+    return {
+        "run": (run, run / "detector.json"),
+        "saved_model": (folder, folder / METADATA),
+        "tflite": (file, tmp_path / "plain.json"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["run", "saved_model", "tflite"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threshold.value", float("nan")),
+        ("calibration.scores", [1e39]),
+        ("image_shape", [28, 28, 3]),
+        ("image_shape", [27, 28, 1]),
+        ("approach", ...),
+    ],
+)
+def test_metadata_that_does_not_fit_ends_in_one_line(kind, name, value, copies):
+    path, file = copies[kind]
+    Detector.load(path)
+    file.write_text(json.dumps(changed(json.loads(file.read_text()), name, value)))
+    with pytest.raises(UserError, match=r"(damaged|no detector of ours)") as told:
+        Detector.load(path, trust=True)
+    assert "\n" not in str(told.value)
+    assert str(path) in str(told.value)
+
+
+@pytest.mark.parametrize("kind", ["run", "saved_model"])
+def test_an_endless_file_of_metadata_is_not_read(kind, copies):
+    path, file = copies[kind]
+    with file.open("r+b") as opened:
+        opened.truncate(2**40)  # a terabyte of zeros that takes no room on the disk
+    with pytest.raises(UserError, match="more than 64 MB"):
+        Detector.load(path)
+
+
+def test_a_bomb_of_metadata_in_a_tflite_file(copies):
+    path, file = copies["tflite"]
+    text = file.read_bytes()
+    file.unlink()
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("anomaly_tf.json", text + b" " * MOST_BYTES)
+    assert path.stat().st_size < 2**21
+    with pytest.raises(UserError, match="holds no metadata"):
+        Detector.load(path)
