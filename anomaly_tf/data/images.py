@@ -6,6 +6,7 @@ Needs numpy and Pillow alone.
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,17 @@ FORMATS = {
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 # A photo of 50 million pixels takes 150 MB once decoded; a file of a few KB can claim many more.
 MOST_PIXELS = 50_000_000
+# What Pillow's readers raise on damaged data, each as its format's parser stumbles.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+)
 ORIENTATION = ExifTags.Base.Orientation
 QUARTER_TURNS = (5, 6, 7, 8)
 # What is too large is refused here, not warned of.
@@ -92,8 +104,7 @@ def open_image(path: Path) -> Image.Image:
     with _opened(path) as image:
         try:
             return _as_grey_or_colour(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            # What Pillow's decoders raise on damaged data.
+        except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
 
 
@@ -111,7 +122,7 @@ def read_header(path: Path) -> tuple[int, int, bool]:
             grey = image.mode in ("1", "L") or image.mode.startswith("I")
             # Transparent grey becomes colour on its white ground.
             grey = grey and not image.has_transparency_data
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
         width, height = image.size[::-1] if turned else image.size
         return width, height, grey
@@ -133,6 +144,8 @@ def _opened(path: Path) -> Image.Image:
         raise UnreadableImage(f"{path} is a folder, not an image") from error
     except OSError as error:
         raise UnreadableImage(f"cannot read {path}: {error.strerror or error}") from error
+    except DAMAGE as error:
+        raise UnreadableImage(f"{path} is damaged ({error})") from error
     width, height = image.size
     if width * height > MOST_PIXELS:
         image.close()
