@@ -58,7 +58,7 @@ def require_approach(name: Any) -> str:
     Raises:
         UserError: If there is none; the message suggests the nearest.
     """
-    own = ALIASES.get(name, name) if isinstance(name, str) else name
+    own = ALIASES.get(name, name) if isinstance(name, str) else None
     if own not in CONFIGS:
         raise UserError(_unknown("approach", str(name), [*CONFIGS, *ALIASES]))
     return own
@@ -118,7 +118,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: If the file cannot be read or is not such a file.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        aliases = [event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)]
+        content = None if aliases else yaml.safe_load(text)
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror}; give an existing YAML file"
@@ -130,6 +132,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
         raise UserError(f"{path}{place} is broken YAML ({problem}); mend it there") from error
+    except Exception as error:  # what PyYAML raises on values that do not fit their kind
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path} is broken YAML ({reason}); mend it") from error
+    if aliases:  # by which a few lines can stand for more than memory holds, or for themselves
+        raise UserError(f"{path} holds an alias, *{aliases[0].anchor}; write out what it means")
     if content is None:
         return {}
     if not isinstance(content, dict):
