@@ -260,7 +260,7 @@ class Detector(ABC):
             raise ValueError(f"{expected}; got a {type(images).__name__}, not a numpy array")
         if right:
             raise ValueError(f"{expected}; got shape {images.shape}")
-        numbers = np.issubdtype(images.dtype, np.number) and images.size
+        numbers = images.dtype.kind in "iufc" and images.size
         values = f" with values {images.min():g} to {images.max():g}" if numbers else ""
         raise ValueError(f"{expected}; got {images.dtype}{values}, shape {images.shape}")
 
