@@ -9,7 +9,7 @@ LOCK := requirements$(if $(GPU),-gpu).lock
 READY := .venv/ready-$(basename $(LOCK))
 SOURCES := anomaly_tf tests benchmarks train.py evaluate.py export.py predict.py benchmark.py
 
-.PHONY: help setup train test lint format tensorboard bench bench-export bench-folders benchmark-quick lock clean
+.PHONY: help setup train test fuzz lint format tensorboard bench bench-export bench-folders benchmark-quick lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -29,6 +29,9 @@ train: $(READY) ## Train approach sota on Fashion-MNIST and evaluate it
 
 test: $(READY) ## Run the whole test suite
 	$(BIN)/python -m pytest
+
+fuzz: $(READY) ## Try thousands of generated inputs (minutes)
+	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile fuzz
 
 lint: $(READY) ## Check formatting, style and types
 	$(BIN)/ruff format --check $(SOURCES)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import damage  # noqa: F401 - registers the profiles of Hypothesis
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import evaluate
 import export
@@ -23,6 +25,7 @@ from anomaly_tf.data.sources import ImageDataset, load_dataset
 # A user's environment, before the next line makes TensorFlow quiet in the tests' own process.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+settings.load_profile("few")  # see damage.py
 ROOT = Path(__file__).resolve().parents[1]
 IDX_NAMES = (
     "train-images-idx3-ubyte",
