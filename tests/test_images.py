@@ -128,6 +128,22 @@ def test_what_is_no_picture(name, content, words, tmp_path):
     assert "\n" not in str(told.value)
 
 
+def test_a_png_whose_header_is_cut_short(tmp_path):
+    path = tmp_path / "short header.png"
+    path.write_bytes(png_header(28, 28).replace(b"\0\0\0\x0dIHDR", b"\0\0\0\x0cIHDR"))
+    with pytest.raises(UnreadableImage, match="is damaged"):
+        read_image(path, (28, 28, 1))
+
+
+@pytest.mark.parametrize("tag", [b"\x00\x01", b"\x11\x01"], ids=["width", "offset"])
+def test_a_tiff_whose_whole_numbers_are_fractions(tag, shoe, tmp_path):
+    path = saved(Image.fromarray(shoe), tmp_path / "fractions.tiff")
+    for kind in (b"\x03\x00", b"\x04\x00"):  # of 16 and of 32 bits
+        path.write_bytes(path.read_bytes().replace(tag + kind, tag + b"\x05\x00"))
+    with pytest.raises(UnreadableImage, match="is damaged"):
+        read_image(path, (28, 28, 1))
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "tiff"])
 def test_a_truncated_file(suffix, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

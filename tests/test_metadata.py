@@ -178,3 +178,12 @@ def test_a_bomb_of_metadata_in_a_tflite_file(copies):
     assert path.stat().st_size < 2**21
     with pytest.raises(UserError, match="holds no metadata"):
         Detector.load(path)
+
+
+def test_packed_metadata_that_is_damaged(deployed, tmp_path):
+    content = deployed["tflite"].read_bytes()
+    packed = content.index(b"anomaly_tf.json") + len("anomaly_tf.json")
+    file = tmp_path / "damaged.tflite"
+    file.write_bytes(content[:packed] + b"\x07" + content[packed + 1 :])  # no kind of block
+    with pytest.raises(UserError, match="holds no metadata"):
+        Detector.load(file)

@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, assert_one_line, run_script
 from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
 
 import evaluate
 import export
@@ -30,6 +31,7 @@ from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.deploy.trained import TrainedDetector
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import sha256
+from anomaly_tf.metadata import MOST_BYTES
 from anomaly_tf.models import APPROACHES
 from anomaly_tf.run_directory import RunDirectory
 
@@ -262,6 +264,9 @@ def test_a_zip_bomb_is_not_unpacked(run_copy):
     assert (run_copy / "model.keras").stat().st_size < 2**22
     forge(run_copy)
     assert_refused(run_copy, "compressed", trust=True)
+    write_archive(run_copy / "model.keras", members | {"config.json": b" " * (MOST_BYTES + 1)})
+    forge(run_copy)
+    assert_refused(run_copy, "more than 64 MB", trust=True)
 
 
 def test_bytes_that_are_no_archive(run_copy):
@@ -269,6 +274,15 @@ def test_bytes_that_are_no_archive(run_copy):
         (run_copy / "model.keras").write_bytes(content)
         forge(run_copy)
         assert_refused(run_copy, "model.keras", "damaged", trust=True)
+
+
+def test_a_checksum_inside_the_archive_that_is_wrong(run_copy):
+    file = run_copy / "model.keras"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # a weight, which would be another number
+    file.write_bytes(content)
+    forge(run_copy)
+    assert_refused(run_copy, "checksum", trust=True)
 
 
 def test_weights_that_are_no_numbers_give_no_verdict(run_copy, images):
@@ -329,6 +343,17 @@ def in_python(file: Path) -> None:
     tf.py_function(lambda: file.write_text("written"), [], tf.int32)
 
 
+def restored() -> list[tf.Tensor]:
+    """What the functions beside the signatures may do, and a signature may not."""
+    return tf.raw_ops.RestoreV2(
+        prefix="/x", tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32]
+    )
+
+
+def restored_in_a_branch() -> tf.Tensor:
+    return tf.cond(tf.random.uniform(()) < 2, lambda: restored()[0], lambda: 0.0)
+
+
 def malicious(saved_copy: Path, module: tf.Module) -> None:
     """Puts another graph into the folder of a SavedModel, its metadata and digests made to fit."""
     metadata = (saved_copy / METADATA).read_bytes()
@@ -373,14 +398,33 @@ def refusal(path: Path) -> str:
         (lambda: tf.io.read_file("/etc/passwd"), "ReadFile"),
         (lambda: tf.print("hello"), "PrintV2"),
         (lambda: tf.io.matching_files("/*"), "MatchingFiles"),
-        (lambda: tf.raw_ops.RestoreV2(
-            prefix="/x", tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32]
-        ), "RestoreV2"),
+        (restored, "RestoreV2"),
+        (restored_in_a_branch, "RestoreV2"),
     ],
-)  # fmt: skip
+)
 def test_operations_that_no_export_has(act, operation, saved_copy):
     malicious(saved_copy, Module(act))
     assert f"operation {operation}" in refusal(saved_copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda graph: setattr(graph.object_graph_def.nodes[0], "registered_name", "x"), "saver"),
+        (lambda graph: graph.object_graph_def.nodes[0].saveable_objects["x"], "saver"),
+        (lambda graph: setattr(graph.object_graph_def.nodes[0], "registered_saver", "x"), "saver"),
+        (
+            lambda graph: graph.graph_def.library.function[0].attr["api_implements"],
+            "may exchange for another",
+        ),
+    ],
+)
+def test_what_tensorflow_calls_by_itself(change, words, saved_copy):
+    model = saved_model_pb2.SavedModel.FromString((saved_copy / "saved_model.pb").read_bytes())
+    change(model.meta_graphs[0])
+    (saved_copy / "saved_model.pb").write_bytes(model.SerializeToString())
+    forge(saved_copy)
+    assert words in refusal(saved_copy)
 
 
 def test_what_runs_as_it_is_loaded_is_refused(saved_copy, tmp_path):

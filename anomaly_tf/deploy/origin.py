@@ -62,8 +62,8 @@ TRUST = "if you know where it comes from, allow it by --trust (in Python trust=T
 def check_keras_file(path: Path, trust: bool) -> None:
     """Refuses what is no detector saved by `train.py`.
 
-    The archive must hold `MEMBERS` and nothing else, neither compressed, nor encrypted, nor a
-    link, and undamaged: a member then takes no more room than the file, and leads nowhere.
+    The archive must hold `MEMBERS` and nothing else, neither compressed nor a link, and undamaged:
+    a member then takes no more room than the file, and leads nowhere.
 
     Args:
         path: A `.keras` file.
@@ -82,8 +82,8 @@ def check_keras_file(path: Path, trust: bool) -> None:
             for member in members:
                 if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
                     raise ValueError(f"{member.filename} is compressed")
-                if member.flag_bits & 1 or stat.S_ISLNK(member.external_attr >> 16):
-                    raise ValueError(f"{member.filename} is encrypted or a link")
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    raise ValueError(f"{member.filename} is a link")
             if archive.getinfo("config.json").file_size > MOST_BYTES:
                 raise ValueError(f"config.json has more than {MOST_BYTES // 2**20} MB")
             if archive.testzip():
