@@ -111,6 +111,17 @@ def parse_options(
     return _build(options, parser, parsed)
 
 
+class _WithoutAliases(yaml.SafeLoader):
+    """Refuses aliases, by which a few lines stand for more than memory holds, or for themselves."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"*{event.anchor} stands for something else, write that out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping.
 
@@ -118,9 +129,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: If the file cannot be read or is not such a file.
     """
     try:
-        text = path.read_text("utf-8")
-        aliases = [event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)]
-        content = None if aliases else yaml.safe_load(text)
+        content = yaml.load(path.read_text("utf-8"), _WithoutAliases)
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror}; give an existing YAML file"
@@ -135,8 +144,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except Exception as error:  # what PyYAML raises on values that do not fit their kind
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path} is broken YAML ({reason}); mend it") from error
-    if aliases:  # by which a few lines can stand for more than memory holds, or for themselves
-        raise UserError(f"{path} holds an alias, *{aliases[0].anchor}; write out what it means")
     if content is None:
         return {}
     if not isinstance(content, dict):

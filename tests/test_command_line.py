@@ -148,6 +148,14 @@ def test_wrong_options_are_named_in_one_line(arguments, words):
     ("content", "words"),
     [
         ("losses: [1\n", ["line 2", "broken YAML"]),
+        (
+            "seed: &one 1\ntraining:\n  epochs: *one\n",
+            ["line 3, column 11", "*one", "write that out"],
+        ),
+        ("losses: &itself {abc_weight: *itself}\n", ["line 1, column 30", "*itself"]),
+        ("seed: 2001-99-99\n", ["broken YAML", "month"]),
+        ("seed: " + "[" * 20_000, ["broken YAML", "nested too deeply"]),
+        ("approach: [sota]\n", ["unknown approach", "['sota']"]),
         ("losses:\n  abc_wieght: 1\n", ["losses.abc_wieght", "did you mean 'losses.abc_weight'"]),
         ("- 1\n", ["key: value", "list"]),
         ("seed: two\n", ["seed", "whole number", "two"]),

@@ -540,7 +540,7 @@ def test_the_scripts_take_trust(run_copy, images, capsys):
 
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-FORBIDDEN_CALLS = {"eval", "exec", "__import__", "enable_unsafe_deserialization"}
+FORBIDDEN_CALLS = {"eval", "exec", "__import__", "unsafe_load", "enable_unsafe_deserialization"}
 FORBIDDEN_OPTIONS = {("allow_pickle", True), ("safe_mode", False)}
 
 
@@ -577,6 +577,7 @@ def test_nothing_unpickles_or_evaluates():
         "np.load(file, allow_pickle=True)",
         "keras.models.load_model(file, safe_mode=False)",
         "eval(text)",
+        "yaml.unsafe_load(text)",
         "keras.config.enable_unsafe_deserialization()",
     ],
 )
