@@ -178,6 +178,15 @@ def test_a_run_reads_its_own_split_again(photos, tmp_path):
     (photos / split.test.files[0]).unlink()
     with pytest.raises(UserError, match=r"(?s)1 of the 36 files .*first: .*by --data"):
         open_split(chosen, tmp_path / "split.json")
+    content = json.loads((tmp_path / "split.json").read_text())
+    for outside in ("../elsewhere.png", "/etc/passwd"):
+        part = content["test"] | {"files": [outside, *content["test"]["files"][1:]]}
+        (tmp_path / "split.json").write_text(json.dumps(content | {"test": part}))
+        with pytest.raises(UserError, match="leads out of the folder"):
+            open_split(chosen, tmp_path / "split.json")
+    (tmp_path / "split.json").write_text(json.dumps({"roles": []}))
+    with pytest.raises(UserError, match="is damaged"):
+        open_split(chosen, tmp_path / "split.json")
     (tmp_path / "split.json").write_text(json.dumps({"roles": {}}))
     with pytest.raises(UserError, match=r"split\.json is damaged"):
         open_split(chosen, tmp_path / "split.json")

@@ -70,9 +70,12 @@ def open_split(config: Config, path: Path) -> Split:
         roles = Roles(**{name: tuple(part) for name, part in content["roles"].items()})
         train, validation, test = (_labelled(folder, content[name], roles, shape) for name in SETS)
         masks, names = content["masks"], tuple(content["class_names"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = [file for part in (train, validation, test) for file in part.files]
+        for path_inside in map(Path, (*files, *masks, *masks.values())):
+            if path_inside.is_absolute() or ".." in path_inside.parts:
+                raise ValueError(f"{path_inside} leads out of the folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); train again") from error
-    files = [file for part in (train, validation, test) for file in part.files]
     gone = [file for file in files if not (folder / file).is_file()]
     if gone:
         raise UserError(
