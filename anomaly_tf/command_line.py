@@ -204,6 +204,8 @@ def _parse(
     try:
         base = parser.parse_object(values, defaults=True) if values else None
         return parser.parse_args(arguments, namespace=base)
+    except OverflowError as error:
+        raise UserError(f"an option's number is too large ({error}); give a smaller one") from error
     except (argparse.ArgumentError, ValueError) as error:
         raise UserError(_one_line(str(error))) from error
 

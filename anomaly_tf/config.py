@@ -46,9 +46,11 @@ class Checked:
             if value is None:
                 continue
             for part in value if isinstance(value, tuple) else (value,):
-                if not low <= part <= high or (above and part == low) or math.isinf(part):
+                # Not by math.isinf, for which a whole number may be too large.
+                infinite = abs(part) == math.inf
+                if not low <= part <= high or (above and part == low) or infinite:
                     bound = f"above {low:g}" if above else f"at least {low:g}"
-                    limit = " and finite" if math.isinf(part) else ""
+                    limit = " and finite" if infinite else ""
                     limit = limit if math.isinf(high) else f" and at most {high:.10g}"
                     self._refuse(item.name, f"must be {bound}{limit}; got {part}")
             if value == ():

@@ -209,6 +209,7 @@ def test_a_lambda_layer_runs_no_code(run_copy, tmp_path, monkeypatch):
         ),
         (("layers", 0), {"class_name": ["InputLayer"]}, "['InputLayer']"),
         (("layers", 0), {"registered_name": "elsewhere>InputLayer"}, "elsewhere>"),
+        (("layers", 0), {"class_name": "\x1b[31m"}, r"\x1b[31m"),
     ],
 )
 def test_classes_that_no_approach_has(where, named, words, run_copy):

@@ -18,6 +18,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from anomaly_tf.errors import UserError
 from anomaly_tf.metadata import MOST_BYTES
+from anomaly_tf.script import printable
 
 MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
 # Classes that a detector's config.json may name, by module; in none, Keras's own notations.
@@ -118,13 +119,13 @@ def check_saved_model(folder: Path) -> None:
 
 def refused(path: Path, error: Exception) -> UserError:
     """One line about what a library raised on a file."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = printable(" ".join(str(error).split())) or type(error).__name__
     reason = reason if len(reason) <= 200 else f"{reason[:200]}..."
     return UserError(f"{path} is damaged or no detector of ours ({reason}); make it again")
 
 
 def _foreign(path: Path, foreign: list[str]) -> str:
-    shown = " ".join(", ".join(foreign[:3]).split())[:200]
+    shown = printable(", ".join(foreign[:3]))[:200]
     return f"{path} holds what no detector of ours is made of ({shown}); {TRUST}"
 
 

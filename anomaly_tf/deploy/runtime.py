@@ -21,6 +21,7 @@ from anomaly_tf.data.images import read_image
 from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
 from anomaly_tf.errors import UserError
 from anomaly_tf.metadata import LITERT_FIELDS, MOST_BYTES, parse_metadata
+from anomaly_tf.script import printable
 
 # Name of the metadata inside the file, which LiteRT's convention of associated files makes a zip
 # archive behind the model; the same text lies beside the file, as <its name>.json.
@@ -69,8 +70,8 @@ class LiteRTDetector(Detector):
             return cls(model, info, threads)
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(
-                f"{path} is damaged or no detector of ours ({' '.join(str(error).split())}); "
-                "export it again"
+                f"{path} is damaged or no detector of ours "
+                f"({printable(' '.join(str(error).split()))}); export it again"
             ) from error
 
     @property
