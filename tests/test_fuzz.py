@@ -276,7 +276,10 @@ LAUGHS = "\n".join(
 @example(b"seed: !!int five")
 def test_any_configuration_file(place, content):
     (place / "any.yaml").write_bytes(content)
-    assert_right_or_told(["--config", str(place / "any.yaml")], place, content.decode("latin-1"))
+    # Quotes and blocks can say a control character or a line break in plain letters.
+    plain = content.isascii() and not set(b"\\|>\"'?").intersection(content)
+    said = content.replace(b"\n", b"").decode() if plain else "\0"
+    assert_right_or_told(["--config", str(place / "any.yaml")], place, said)
     CASES["configuration files"] += 1
 
 
