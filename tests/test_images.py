@@ -191,6 +191,26 @@ def test_a_bomb_is_refused_before_it_takes_memory(tmp_path):
     assert done.stderr == ""
 
 
+def test_a_chunk_that_claims_two_gigabytes_gets_no_room(shoe, tmp_path):
+    path = saved(Image.fromarray(shoe), tmp_path / "long.png")
+    content = path.read_bytes()
+    chunk = content.index(b"IDAT")
+    path.write_bytes(content[: chunk - 4] + b"\x7f\xff\xff\xff" + content[chunk:])
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from anomaly_tf.data.images import read_image\n"
+        "print(read_image(Path(sys.argv[1]), (28, 28, 1)).sum())\n"
+        "status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
+        "print(int(status['VmPeak'].split()[0]) // 1024)\n"
+    )
+    arguments = [sys.executable, "-W", "error", "-c", code, str(path)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+    total, megabytes = map(int, done.stdout.split())
+    assert total == shoe.sum()  # the pixels themselves are whole
+    assert megabytes < 2000
+
+
 def test_folders_are_searched_in_order_of_name(shoe, tmp_path):
     photos = tmp_path / "photos"
     (photos / "b").mkdir(parents=True)

@@ -5,10 +5,12 @@ Needs numpy and Pillow alone.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -128,29 +130,47 @@ def read_header(path: Path) -> tuple[int, int, bool]:
         return width, height, grey
 
 
-def _opened(path: Path) -> Image.Image:
+class _File(io.BufferedReader):
+    """A file that makes room for what it holds, whatever lengths are claimed inside.
+
+    Of a PNG of 2 KB that claims a chunk of 2 GB Pillow would read 2 GB at once.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     """An image of which the header alone was read, of a size that may be decoded."""
-    try:
-        if path.stat().st_size == 0:
-            raise UnreadableImage(f"{path} is empty (0 bytes)")
-        image = Image.open(path, formats=tuple(FORMATS))
-    except UnreadableImage:
-        raise
-    except Image.DecompressionBombError as error:
-        raise _too_large(path, "its header") from error
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(f"{path} is not an image ({', '.join(FORMATS)})") from error
-    except IsADirectoryError as error:
-        raise UnreadableImage(f"{path} is a folder, not an image") from error
-    except OSError as error:
-        raise UnreadableImage(f"cannot read {path}: {error.strerror or error}") from error
-    except DAMAGE as error:
-        raise UnreadableImage(f"{path} is damaged ({error})") from error
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        image.close()
-        raise _too_large(path, f"{width} x {height}")
-    return image
+    with ExitStack() as stack:
+        try:
+            size = path.stat().st_size
+            if size == 0:
+                raise UnreadableImage(f"{path} is empty (0 bytes)")
+            file = stack.enter_context(_File(path, size))
+            image = Image.open(file, formats=tuple(FORMATS))
+        except UnreadableImage:
+            raise
+        except Image.DecompressionBombError as error:
+            raise _too_large(path, "its header") from error
+        except UnidentifiedImageError as error:
+            raise UnreadableImage(f"{path} is not an image ({', '.join(FORMATS)})") from error
+        except IsADirectoryError as error:
+            raise UnreadableImage(f"{path} is a folder, not an image") from error
+        except OSError as error:
+            raise UnreadableImage(f"cannot read {path}: {error.strerror or error}") from error
+        except DAMAGE as error:
+            raise UnreadableImage(f"{path} is damaged ({error})") from error
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise _too_large(path, f"{width} x {height}")
+        yield image
 
 
 def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
