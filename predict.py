@@ -99,50 +99,33 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--false-alarm-rate: {error}") from error
     heatmaps = Heatmaps(detector, Path(options.heatmaps)) if options.heatmaps else None
     write = WRITERS[options.format]()
-    anomalies = unreadable = 0
-    all_files: list[tuple[Path, Path]] = []
-    all_scores: list[np.ndarray] = [np.zeros(0, np.float32)]
+    level = options.false_discovery_rate
+    names, parts, anomalies = [], [np.zeros(0, np.float32)], 0
 
-    def show(files: list[tuple[Path, Path]], scores: np.ndarray, verdicts: np.ndarray) -> int:
+    def show(files: list[Path], scores: np.ndarray, verdicts: np.ndarray) -> int:
         rows = zip(files, scores, verdicts, detector.p_values(scores), strict=True)
-        for (file, _), score, verdict, rank in rows:
+        for file, score, verdict, rank in rows:
             write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
         return int(verdicts.sum())
 
-    for start in range(0, len(files), BATCH):
-        if len(files) > BATCH:
-            show_progress(start, len(files))
-        part, images = [], []
-        for (file, name), image in read_all(files[start : start + BATCH], detector.image_shape):
-            if isinstance(image, UnreadableImage):
-                unreadable += 1
-                show_progress()
-                print(f"error: {printable(str(image))}; skipped", file=sys.stderr)
-            else:
-                part.append((file, name))
-                images.append(image)
-        if not part:
-            continue
-        batch = np.stack(images)
-        scores = detector.score(batch)
+    for part, images in read_in_batches(files, detector.image_shape):
+        scores = detector.score(images)
         show_progress()
-        all_files += part
-        all_scores.append(scores)
-        if options.false_discovery_rate is None:
-            anomalies += show(part, scores, scores >= detector.threshold)
+        names += [file for file, _ in part]
+        parts.append(scores)
+        if level is None:
+            anomalies += show(names[-len(part) :], scores, scores >= detector.threshold)
         if heatmaps:
-            heatmaps.write(part, batch)
-    scores = np.concatenate(all_scores)
+            heatmaps.write(part, images)
+    scores = np.concatenate(parts)
     limit = f"above the threshold of {detector.threshold:.4g}"
-    if options.false_discovery_rate is not None:
-        chosen = batches.select_anomalies(detector.p_values(scores), options.false_discovery_rate)
-        anomalies = show(all_files, scores, chosen)
-        limit = f"anomalies, at a false-discovery rate of {options.false_discovery_rate:g}"
+    if level is not None:
+        anomalies = show(names, scores, batches.select_anomalies(detector.p_values(scores), level))
+        limit = f"anomalies, at a false-discovery rate of {level:g}"
+    unreadable = len(files) - len(scores)
     if options.format == "table":
-        print(
-            f"{len(scores)} images, {anomalies} {limit}"
-            + (f"; {unreadable} unreadable" if unreadable else "")
-        )
+        more = f"; {unreadable} unreadable" if unreadable else ""
+        print(f"{len(scores)} images, {anomalies} {limit}{more}")
     if options.check_drift:
         print(batches.check_drift(scores, detector.calibration_scores), file=sys.stderr)
     return 2 if unreadable else int(anomalies > 0)
@@ -174,10 +157,13 @@ def load(model: str, trust: bool = False) -> Detector:
         return Detector.load(path, trust)
 
 
-def read_all(
+def read_in_batches(
     files: list[tuple[Path, Path]], shape: tuple[int, int, int]
-) -> Iterator[tuple[tuple[Path, Path], np.ndarray | UnreadableImage]]:
-    """Each file with its image uint8 `(H, W, C)`, or with the reason why it has none."""
+) -> Iterator[tuple[list[tuple[Path, Path]], np.ndarray]]:
+    """Files that can be read with their images, uint8 `(n, H, W, C)`, at most `BATCH` at a time.
+
+    Tells on stderr which cannot be read, and shows progress.
+    """
 
     def read(file: tuple[Path, Path]) -> np.ndarray | UnreadableImage:
         try:
@@ -186,7 +172,20 @@ def read_all(
             return error
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        yield from zip(files, pool.map(read, files), strict=True)
+        for start in range(0, len(files), BATCH):
+            if len(files) > BATCH:
+                show_progress(start, len(files))
+            part = files[start : start + BATCH]
+            readable, images = [], []
+            for file, image in zip(part, pool.map(read, part), strict=True):
+                if isinstance(image, UnreadableImage):
+                    show_progress()
+                    print(f"error: {printable(str(image))}; skipped", file=sys.stderr)
+                else:
+                    readable.append(file)
+                    images.append(image)
+            if readable:
+                yield readable, np.stack(images)
 
 
 class Heatmaps:
