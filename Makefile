@@ -7,9 +7,10 @@ ARGS ?=
 BIN := .venv/bin
 LOCK := requirements$(if $(GPU),-gpu).lock
 READY := .venv/ready-$(basename $(LOCK))
+AUDIT := .venv-audit/ready
 SOURCES := anomaly_tf tests benchmarks train.py evaluate.py export.py predict.py benchmark.py
 
-.PHONY: help setup train test fuzz lint format tensorboard bench bench-export bench-folders benchmark-quick lock clean
+.PHONY: help setup train test fuzz lint format tensorboard bench bench-export bench-folders bench-reliability benchmark-quick audit lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -28,7 +29,7 @@ train: $(READY) ## Train approach sota on Fashion-MNIST and evaluate it
 	$(BIN)/python evaluate.py --run-dir $(RUN)
 
 test: $(READY) ## Run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 fuzz: $(READY) ## Try thousands of generated inputs (minutes)
 	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile fuzz
@@ -54,8 +55,20 @@ bench-export: $(READY) ## Measure quality, size and speed of every export (ARGS:
 bench-folders: $(READY) ## Measure quality, speed and memory of training on files (ARGS: its options)
 	$(BIN)/python -m benchmarks.folders $(ARGS)
 
+bench-reliability: $(READY) ## Measure the promises of docs/reliability.md (ARGS: its options)
+	$(BIN)/python -m benchmarks.reliability $(ARGS)
+
 benchmark-quick: $(READY) ## Compare all approaches in 15 minutes, shortened (ARGS: for benchmark.py)
 	$(BIN)/python benchmark.py --config configs/benchmarks/quick.yaml $(ARGS)
+
+audit: $(AUDIT) ## Look for known weaknesses in the code and in the locked packages (needs internet)
+	.venv-audit/bin/bandit --quiet --recursive --configfile pyproject.toml $(filter-out tests,$(SOURCES))
+	.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
+$(AUDIT): requirements-audit.lock
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 lock: $(READY) ## Renew the lock files from the requirements
 	$(BIN)/python -m pip install --quiet uv
@@ -66,6 +79,9 @@ lock: $(READY) ## Renew the lock files from the requirements
 		--no-emit-index-url --custom-compile-command "make lock" \
 		--constraints requirements.lock \
 		requirements.txt requirements-dev.txt requirements-gpu.txt -o requirements-gpu.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" \
+		requirements-audit.txt -o requirements-audit.lock
 
 clean: ## Remove the virtual environment and caches, but no runs and no data
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-audit .mypy_cache .ruff_cache .pytest_cache
