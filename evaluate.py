@@ -8,6 +8,7 @@ the stored scores of normal validation images, without retraining.
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from anomaly_tf.command_line import load_config, parse_options
@@ -52,13 +53,18 @@ def main(arguments: list[str]) -> None:
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
+    import tensorflow as tf
+
     from anomaly_tf.deploy.trained import TrainedDetector
     from anomaly_tf.reporting.evaluation import evaluate, table
 
-    detector = TrainedDetector.load(options.run_dir, options.trust)
-    if new_threshold:
-        detector.set_threshold(options.threshold)
-        detector.save_info(run)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    with run.locked() if new_threshold else nullcontext():  # training must not save in between
+        detector = TrainedDetector.load(options.run_dir, options.trust)
+        if new_threshold:
+            detector.set_threshold(options.threshold)
+            detector.save_info(run)
     print(table(evaluate(detector, split, config, run)))
     print(f"written: {run.metrics} and pictures in {run.plots}")
 

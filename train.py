@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.data.protocols import class_roles, describe_roles, make_split
 from anomaly_tf.data.sources import known_class_names, open_dataset
 from anomaly_tf.detection.threshold import require_calibration
-from anomaly_tf.run_directory import plan_run
+from anomaly_tf.run_directory import RunDirectory, plan_run
 from anomaly_tf.script import import_tensorflow, printable, run_script
 
 # A 95th percentile of fewer is but the largest of them.
@@ -22,8 +23,15 @@ ENOUGH_CALIBRATION = 20
 
 def main(arguments: list[str]) -> int:
     """Runs the training that the command line asks for; returns the exit status."""
-    config, run_dir = parse_train_options(arguments)
-    run = plan_run(run_dir, config.approach)
+    options = parse_train_options(arguments)
+    config = options.config
+    if options.resume:
+        run = RunDirectory(Path(options.resume))
+        if run.is_finished:
+            print(f"training of {run.path} is complete; next: {_evaluation(run)}")
+            return 0
+    else:
+        run = plan_run(options.run_dir, config.approach)
     if names := known_class_names(config.data):
         class_roles(config, names)  # a wrong class is told before anything is loaded
     dataset = open_dataset(config)
@@ -42,7 +50,8 @@ def main(arguments: list[str]) -> int:
         f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
         f"{len(split.test)} test images"
     )
-    outcome = train(config, dataset, split, run, shlex.join(["python", "train.py", *arguments]))
+    command = shlex.join(["python", "train.py", *arguments])
+    outcome = train(config, dataset, split, run, command, resume=bool(options.resume))
     if outcome.info:
         facts = outcome.info["training"]
         print(
@@ -50,11 +59,15 @@ def main(arguments: list[str]) -> int:
             f"threshold {outcome.info['threshold']['value']:.4g}, "
             f"{facts['train_seconds']:.0f} s, {facts['images_per_second']:.0f} images/s\n"
             f"{_caution(outcome.info)}run: {run.path}\n"
-            f"next: python evaluate.py --run-dir {shlex.quote(str(run.path))}"
+            f"next: {_evaluation(run)}"
         )
     if outcome.message:
         print(f"error: {outcome.message}", file=sys.stderr)
     return {"completed": 0, "interrupted": 130, "non_finite_loss": 2}[outcome.status]
+
+
+def _evaluation(run: RunDirectory) -> str:
+    return shlex.join(["python", "evaluate.py", "--run-dir", str(run.path)])
 
 
 def _caution(info: dict[str, Any]) -> str:

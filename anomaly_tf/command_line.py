@@ -8,6 +8,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from anomaly_tf.config import ALIASES, CONFIGS, Checked, Config
 from anomaly_tf.errors import UserError
+from anomaly_tf.run_directory import RunDirectory
 
 FLAGS = ("--deterministic", "--trust")  # they need no value
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
@@ -23,18 +25,33 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 Options = TypeVar("Options", bound=Checked)
 
 
-def parse_train_options(arguments: Sequence[str]) -> tuple[Config, str | None]:
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the command line of `train.py` asks for.
+
+    Attributes:
+        config: What to train.
+        run_dir: Folder of a new run, if one was given.
+        resume: Folder of an interrupted run to go on with, whose configuration `config` is.
+    """
+
+    config: Config
+    run_dir: str | None = None
+    resume: str | None = None
+
+
+def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     """Reads the options of `train.py`.
 
     Args:
         arguments: The command line without the program's name.
 
-    Returns:
-        The configuration and the run directory, if one was given.
-
     Raises:
         UserError: If an option or a configuration file is wrong.
     """
+    resume = _value_of("resume", arguments)
+    if resume:
+        return TrainOptions(_config_of_run(Path(resume), arguments), resume=resume)
     file = _named_file(arguments)
     approach = (
         _value_of("approach", arguments) or (file and read_yaml(file).get("approach")) or "sota"
@@ -43,13 +60,34 @@ def parse_train_options(arguments: Sequence[str]) -> tuple[Config, str | None]:
     parser = _parser("train.py", "Trains a detector and writes its run directory.")
     parser.add_argument("--config", metavar="FILE", help="Your own YAML file of options.")
     parser.add_argument("--run_dir", metavar="DIR", help="Folder of the run; must be new or empty.")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="Go on with an interrupted run, instead of all the others."
+    )
     parser.add_class_arguments(CONFIGS[approach], as_group=True)
     source = file or CONFIG_FOLDER / f"{approach}.yaml"
     options = _parse(parser, arguments, read_yaml(source) | {"approach": approach}, source)
     run_dir = options.pop("run_dir")
     options.pop("config")
+    if options.pop("resume", None) is not None:
+        raise UserError("option --resume is empty; give the folder of an interrupted run")
     options["approach"] = approach  # under its own name, whichever it was called by
-    return _build(CONFIGS[approach], parser, options), run_dir
+    return TrainOptions(_build(CONFIGS[approach], parser, options), run_dir)
+
+
+def _config_of_run(folder: Path, arguments: Sequence[str]) -> Config:
+    """The configuration of an interrupted run."""
+    names = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
+    others = [name for name in names if name != "--resume"]
+    if others:
+        raise UserError(
+            f"--resume goes on with the configuration of the run; leave out {', '.join(others)}"
+        )
+    file = RunDirectory(folder).config
+    if not file.is_file():
+        raise UserError(
+            f"{folder} holds no training to go on with (no {file.name}); start a new one"
+        )
+    return load_config(file)
 
 
 def require_approach(name: Any) -> str:

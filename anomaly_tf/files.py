@@ -13,17 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Names of unfinished files and folders begin so; those of a process that was killed stay.
+PARTIAL = ".partial-"
+
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends without an exception.
 
     Args:
         path: The final path; its folder is created when needed. The temporary name keeps the
             suffix, because many writers choose the format by it.
+        durable: Whether the content is on the disk before the rename, so that a loss of power
+            leaves a whole file, too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -32,6 +37,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -47,7 +55,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         path: The final path; the folder above is created when needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as name:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=PARTIAL) as name:
         new, old = Path(name, "new"), Path(name, "old")
         new.mkdir()
         yield new
@@ -80,7 +88,7 @@ def uninterrupted() -> Iterator[None]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes `content` as indented JSON, whole or not at all; NaN is refused (`ValueError`)."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=True) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
 
 

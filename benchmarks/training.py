@@ -34,7 +34,7 @@ TARGET = 0.97
 
 def main(arguments: list[str]) -> None:
     """Measures and prints; takes the options of `train.py`."""
-    config, _ = parse_train_options(arguments)
+    config = parse_train_options(arguments).config
     dataset = load_dataset(config.data, Path(config.data_dir))
     import_tensorflow()
     import keras

@@ -188,16 +188,6 @@ def train_tiny(folder: Path, run: Path, *more: object) -> list[str]:
     return [str(option) for option in (*options, *more)]
 
 
-def test_deterministic_runs_are_identical(small_folder, tmp_path):
-    runs = [tmp_path / "one", tmp_path / "two"]
-    options = [train_tiny(small_folder, run, "--deterministic") for run in runs]
-    # In a process of its own, because TensorFlow cannot go back to its faster operations.
-    program = f"import train\nfor options in {options!r}: assert train.main(options) == 0"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=300)
-    one, two = (json.loads((run / "detector.json").read_text()) for run in runs)
-    assert one["calibration"] == two["calibration"]
-
-
 def test_ctrl_c_in_the_terminal_leaves_a_run_that_loads(small_folder, tmp_path):
     run = tmp_path / "run"
     options = train_tiny(small_folder, run, "--training.epochs", 500)

@@ -6,19 +6,31 @@ import pytest
 import yaml
 
 from anomaly_tf.command_line import load_config, parse_train_options
-from anomaly_tf.config import CONFIGS, SotaConfig, ThresholdConfig, TrainingConfig, save_config
+from anomaly_tf.config import (
+    CONFIGS,
+    Config,
+    SotaConfig,
+    ThresholdConfig,
+    TrainingConfig,
+    save_config,
+)
 from anomaly_tf.errors import UserError
+
+
+def config_of(arguments: list[str]) -> Config:
+    return parse_train_options(arguments).config
 
 
 @pytest.mark.parametrize("approach", CONFIGS)
 def test_the_yaml_of_an_approach_holds_its_defaults(approach):
-    config, run_dir = parse_train_options(["--approach", approach])
+    options = parse_train_options(["--approach", approach])
+    config, run_dir = options.config, options.run_dir
     assert config == CONFIGS[approach]()
     assert run_dir is None
 
 
 def test_sota_is_the_approach_that_is_trained_without_a_name():
-    assert parse_train_options([])[0] == SotaConfig()
+    assert config_of([]) == SotaConfig()
 
 
 @pytest.mark.parametrize(
@@ -29,42 +41,45 @@ def test_sota_is_the_approach_that_is_trained_without_a_name():
     ],
 )
 def test_hyphens_and_underscores_are_the_same(arguments):
-    config, run_dir = parse_train_options(arguments)
+    options = parse_train_options(arguments)
+    config, run_dir = options.config, options.run_dir
     assert (config.losses.abc_weight, config.normal_class, run_dir) == (3.0, ("4",), "a-b_c")
 
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path):
     file = tmp_path / "own.yaml"
     file.write_text("approach: sota\nseed: 5\ntraining:\n  epochs: 7\n")
-    config, _ = parse_train_options(["--config", str(file), "--training.epochs", "3"])
+    config = config_of(["--config", str(file), "--training.epochs", "3"])
     assert (config.training.epochs, config.seed) == (3, 5)
     assert config.training.batch_size == TrainingConfig().batch_size
 
 
 @pytest.mark.parametrize("value", [["3,4"], ["[3,4]"], ["[3, 4]"]])
 def test_several_values_go_with_or_without_brackets(value):
-    config, _ = parse_train_options(["--unseen.seen-classes", *value, "--networks.filters=8,16"])
+    config = parse_train_options(
+        ["--unseen.seen-classes", *value, "--networks.filters=8,16"]
+    ).config
     assert [str(one) for one in config.unseen.seen_classes] == ["3", "4"]
     assert config.networks.filters == (8, 16)
 
 
 def test_baseline_is_another_name_of_the_plain_gan(tmp_path: Path):
-    config, _ = parse_train_options(["--approach", "baseline"])
+    config = config_of(["--approach", "baseline"])
     assert config == CONFIGS["gan"]()
     file = tmp_path / "own.yaml"
     file.write_text("approach: baseline\nseed: 3\n")
-    assert parse_train_options(["--config", str(file)])[0].approach == "gan"
-    assert parse_train_options(["--config", str(file), "--approach", "sota"])[0].approach == "sota"
+    assert config_of(["--config", str(file)]).approach == "gan"
+    assert config_of(["--config", str(file), "--approach", "sota"]).approach == "sota"
 
 
 def test_deterministic_is_a_flag():
-    assert parse_train_options(["--deterministic"])[0].deterministic
-    assert parse_train_options(["--deterministic", "--seed", "1"])[0].deterministic
-    assert not parse_train_options([])[0].deterministic
+    assert config_of(["--deterministic"]).deterministic
+    assert config_of(["--deterministic", "--seed", "1"]).deterministic
+    assert not config_of([]).deterministic
 
 
 def test_a_saved_configuration_reads_back_equal(tmp_path: Path):
-    config, _ = parse_train_options(
+    config = config_of(
         ["--networks.filters", "[8,16]", "--threshold.percentile", "99", "--data-dir", "a-b"]
     )
     save_config(config, tmp_path / "config.yaml")
@@ -185,7 +200,7 @@ def test_the_python_api_checks_ranges_too():
 
 def test_a_promised_false_alarm_rate():
     options = ["--threshold.method", "conformal", "--threshold.false-alarm-rate", "0.01"]
-    config, _ = parse_train_options(options)
+    config = config_of(options)
     assert config.threshold == ThresholdConfig(method="conformal", false_alarm_rate=0.01)
     # A configuration from before there was a choice.
     assert ThresholdConfig(percentile=99).method == "percentile"

@@ -171,7 +171,7 @@ def test_what_is_no_array(thing, detectors):
 
 # Options and configuration files.
 
-NAMES = sorted({name for config in CONFIGS.values() for name in flatten(config())})
+NAMES = sorted({"resume", *(name for one in CONFIGS.values() for name in flatten(one()))})
 SECTIONS = sorted({name.split(".")[0] for name in NAMES if "." in name})
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=12)
 WORDS = st.one_of(
@@ -206,12 +206,13 @@ def options(draw: st.DrawFn) -> list[str]:
 
 def assert_right_or_told(arguments: list[str], place: Path, said: str) -> None:
     try:
-        config, run_dir = parse_train_options(arguments)
+        options = parse_train_options(arguments)
     except UserError as error:
         assert_one_line(error, said)
         return
+    config = options.config
     assert isinstance(config, Config)
-    assert run_dir is None or isinstance(run_dir, str)
+    assert options.run_dir is None or isinstance(options.run_dir, str)
     numbers = [value for value in flatten(config).values() if isinstance(value, float)]
     assert all(map(math.isfinite, numbers))
     save_config(config, place / "config.yaml")
@@ -372,8 +373,8 @@ def assert_sound(detector: Detector, images: np.ndarray) -> None:
     assert np.isfinite(scores).all()
     assert math.isfinite(detector.threshold)
     assert set(detector.predict(images)) <= {0, 1}
-    ranks = detector.ranks(scores)
-    assert ((ranks > 0) & (ranks <= 1)).all()
+    p_values = detector.p_values(scores)
+    assert ((p_values > 0) & (p_values <= 1)).all()
 
 
 @pytest.fixture(scope="module")

@@ -49,25 +49,27 @@ class TrainedDetector(Detector):
         digest = info.get("model_sha256")
         if digest is None and not trust:
             raise UserError(f"{run.detector} records no digest of {run.model.name}; {TRUST}")
-        if digest not in (None, sha256(run.model)):
+        file = run.model_with(digest) if digest else run.model
+        if file is None:
             raise UserError(f"{run.model} is not the file that training saved; train again")
-        check_keras_file(run.model, trust)
+        check_keras_file(file, trust)
         try:
-            model = keras.models.load_model(run.model, compile=False, safe_mode=True)
+            model = keras.models.load_model(file, compile=False, safe_mode=True)
             detector = cls(model, info)
             shapes = {name: output.shape[1:] for name, output in model.output.items()}
             outputs = ("score", *detector.outputs)
             check_shapes({**info, "outputs": outputs}, model.input_shape[1:], shapes)
             return detector
         except Exception as error:  # what Keras raises on a file that anybody may have made
-            raise refused(run.model, error) from error
+            raise refused(file, error) from error
 
     def save(self, run: RunDirectory) -> None:
-        """Writes the model and `detector.json`, each whole or not at all."""
-        with atomic_path(run.model) as temporary:
+        """Writes the model and `detector.json`, together or not at all."""
+        with atomic_path(run.new_model, durable=True) as temporary:
             self.model.save(temporary)
-        self.info["model_sha256"] = sha256(run.model)
-        self.save_info(run)
+        self.info["model_sha256"] = sha256(run.new_model)
+        self.save_info(run)  # from here on the new one is the run's
+        run.new_model.replace(run.model)
 
     def save_info(self, run: RunDirectory) -> None:
         """Writes `detector.json` alone, for a new threshold."""

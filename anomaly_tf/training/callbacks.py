@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,13 @@ from anomaly_tf.config import LearnsFrom
 from anomaly_tf.data.protocols import LabelledImages
 from anomaly_tf.deploy.trained import TrainedDetector
 from anomaly_tf.detection.scoring import Scorer
+from anomaly_tf.files import atomic_path
+from anomaly_tf.run_directory import RunDirectory
+from anomaly_tf.training.checkpoint import Progress, save_checkpoint
+
+# TensorBoard gets pictures and histograms after so many epochs at most, however long a training
+# is, and numbers after each.
+MOST_PICTURES = 30
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -64,6 +73,7 @@ class Validation(keras.callbacks.Callback):
         log_dir: TensorBoard folder for the histograms of normal and anomaly scores.
         on_improvement: Called with epoch (from 1), measures and scores whenever the criterion is
             the best so far.
+        best: The best so far of a training that goes on.
     """
 
     def __init__(
@@ -73,6 +83,7 @@ class Validation(keras.callbacks.Callback):
         criterion: str,
         log_dir: Path,
         on_improvement: Callable[[int, dict[str, float], np.ndarray], None],
+        best: float = -math.inf,
     ) -> None:
         super().__init__()
         # One scorer, whose graph serves every epoch.
@@ -82,7 +93,7 @@ class Validation(keras.callbacks.Callback):
         self._criterion = criterion
         self._writer = tf.summary.create_file_writer(str(log_dir))
         self._on_improvement = on_improvement
-        self._best = -math.inf
+        self._best = best
 
     def measure(self) -> tuple[dict[str, float], np.ndarray]:
         """Measures of the current weights, by name, and scores `(N,)` of the validation set."""
@@ -107,7 +118,8 @@ class Validation(keras.callbacks.Callback):
             logs.update(measures)
             logs.update(self.model.learning_rates())
         with self._writer.as_default(step=epoch):
-            for label, name in enumerate(("normal", "anomaly")):
+            shown = has_pictures(epoch, self.params["epochs"])
+            for label, name in enumerate(("normal", "anomaly") if shown else ()):
                 chosen = scores[self._images.labels == label]
                 if len(chosen):
                     tf.summary.histogram(f"scores/{name}", chosen)
@@ -117,35 +129,78 @@ class Validation(keras.callbacks.Callback):
             self._on_improvement(epoch + 1, measures, scores)
 
 
+def has_pictures(epoch: int, epochs: int) -> bool:
+    """Whether TensorBoard gets pictures after an epoch (from 0): the first and the last, too."""
+    return epoch % math.ceil(epochs / MOST_PICTURES) == 0 or epoch == epochs - 1
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Saves the state of the training and `history.csv` after every epoch.
+
+    Must stand behind all others, so that what an epoch leaves is whole before it counts as
+    finished.
+
+    Args:
+        run: Where to write.
+        progress: How far the training is, kept up to date.
+    """
+
+    def __init__(self, run: RunDirectory, progress: Progress) -> None:
+        super().__init__()
+        self._run, self._progress = run, progress
+        self._start = time.monotonic() - progress.seconds
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Writes both."""
+        progress = self._progress
+        row = {name: float(value) for name, value in sorted((logs or {}).items())}
+        progress.history.append({"epoch": epoch, **row})
+        progress.epochs = epoch + 1
+        progress.seconds = time.monotonic() - self._start
+        write_history(self._run.history, progress.history)
+        save_checkpoint(self._run.checkpoint, self.model, progress)
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """Writes losses and measures of all epochs as CSV, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(history)
+
+
 class Pictures(keras.callbacks.Callback):
     """Writes originals, reconstructions and maps to TensorBoard, of the same images always.
 
     Args:
         groups: Name to uint8 images `(N, H, W, C)`.
         log_dir: TensorBoard folder.
+        progress: Keeps the scale of the maps.
     """
 
-    def __init__(self, groups: dict[str, np.ndarray], log_dir: Path) -> None:
+    def __init__(self, groups: dict[str, np.ndarray], log_dir: Path, progress: Progress) -> None:
         super().__init__()
-        self._groups = groups
+        self._groups, self._progress = groups, progress
         self._writer = tf.summary.create_file_writer(str(log_dir))
-        self._white = 0.0
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Makes the explainer, whose graph serves every epoch."""
         self._detector = TrainedDetector(self.model.detector, {})
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Writes one picture per group."""
+        """Writes one picture per group, after `MOST_PICTURES` of all epochs at most."""
+        if not has_pictures(epoch, self.params["epochs"]):
+            return
         maps = {name: self._detector.explain(images) for name, images in self._groups.items()}
         # One scale for all epochs, so that they can be compared: the first one's.
-        self._white = self._white or max(float(part.max()) for part in maps.values())
+        largest = max(float(part.max()) for part in maps.values())
+        scale = self._progress.picture_scale = self._progress.picture_scale or largest or 1.0
         with self._writer.as_default(step=epoch):
             for name, images in self._groups.items():
                 rows = [images / 255.0]
                 if self._detector.reconstructs:
                     rows.append(self._detector.reconstruct(images) / 255.0)
-                heat = np.clip(maps[name] / (self._white or 1.0), 0, 1)[..., np.newaxis]
+                heat = np.clip(maps[name] / scale, 0, 1)[..., np.newaxis]
                 rows.append(np.repeat(heat, images.shape[-1], axis=-1))
                 grid = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
                 # A small picture is enlarged, about 84 pixels high on the screen.

@@ -7,6 +7,7 @@ import importlib.metadata
 import math
 import os
 import re
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -37,14 +38,19 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.files import uninterrupted, write_json
 from anomaly_tf.models import APPROACHES, Approach
 from anomaly_tf.models.blocks import is_large
-from anomaly_tf.run_directory import RunDirectory
+from anomaly_tf.run_directory import RunDirectory, open_run
+from anomaly_tf.script import FOLDER_ERRORS
 from anomaly_tf.training.callbacks import (
     CRITERIA,
+    LAST_EPOCH,
+    Checkpoints,
     NonFiniteLoss,
     Pictures,
     StopOnNonFiniteLoss,
     Validation,
+    write_history,
 )
+from anomaly_tf.training.checkpoint import Progress, digest_of_sets, load_checkpoint
 from anomaly_tf.training.device import Device, cpu_name, select_device
 
 PICTURES_PER_GROUP = 8
@@ -72,7 +78,10 @@ class Outcome:
 
 
 class _Recorder:
-    """Saves the run at every improvement, so that whatever ends training leaves its best epoch."""
+    """Saves the run at every improvement, so that whatever ends training leaves its best epoch.
+
+    Of a training that goes on it knows the best epoch so far: what `detector.json` tells.
+    """
 
     def __init__(
         self,
@@ -83,11 +92,13 @@ class _Recorder:
         model: keras.Model,
         device: Device,
         command: str,
+        seconds: float,
     ) -> None:
         self._config, self._split, self._run, self._model = config, split, run, model
-        self._start = time.monotonic()
+        self._start = time.monotonic() - seconds
         image_shape = split.train.images.shape[1:]
         self.saved = False
+        self.best = -math.inf
         self.info: dict[str, Any] = {
             "approach": config.approach,
             "protocol": config.protocol,
@@ -100,6 +111,7 @@ class _Recorder:
             "training": {
                 "status": "running",
                 "command": command,
+                "reproduce": shlex.join(["python", "train.py", "--config", str(run.config)]),
                 "hardware": hardware(device),
                 "n_train": len(split.train),
                 "n_validation": len(split.validation),
@@ -111,6 +123,19 @@ class _Recorder:
                 name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")
             },
         }
+
+    def take_up(self) -> None:
+        """Takes over what an interrupted training has saved, unless it has finished no epoch."""
+        if not self._run.detector.is_file():
+            return
+        _, info = open_run(self._run.path)
+        kept = info["training"]
+        if kept["best_epoch"] == 0:  # saved by Ctrl-C within the first epoch
+            return
+        by_epoch = kept["chosen_by"] == LAST_EPOCH
+        self.best = kept["best_epoch"] - 1 if by_epoch else kept["validation"][kept["chosen_by"]]
+        info["training"] |= {"status": "running", "command": kept["command"]}
+        self.info, self.saved = info, True
 
     def save(self, epoch: int, measures: dict[str, float], scores: np.ndarray) -> None:
         """Makes the current weights the run's detector.
@@ -164,7 +189,12 @@ class _Recorder:
 
 
 def train(
-    config: Config, dataset: ImageDataset, split: Split, run: RunDirectory, command: str
+    config: Config,
+    dataset: ImageDataset,
+    split: Split,
+    run: RunDirectory,
+    command: str,
+    resume: bool = False,
 ) -> Outcome:
     """Trains an approach and leaves a run directory.
 
@@ -174,43 +204,89 @@ def train(
         split: The three sets; the test set is not touched.
         run: The folder to write, new or empty.
         command: The command line, recorded with the run.
+        resume: Whether the folder is that of a training of the same configuration that was
+            interrupted; it goes on from its last finished epoch.
 
     Returns:
         How training ended. After Ctrl-C or a non-finite loss the run holds the best epoch so
         far; Ctrl-C within the first epoch keeps what was learnt until then.
+
+    Raises:
+        UserError: If the networks do not fit the images, another process works on the run, its
+            folder is full or not empty, or its checkpoint does not fit.
     """
-    device = select_device(config.training.jit_compile)
     config = resolve(config, split)
+    run.path.mkdir(parents=True, exist_ok=True)
+    with run.locked():
+        if not resume:
+            run.require_unused()
+        try:
+            return _train(config, dataset, split, run, command)
+        except (OSError, tf.errors.OpError) as error:
+            if not (reason := _reason_of_folder(error)):
+                raise
+            raise UserError(
+                f"cannot write to {run.path}: {reason}; make room there, then go on from the last "
+                f"finished epoch: {resume_command(run)}"
+            ) from error
+
+
+def resume_command(run: RunDirectory) -> str:
+    """What continues an interrupted training."""
+    return shlex.join(["python", "train.py", "--resume", str(run.path)])
+
+
+def _reason_of_folder(error: OSError | tf.errors.OpError) -> str | None:
+    """Why a folder takes no file, if that is what the error says."""
+    if isinstance(error, OSError) and error.errno in FOLDER_ERRORS:
+        return error.strerror
+    # TensorBoard's files are written by TensorFlow, and it has no number for that.
+    known = (os.strerror(number) for number in FOLDER_ERRORS)
+    return next((reason for reason in known if reason in str(error)), None)
+
+
+def _train(
+    config: Config, dataset: ImageDataset, split: Split, run: RunDirectory, command: str
+) -> Outcome:
+    device = select_device(config.training.jit_compile)
+    training = config.training
     print(
-        f"device: {device.name} ({device.reason}); {config.training.precision}, "
-        f"{config.training.epochs} epochs of {config.training.steps_per_epoch} batches of "
-        f"{config.training.batch_size}",
+        f"device: {device.name} ({device.reason}); {training.precision}, "
+        f"{training.epochs} epochs of {training.steps_per_epoch} batches of {training.batch_size}",
         flush=True,
     )
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    batches = training_batches(config, split, device)
     model = _build(config, split.train.images.shape[1:], len(dataset.class_names), device)
-    run.path.mkdir(parents=True, exist_ok=True)
+    progress = Progress(digest_of_sets(split))
+    if run.checkpoint.is_file():
+        progress = load_checkpoint(run.checkpoint, model, progress.sets)
+        print(f"going on after epoch {progress.epochs}, the last that was finished", flush=True)
+    run.clear_unfinished()
     save_config(config, run.config)
     save_split(split, dataset, run.split)
-    recorder = _Recorder(config, dataset, split, run, model, device, command)
+    recorder = _Recorder(config, dataset, split, run, model, device, command, progress.seconds)
+    if progress.epochs:
+        recorder.take_up()
+        write_history(run.history, progress.history)
     validation = Validation(
         model.detector,
         split.validation,
         CRITERIA[config.learns_from],
         run.tensorboard / "validation",
         recorder.save,
+        recorder.best,
     )
     status: Status = "completed"
     message = ""
     try:
         model.fit(
-            batches,
-            epochs=config.training.epochs,
-            steps_per_epoch=config.training.steps_per_epoch,
-            callbacks=_callbacks(config, split, run, validation),
+            training_batches(config, split, device, progress.epochs * training.steps_per_epoch),
+            initial_epoch=progress.epochs,
+            epochs=training.epochs,
+            steps_per_epoch=training.steps_per_epoch,
+            callbacks=_callbacks(config, split, run, validation, progress),
             verbose=1 if sys.stdout.isatty() else 2,
             shuffle=False,
         )
@@ -218,7 +294,7 @@ def train(
         status = "interrupted"
         if not recorder.saved:
             recorder.save(0, *validation.measure())
-        message = f"interrupted; {recorder.kept()}"
+        message = f"interrupted; {recorder.kept()}; go on with it: {resume_command(run)}"
     except NonFiniteLoss as error:
         status = "non_finite_loss"
         message = f"{error}; {recorder.kept()}; lower --training.learning-rate and train again"
@@ -228,8 +304,9 @@ def train(
         if not unreadable:
             raise
         raise UserError(f"{unreadable[1]}; {recorder.kept()}") from error
-    history = getattr(model, "history", None)  # which fit makes at its very beginning
-    recorder.finish(status, len(history.epoch) if history else 0)
+    recorder.finish(status, progress.epochs)
+    if status == "completed":
+        run.checkpoint.unlink(missing_ok=True)
     return Outcome(status, recorder.info if recorder.saved else None, message)
 
 
@@ -302,7 +379,7 @@ def describe_choice(training: dict[str, Any]) -> str:
 
 
 def _callbacks(
-    config: Config, split: Split, run: RunDirectory, validation: Validation
+    config: Config, split: Split, run: RunDirectory, validation: Validation, progress: Progress
 ) -> list[keras.callbacks.Callback]:
     groups = {
         name: _examples(split.validation, label)
@@ -326,10 +403,10 @@ def _callbacks(
     return [
         StopOnNonFiniteLoss(),
         validation,
-        Pictures(groups, log_dir),
-        keras.callbacks.CSVLogger(run.history),
+        Pictures(groups, log_dir, progress),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         hparams.KerasCallback(str(run.tensorboard), settings),
+        Checkpoints(run, progress),
     ]
 
 
@@ -341,14 +418,17 @@ def _examples(images: LabelledImages, label: int) -> np.ndarray:
     return images.images[chosen[:PICTURES_PER_GROUP]]
 
 
-def training_batches(config: Config, split: Split, device: Device) -> tf.data.Dataset:
-    """The batches of a whole training, `epochs * steps_per_epoch`, prefetched to the device."""
+def training_batches(
+    config: Config, split: Split, device: Device, first_step: int = 0
+) -> tf.data.Dataset:
+    """The batches of a training, `epochs * steps_per_epoch` from the first step on, prefetched."""
     training, train = config.training, split.train
     common = (
         training.batch_size or default_batch_size(len(train), train.images.shape[1:]),
-        training.epochs * training.steps_per_epoch,
+        training.epochs * training.steps_per_epoch - first_step,
         config.sampling,
         config.seed,
+        first_step,
     )
     if config.learns_from == "classes":
         batches = classified_batches(train.images, train.classes, *common)

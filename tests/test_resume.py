@@ -1,0 +1,347 @@
+"""Training that is killed or runs out of room goes on from its last whole checkpoint."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script
+
+import evaluate
+import train
+from anomaly_tf.config import CONFIGS, SotaConfig
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.errors import UserError
+from anomaly_tf.models import APPROACHES
+from anomaly_tf.run_directory import RunDirectory
+from anomaly_tf.training import fit
+from anomaly_tf.training.callbacks import MOST_PICTURES, has_pictures
+from anomaly_tf.training.checkpoint import (
+    Progress,
+    digest_of_sets,
+    load_checkpoint,
+    save_checkpoint,
+)
+
+# Runs train.py and kills it, as `kill -9` does, at the n-th call of a function.
+KILLED_AT = """
+import functools, importlib, os, signal, sys
+import train
+from anomaly_tf.script import run_script
+
+module, owner, name, count, *arguments = sys.argv[1:]
+owner = getattr(importlib.import_module(module), owner)
+original, left = getattr(owner, name), int(count)
+
+@functools.wraps(original)
+def deadly(*arguments, **keywords):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **keywords)
+
+setattr(owner, name, deadly)
+sys.argv = ["train.py", *arguments]
+run_script(train.main)
+"""
+BETWEEN_BATCHES = ("anomaly_tf.training.callbacks", "StopOnNonFiniteLoss", "on_train_batch_end")
+AT_VALIDATION = ("anomaly_tf.training.callbacks", "Validation", "measure")
+# A file takes its final name; in an epoch that is better than those before, one after the other:
+# the new model, detector.json, the model once more, history.csv, the checkpoint.
+AT_RENAMING = ("pathlib", "Path", "replace")
+
+
+def killed_at(moment: tuple[str, str, str], count: int, *arguments: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT, *moment, str(count), *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        timeout=300,
+    )
+    assert done.returncode == -9, done.stdout + done.stderr
+
+
+def killed_after(seconds: float, *arguments: object) -> bool:
+    """Kills train.py so long after its first line on an epoch; whether it came before the end."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "train.py", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("Epoch"):
+                break
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.stdout.read()
+    return process.returncode == -9
+
+
+@pytest.fixture(scope="module")
+def options(small_folder: Path) -> list[object]:
+    """A deterministic training of four epochs."""
+    return [
+        *("--approach", "sota", "--data", small_folder, "--data-dir", small_folder / "cache"),
+        *("--deterministic", "--training.epochs", 4, "--training.steps-per-epoch", 8),
+        *("--training.batch-size", 32, "--training.ema-decay", 0.9),
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(options, tmp_path_factory) -> Path:
+    """That training without any interruption."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    done = run_script("train.py", *options, "--run-dir", run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def weights(run: Path) -> list[np.ndarray]:
+    return keras.models.load_model(run / "model.keras", compile=False).get_weights()
+
+
+def facts(run: Path) -> dict:
+    """What `detector.json` tells, without what differs between two equal runs."""
+    content = json.loads((run / "detector.json").read_text())
+    content.pop("model_sha256")
+    for name in ("command", "reproduce", "train_seconds", "images_per_second"):
+        content["training"].pop(name)
+    return content
+
+
+def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+    options, whole, tmp_path
+):
+    run = tmp_path / "killed"
+    # Before the first checkpoint; its first file is config.yaml.
+    killed_at(AT_RENAMING, 2, *options, "--run-dir", run)
+    assert_one_line(run_script("evaluate.py", "--run-dir", run), "--resume", "incomplete")
+    resume = ("--resume", run)
+    # In the second epoch; then between the new model and its detector.json, and right after that.
+    killed_at(BETWEEN_BATCHES, 8 + 5, *resume)
+    for count in (3, 4):
+        killed_at(AT_RENAMING, count, *resume)
+        assert np.isfinite(Detector.load(run).score(np.zeros((2, 28, 28), np.uint8))).all()
+    # During the checkpoint of the second epoch, and at the validation of the third.
+    killed_at(AT_RENAMING, 6, *resume)
+    assert RunDirectory(run).checkpoint.is_file()
+    killed_at(AT_VALIDATION, 2, *resume)
+    moment = random.uniform(0, 2)
+    print("killed at random after", moment)
+    killed_after(moment, *resume)
+    assert Detector.load(run).info["training"]["status"] in ("running", "completed")
+    done = run_script("train.py", *resume)
+    assert done.returncode == 0, done.stderr
+    assert facts(run) == facts(whole)
+    assert (run / "history.csv").read_text() == (whole / "history.csv").read_text()
+    for one, other in zip(weights(run), weights(whole), strict=True):
+        np.testing.assert_array_equal(one, other)
+    kept = {"config.yaml", "model.keras", "detector.json", "history.csv", "tensorboard"}
+    assert {path.name for path in run.iterdir()} == kept
+    done = run_script("train.py", *resume)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "is complete" in done.stdout
+
+
+def test_the_stored_command_reproduces_the_run(whole, tmp_path):
+    """Bit by bit: weights, scores and thus every metric; the test set's, too."""
+    again = tmp_path / "again"
+    command = json.loads((whole / "detector.json").read_text())["training"]["reproduce"].split()
+    assert command[:2] == ["python", "train.py"]
+    assert run_script(*command[1:], "--run-dir", again).returncode == 0
+    for one, other in zip(weights(whole), weights(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert facts(whole) == facts(again)
+    metrics = []
+    for run in (whole, again):
+        assert run_script("evaluate.py", "--run-dir", run).returncode == 0
+        content = json.loads((run / "metrics.json").read_text())
+        for name in ("command", "train_seconds", "images_per_second"):
+            content.pop(name)
+        metrics.append(content)
+    assert metrics[0] == metrics[1]
+
+
+def built(approach: str) -> keras.Model:
+    config = CONFIGS[approach]()
+    shape = (28, 28, 1)
+    return APPROACHES[approach](
+        fit.dataclasses.replace(config, networks=config.networks.for_image(shape)),
+        shape,
+        10,
+        False,
+    )
+
+
+def state(model: keras.Model) -> list[np.ndarray]:
+    optimizers = [v for one in model.optimizers.values() for v in one.variables]
+    return [np.array(variable) for variable in [*model.variables, *optimizers]]
+
+
+@pytest.mark.parametrize("approach", CONFIGS)
+def test_a_checkpoint_holds_all_that_training_changes(approach, tmp_path):
+    """Weights, averages, optimizers, and the random generators, which Keras's files leave out."""
+    model, path = built(approach), tmp_path / "checkpoint.npz"
+    progress = Progress("digest", 3, 12.5, 0.7, [{"epoch": 0, "loss": 1.0}])
+    save_checkpoint(path, model, progress)
+    other = built(approach)
+    for variable in other.variables:
+        variable.assign(np.array(variable) + 1)
+    for optimizer in other.optimizers.values():
+        for variable in optimizer.variables:
+            variable.assign(np.array(variable) + 1)
+    assert load_checkpoint(path, other, "digest") == progress
+    for one, another in zip(state(model), state(other), strict=True):
+        np.testing.assert_array_equal(one, another)
+    kinds = {variable.path.rsplit("/", 1)[-1] for variable in model.variables}
+    assert ("seed_generator_state" in kinds) == (approach in ("vae", "cnn"))
+
+
+def test_a_damaged_or_strange_checkpoint_is_refused_in_one_line(tmp_path):
+    model, path = built("contrastive"), tmp_path / "checkpoint.npz"
+    save_checkpoint(path, model, Progress("digest"))
+    with pytest.raises(UserError, match="no longer what it began with"):
+        load_checkpoint(path, model, "another")
+    with pytest.raises(UserError, match=r"damaged .*belongs to another model"):
+        load_checkpoint(path, built("gan"), "digest")
+    content = path.read_bytes()
+    middle = len(content) // 2
+    for damaged in (
+        content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        content[:middle],
+        b"",
+    ):
+        path.write_bytes(damaged)
+        before = state(model)
+        with pytest.raises(UserError, match=r"checkpoint\.npz is damaged .*remove it"):
+            load_checkpoint(path, model, "digest")
+        for one, another in zip(before, state(model), strict=True):
+            np.testing.assert_array_equal(one, another)
+    # Zeros are packed to a thousandth: what would come out is counted before.
+    bomb = {str(number): array for number, array in enumerate(state(model))}
+    np.savez_compressed(path, progress=np.zeros(10**8, np.uint8), **bomb)
+    with pytest.raises(UserError, match="would unpack to"):
+        load_checkpoint(path, model, "digest")
+
+
+def test_the_digest_of_the_sets_changes_with_an_image_and_with_a_class(small_dataset):
+    split = make_split(SotaConfig(), small_dataset)
+    before = digest_of_sets(split)
+    assert digest_of_sets(make_split(SotaConfig(), small_dataset)) == before
+    assert digest_of_sets(make_split(SotaConfig(seed=1), small_dataset)) != before
+    split.validation.images[0, 3, 3] ^= 1
+    assert digest_of_sets(split) != before
+    split.validation.images[0, 3, 3] ^= 1
+    split.train.classes[0] += 1
+    assert digest_of_sets(split) != before
+
+
+def test_of_two_trainings_in_one_folder_the_second_is_refused(options, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    arguments = [*map(str, options), "--run-dir", str(run)]
+    arguments.remove("--deterministic")  # which would hold for all tests of this process
+    with (
+        RunDirectory(run).locked(),
+        pytest.raises(UserError, match="another process is working on run"),
+    ):
+        train.main(arguments)
+    assert not list(run.iterdir())
+    assert train.main(arguments) == 0
+    with pytest.raises(UserError, match="already exists"):
+        train.main(arguments)
+    with (
+        RunDirectory(run).locked(),
+        pytest.raises(UserError, match="another process is working on run"),
+    ):
+        evaluate.main(["--run-dir", str(run), "--threshold.percentile", "50"])
+
+
+# In a file system of its own, with room for one checkpoint and not for two: train, then make
+# room and go on.
+WITHOUT_ROOM = """
+mount -t tmpfs -o size=9m none "$1" || exit 77
+"$2" train.py --run-dir "$1/run" "${@:3}"; echo "status $?" >&2
+ls -A "$1/run" >&2
+mount -o remount,size=99m "$1"
+"$2" train.py --resume "$1/run" && cp -r "$1/run" "$1.out"
+"""
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(options, tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    if shutil.which("unshare") is None:
+        pytest.skip("needs the command unshare")
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", WITHOUT_ROOM, "-"]
+        + [str(part) for part in (place, sys.executable, *options)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        timeout=300,
+    )
+    if done.returncode in (1, 77) and "Epoch" not in done.stdout:
+        pytest.skip(f"no file system can be mounted here: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    line, status, *names = done.stderr.splitlines()
+    assert status == "status 2"
+    assert line.startswith("error: cannot write to ")
+    assert "No space left on device" in line
+    assert f"python train.py --resume {place}/run" in line
+    assert "checkpoint.npz" in names
+    assert not [name for name in names if name.startswith(".partial")]
+    assert "going on after epoch 1" in done.stdout
+    run = Path(f"{place}.out")
+    assert Detector.load(run).info["training"]["status"] == "completed"
+    assert len((run / "history.csv").read_text().splitlines()) == 1 + 4
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 12, 30, 31, 59, 61, 200, 1001])
+def test_tensorboard_gets_a_bounded_number_of_pictures(epochs):
+    shown = [epoch for epoch in range(epochs) if has_pictures(epoch, epochs)]
+    assert {0, epochs - 1} <= set(shown)
+    assert min(epochs, MOST_PICTURES // 2) <= len(shown) <= MOST_PICTURES + 1
+
+
+def test_a_model_that_was_not_yet_renamed_is_the_runs_if_its_digest_is(run_copy):
+    run = RunDirectory(run_copy)
+    images = np.zeros((2, 28, 28), np.uint8)
+    before = Detector.load(run_copy).score(images)
+    shutil.copy(run.model, run.new_model)
+    run.model.write_bytes(b"of the epoch before")
+    np.testing.assert_array_equal(Detector.load(run_copy).score(images), before)
+    run.new_model.write_bytes(b"half of the next")
+    with pytest.raises(UserError, match="is not the file that training saved"):
+        Detector.load(run_copy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--resume", "nowhere"], ("nowhere", "no config.yaml")),
+        (["--resume", "nowhere", "--seed", "3"], ("leave out --seed",)),
+        (["--resume="], ("--resume is empty",)),
+    ],
+)
+def test_what_cannot_go_on_is_told_in_one_line(arguments, words, without_tensorflow):
+    assert_one_line(run_script("train.py", *arguments, env=without_tensorflow), *words)
