@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 import yaml
 
 from anomaly_tf.files import atomic_path
+from anomaly_tf.metadata import THRESHOLD_SETTINGS
 
 
 def number(default: Any, low: float, high: float = float("inf"), *, above: bool = False) -> Any:
@@ -211,7 +212,7 @@ class ThresholdConfig(Checked):
                 "false_alarm_rate", f"must be above 0 and below 1; got {self.false_alarm_rate}"
             )
         # What would have no effect is a mistake.
-        for name, method in (("percentile", "percentile"), ("false_alarm_rate", "conformal")):
+        for method, name in THRESHOLD_SETTINGS.items():
             value = getattr(self, name)
             if method != self.method and value != getattr(ThresholdConfig, name):
                 self._refuse(
@@ -372,7 +373,10 @@ def halvings(image_shape: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class Networks(Checked):
-    """Base of the networks' sizes: a None stands for what fits the images."""
+    """Base of the networks' sizes: a None stands for what fits the images.
+
+    What field `x` holds, or images get by it, is told by the method `x_for`.
+    """
 
     section: ClassVar[str] = "networks."
 
@@ -382,7 +386,10 @@ class Networks(Checked):
         Raises:
             ValueError: If the images are too small for the sizes that are given.
         """
-        raise NotImplementedError
+        names = [item.name for item in dataclasses.fields(self)]
+        fitting = {name: getattr(self, f"{name}_for", None) for name in names}
+        sizes = {name: fit(image_shape) for name, fit in fitting.items() if fit}
+        return dataclasses.replace(self, **sizes)
 
     def _halving(
         self,
@@ -431,10 +438,6 @@ class DenseNetworks(Networks):
 
     hidden: tuple[int, ...] | None = number(None, 1)
     latent: int = number(64, 1)
-
-    def for_image(self, image_shape: tuple[int, ...]) -> Self:
-        """The same sizes with every None replaced by what images `(H, W, C)` get."""
-        return dataclasses.replace(self, hidden=self.hidden_for(image_shape))
 
     def hidden_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Units of the encoder's hidden layers for images `(H, W, C)`."""
@@ -488,14 +491,6 @@ class ClassifierNetworks(Networks):
         if self.filters is not None and len(self.filters) < 2:
             self._refuse("filters", f"must hold at least two values; got {list(self.filters)}")
 
-    def for_image(self, image_shape: tuple[int, ...]) -> Self:
-        """The same sizes with every None replaced by what images `(H, W, C)` get.
-
-        Raises:
-            ValueError: If the images are too small for the sizes that are given.
-        """
-        return dataclasses.replace(self, filters=self.filters_for(image_shape))
-
     def filters_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Channels of the blocks for images `(H, W, C)`; raises as `for_image`."""
         return self._halving("filters", image_shape, (32, 48, 64, 96, 128), least=2)
@@ -539,14 +534,6 @@ class ConvolutionalNetworks(Networks):
     filters: tuple[int, ...] | None = number(None, 1)
     latent: int = number(128, 1)
 
-    def for_image(self, image_shape: tuple[int, ...]) -> Self:
-        """The same sizes with every None replaced by what images `(H, W, C)` get.
-
-        Raises:
-            ValueError: If the images are too small for the sizes that are given.
-        """
-        return dataclasses.replace(self, filters=self.filters_for(image_shape))
-
     def filters_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Channels of the encoder's convolutions for images `(H, W, C)`; raises as `for_image`."""
         return self._halving("filters", image_shape, (16, 32, 64, 128))
@@ -562,17 +549,6 @@ class AdversarialNetworks(ConvolutionalNetworks):
     """
 
     discriminator_filters: tuple[int, ...] | None = number(None, 1)
-
-    def for_image(self, image_shape: tuple[int, ...]) -> Self:
-        """The same sizes with every None replaced by what images `(H, W, C)` get.
-
-        Raises:
-            ValueError: If the images are too small for the sizes that are given.
-        """
-        return dataclasses.replace(
-            super().for_image(image_shape),
-            discriminator_filters=self.discriminator_filters_for(image_shape),
-        )
 
     def discriminator_filters_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Channels of a discriminator's convolutions for images `(H, W, C)`."""

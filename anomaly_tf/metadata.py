@@ -20,8 +20,8 @@ MOST_BYTES = 64 * 2**20
 # What a user may ask a detector for, where its model has it.
 OUTPUTS = ("score", "error_map", "reconstruction", "probabilities")
 LARGEST_FLOAT32 = 3.4028235e38
-# What each method of setting a threshold is told by.
-METHODS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
+# Each method of setting a threshold, and the option that it goes by.
+THRESHOLD_SETTINGS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
 
 # What a detector of each kind cannot do without; dots lead into a section.
 EXPORT_FIELDS = (
@@ -93,8 +93,8 @@ def parse_metadata(content: bytes, fields: Sequence[str]) -> dict[str, Any]:
         if found and not is_right(value):
             raise ValueError(f"{name} must be {words}; got {reprlib.repr(value)}")
     method = _look_up(info, "threshold.method")[1]
-    if method in METHODS:
-        fields = (*fields, f"threshold.{METHODS[method]}")
+    if method in THRESHOLD_SETTINGS:
+        fields = (*fields, f"threshold.{THRESHOLD_SETTINGS[method]}")
     for name in fields:
         if not _look_up(info, name)[0]:
             raise ValueError(f"no {name}")
@@ -182,7 +182,10 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "image_shape": (_is_shape, "height, width and channels, 1 or 3"),
     "image_score": (lambda value: value in ("mean", "maximum"), "mean or maximum"),
     "threshold.value": _SCORE,
-    "threshold.method": ((lambda value: value in tuple(METHODS)), f"one of {', '.join(METHODS)}"),
+    "threshold.method": (
+        (lambda value: value in tuple(THRESHOLD_SETTINGS)),
+        f"one of {', '.join(THRESHOLD_SETTINGS)}",
+    ),
     "threshold.percentile": (lambda value: _is_number(value, 0, 100), "a number from 0 to 100"),
     "threshold.false_alarm_rate": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1"),
     "calibration.size": _COUNT,

@@ -13,6 +13,7 @@ import numpy as np
 
 from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
 from anomaly_tf.errors import UserError
+from anomaly_tf.metadata import THRESHOLD_SETTINGS
 from anomaly_tf.run_directory import RunDirectory, open_run
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ class Detector(ABC):
     def threshold_method(self) -> str:
         """How the threshold was set, for a reader: `percentile 95`, `conformal 0.05`."""
         threshold = self.info["threshold"]
-        conformal = threshold["method"] == "conformal"
-        setting = threshold["false_alarm_rate" if conformal else "percentile"]
+        setting = threshold[THRESHOLD_SETTINGS[threshold["method"]]]
         return f"{threshold['method']} {setting:g}"
 
     def set_threshold(self, config: ThresholdConfig) -> None:
