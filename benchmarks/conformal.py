@@ -102,11 +102,10 @@ def simulate(
         Rate that was asked for to `mean` of the rates that came, its `standard_error`, and
         `percentile_5` and `percentile_95` over the divisions.
     """
-    scores = draw(np.random.default_rng(seed), splits, calibration_size + stream_size)
-    calibration, stream = np.split(scores, [calibration_size], axis=1)
+    calibration, stream, _ = _divisions(draw, seed, splits, calibration_size, stream_size)
     found = {}
     for rate in RATES:
-        thresholds = np.array([set_threshold(row, rate) for row in calibration], scores.dtype)
+        thresholds = np.array([set_threshold(row, rate) for row in calibration], stream.dtype)
         rates = (stream >= thresholds[:, np.newaxis]).mean(axis=1)
         low, high = np.percentile(rates, (5, 95))
         found[f"{rate:g}"] = _mean(rates) | {
@@ -142,10 +141,9 @@ def simulate_batches(
         `false_discoveries`, the share of false alarms among the alarms (0 without an alarm), and
         `detection`, the share of anomalies that was found: each `mean` and `standard_error`.
     """
-    scores = draw(np.random.default_rng(seed), splits, calibration_size + batch_size)
-    calibration, batches = np.split(scores, [calibration_size], axis=1)
+    calibration, batches, spread = _divisions(draw, seed, splits, calibration_size, batch_size)
     anomalies = round(anomaly_share * batch_size)
-    batches[:, :anomalies] += shift * scores.std()
+    batches[:, :anomalies] += shift * spread
     chosen = np.stack(
         [
             select_anomalies(p_values(new, known), level)
@@ -183,9 +181,7 @@ def simulate_drift(
         Shift to the share of streams that
         were told: `mean` and `standard_error`. Of shift 0 it should be at most the level.
     """
-    scores = draw(np.random.default_rng(seed), splits, calibration_size + stream_size)
-    calibration, stream = np.split(scores, [calibration_size], axis=1)
-    spread = scores.std()
+    calibration, stream, spread = _divisions(draw, seed, splits, calibration_size, stream_size)
     return {
         f"{shift:g}": _mean(
             np.array(
@@ -197,6 +193,15 @@ def simulate_drift(
         )
         for shift in shifts
     }
+
+
+def _divisions(
+    draw: Draw, seed: int, splits: int, calibration_size: int, new_size: int
+) -> tuple[np.ndarray, np.ndarray, np.floating]:
+    """Scores of calibration and of new images, a row per division, and the deviation of all."""
+    scores = draw(np.random.default_rng(seed), splits, calibration_size + new_size)
+    calibration, new = np.split(scores, [calibration_size], axis=1)
+    return calibration, new, scores.std()
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:

@@ -10,15 +10,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -28,8 +26,8 @@ from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked, FolderConfig, SotaConfig
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.sources import load_dataset, open_dataset
-from anomaly_tf.files import write_json
 from anomaly_tf.script import import_tensorflow, run_script
+from benchmarks.measuring import keep_results, kept_results, peak_memory, script
 from tests.surfaces import write_surfaces
 
 STEPS, ROUNDS = 60, 5
@@ -61,13 +59,12 @@ def main(arguments: list[str]) -> None:
     """Makes the measurements, prints and keeps them."""
     options = parse_options(FolderBenchmarkOptions, "folders.py", __doc__ or "", arguments)
     output = Path(options.output)
-    # What was measured before stays, but for the parts that are measured now.
-    results: dict[str, Any] = json.loads(output.read_text("utf-8")) if output.is_file() else {}
+    results = kept_results(output)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         # The processes that are measured come before TensorFlow is in this one.
         if "memory" in options.parts:
-            results["peak_memory_mb"] = dict(peak_memory(place))
+            results["peak_memory_mb"] = dict(peak_memories(place))
         if "digits" in options.parts:
             results["digits"] = dict(digits(place))
         if "surfaces" in options.parts:
@@ -81,12 +78,7 @@ def main(arguments: list[str]) -> None:
             }
         if "throughput" in options.parts:
             results["images_per_second"] = throughput(place, Path(options.data_dir))
-    import_tensorflow()
-    from anomaly_tf.training.device import cpu_name
-
-    results["hardware"] = f"CPU: {cpu_name()}, {os.cpu_count()} threads"
-    write_json(output, results)
-    print(json.dumps(results, indent=2))
+    keep_results(results, output)
 
 
 def digits(place: Path) -> Iterator[tuple[str, dict[str, float]]]:
@@ -114,14 +106,6 @@ def surfaces(place: Path) -> dict[str, float]:
     start = time.perf_counter()
     found = trained(place / "surfaces-run", "vae", data)
     return {**found, "seconds": time.perf_counter() - start}
-
-
-def script(name: str, *arguments: object, allowed: tuple[int, ...] = (0,)) -> None:
-    """Runs a script as a user does."""
-    command = [sys.executable, name, *map(str, arguments)]
-    status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
-    if status not in allowed:
-        raise RuntimeError(f"{command} ended with status {status}")
 
 
 def write_fashion_mnist(folder: Path, data_dir: Path) -> None:
@@ -154,7 +138,7 @@ def trained(run: Path, approach: str, options: list[str]) -> dict[str, float]:
     return {name: metrics[name] for name in (*wanted, "train_seconds") if name in metrics}
 
 
-def peak_memory(place: Path) -> Iterator[tuple[str, float]]:
+def peak_memories(place: Path) -> Iterator[tuple[str, float]]:
     """Peak memory in MB of short trainings, by approach and number of images."""
     random = np.random.default_rng(0)
     folder = place / "many"
@@ -173,21 +157,7 @@ def peak_memory(place: Path) -> Iterator[tuple[str, float]]:
             command += ["--data-dir", str(place / "cache"), "--folder.storage", "disk"]
             command += ["--run-dir", str(place / f"{approach}{count}")]
             command += ["--training.epochs", "2", "--training.steps-per-epoch", "20"]
-            yield f"{approach}, {count} images", peak_of([sys.executable, *command])
-
-
-def peak_of(command: list[str]) -> float:
-    """Peak resident memory of a process in MB."""
-    child = os.posix_spawn(
-        command[0],
-        command,
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-    )
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"{command} ended with status {status}")
-    return usage.ru_maxrss * 1024 / 1e6
+            yield f"{approach}, {count} images", peak_memory([sys.executable, *command])
 
 
 def throughput(place: Path, data_dir: Path) -> dict[str, float]:

@@ -25,12 +25,10 @@ import numpy as np
 from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked
 from anomaly_tf.data.sources import load_dataset
-from anomaly_tf.files import write_json
 from anomaly_tf.run_directory import RunDirectory, open_run
 from anomaly_tf.script import import_tensorflow, run_script
+from benchmarks.measuring import ENVIRONMENT, keep_results, kept_results, script
 
-# Before TensorFlow is made quiet in this process.
-ENVIRONMENT = dict(os.environ)
 KILLS = 20
 EPOCHS = 200
 # What equal trainings may differ in.
@@ -63,8 +61,7 @@ def main(arguments: list[str]) -> None:
     """Makes the measurements, prints and keeps them."""
     options = parse_options(ReliabilityOptions, "reliability.py", __doc__ or "", arguments)
     output = Path(options.output)
-    # What was measured before stays, but for the parts that are measured now.
-    results: dict[str, Any] = json.loads(output.read_text("utf-8")) if output.is_file() else {}
+    results = kept_results(output)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         data = ["--data", str(small_set(place, Path(options.data_dir)))]
@@ -82,12 +79,7 @@ def main(arguments: list[str]) -> None:
             results["long_training"] = long_training(place / "long", data)
         if "thresholds" in options.parts:
             results["thresholds"] = thresholds(place / "thresholds", options.data_dir)
-    import_tensorflow()
-    from anomaly_tf.training.device import cpu_name
-
-    results["hardware"] = f"CPU: {cpu_name()}, {os.cpu_count()} threads"
-    write_json(output, results)
-    print(json.dumps(results, indent=2))
+    keep_results(results, output)
 
 
 def small_set(place: Path, data_dir: Path) -> Path:
@@ -105,12 +97,6 @@ def small_set(place: Path, data_dir: Path) -> Path:
         test_labels=dataset.test_classes[test],
     )
     return place / "small.npz"
-
-
-def script(*arguments: object) -> None:
-    """Runs a script as a user does."""
-    command = [sys.executable, *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
 
 
 def killed(place: Path, options: list[str], moments: np.random.Generator) -> dict[str, Any]:

@@ -12,9 +12,7 @@ In one run on one machine, with the default configuration of `sota`:
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ import numpy as np
 from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.data.sources import load_dataset
 from anomaly_tf.script import import_tensorflow, run_script
+from benchmarks.measuring import peak_memory
 
 ROUNDS = 8
 STEPS = 65
@@ -35,6 +34,7 @@ TARGET = 0.97
 def main(arguments: list[str]) -> None:
     """Measures and prints; takes the options of `train.py`."""
     config = parse_train_options(arguments).config
+    memory = peak_memory_of_training(arguments, config.data_dir)
     dataset = load_dataset(config.data, Path(config.data_dir))
     import_tensorflow()
     import keras
@@ -138,7 +138,7 @@ def main(arguments: list[str]) -> None:
         f"validation AUROC {TARGET} {reached}: {stop.auroc:.4f} after {stop.seconds:.1f} s "
         "of training"
     )
-    print(f"peak memory of train.py: {peak_memory_of_training(arguments, config.data_dir):.2f} GB")
+    print(f"peak memory of train.py: {memory:.2f} GB")
 
 
 def peak_memory_of_training(arguments: list[str], data_dir: str) -> float:
@@ -150,11 +150,7 @@ def peak_memory_of_training(arguments: list[str], data_dir: str) -> float:
         command = [sys.executable, "train.py", *arguments, "--data-dir", name]
         command += ["--run-dir", f"{name}/run"]
         command += ["--training.epochs", "2", "--training.steps-per-epoch", "20"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise RuntimeError(f"{command} failed with status {status}")
-    return usage.ru_maxrss * 1024 / 1e9
+        return peak_memory(command) / 1000
 
 
 if __name__ == "__main__":
