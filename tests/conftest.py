@@ -43,8 +43,13 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 def run_script(script: str, *arguments: object, **keywords: object) -> subprocess.CompletedProcess:
     """Runs a script of the repository as a user would, in a process of its own."""
+    return run_command(sys.executable, ROOT / script, *arguments, **keywords)
+
+
+def run_command(*command: object, **keywords: object) -> subprocess.CompletedProcess:
+    """Runs a command in the repository, in a user's environment."""
     return subprocess.run(
-        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        [*map(str, command)],
         text=True,
         check=False,
         **{"capture_output": True, "cwd": ROOT, "timeout": 300, "env": ENVIRONMENT, **keywords},

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script
+from conftest import ENVIRONMENT, ROOT, assert_one_line, run_command, run_script
 
 import evaluate
 import train
@@ -61,15 +61,7 @@ AT_RENAMING = ("pathlib", "Path", "replace")
 
 
 def killed_at(moment: tuple[str, str, str], count: int, *arguments: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT, *moment, str(count), *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        timeout=300,
-    )
+    done = run_command(sys.executable, "-c", KILLED_AT, *moment, count, *arguments)
     assert done.returncode == -9, done.stdout + done.stderr
 
 
@@ -290,15 +282,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(options, tmp_path):
     place.mkdir()
     if shutil.which("unshare") is None:
         pytest.skip("needs the command unshare")
-    done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", WITHOUT_ROOM, "-"]
-        + [str(part) for part in (place, sys.executable, *options)],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        timeout=300,
+    own_mounts = ("unshare", "--user", "--map-root-user", "--mount")
+    done = run_command(
+        *own_mounts, "bash", "-c", WITHOUT_ROOM, "-", place, sys.executable, *options
     )
     if done.returncode in (1, 77) and "Epoch" not in done.stdout:
         pytest.skip(f"no file system can be mounted here: {done.stderr}")
