@@ -35,6 +35,7 @@ from anomaly_tf.data.images import (
     UnreadableImage,
     files_below,
     fit_image,
+    no_images,
     open_image,
     read_header,
 )
@@ -115,9 +116,7 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
     """
     layout = recognise(folder)
     if not layout.files:
-        raise UserError(
-            f"folder {folder} holds no images; give one with {', '.join(SUFFIXES)} files"
-        )
+        raise no_images(folder)
     if config.normal_class is None and {n.lower() for n in layout.class_names} <= ANOMALY_NAMES:
         raise UserError(
             f"{folder} holds only anomalies by the names of its folders "

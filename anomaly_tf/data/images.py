@@ -74,9 +74,12 @@ def find_images(places: list[str]) -> Iterator[tuple[Path, Path]]:
                 found = True
                 yield place / name, Path(place.resolve().name, name)
         if not found:
-            raise UserError(
-                f"folder {place} holds no images; give one with {', '.join(SUFFIXES)} files"
-            )
+            raise no_images(place)
+
+
+def no_images(folder: Path) -> UserError:
+    """One line about a folder without images."""
+    return UserError(f"folder {folder} holds no images; give one with {', '.join(SUFFIXES)} files")
 
 
 def files_below(folder: str | Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from anomaly_tf.config import CorruptionConfig, SamplingConfig
 from anomaly_tf.data.corruptions import corrupt
-from anomaly_tf.data.stored import PART, Images, StoredImages, apply, subset
+from anomaly_tf.data.stored import Images, StoredImages, apply, parts, subset
 from anomaly_tf.files import atomic_path
 
 
@@ -40,8 +40,8 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
     if count == 1:
         return np.zeros(len(images), np.int32)
     key = hashlib.sha256(repr((images.shape, count, seed)).encode())
-    for start in range(0, len(images), PART):
-        key.update(np.ascontiguousarray(images[start : start + PART]).data)
+    for part in parts(images):
+        key.update(np.ascontiguousarray(part).data)
     cache = cache_dir / f"clusters-{key.hexdigest()[:16]}.npy"
     if cache.is_file():
         return np.load(cache, allow_pickle=False)
@@ -52,9 +52,7 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
     else:
         some = np.random.default_rng(seed).choice(len(images), most, replace=False)
         kmeans.fit(apply(_pixels, subset(images, np.sort(some))))
-        parts = range(0, len(images), PART)
-        found = [kmeans.predict(_pixels(images[start : start + PART])) for start in parts]
-        predicted = np.concatenate(found)
+        predicted = np.concatenate([kmeans.predict(_pixels(part)) for part in parts(images)])
     _, clusters = np.unique(predicted, return_inverse=True)
     clusters = clusters.astype(np.int32)
     with atomic_path(cache) as temporary:

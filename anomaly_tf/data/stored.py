@@ -7,7 +7,7 @@ shape, and reading by a slice or by numbers. Needs numpy and Pillow alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -80,8 +80,13 @@ def apply(call: Callable[[np.ndarray], np.ndarray], images: Images) -> np.ndarra
     """What `call` makes of all images `(N, ...)`; stored ones are read `PART` at a time."""
     if isinstance(images, np.ndarray) or len(images) <= PART:
         return call(images[:])
-    starts = range(0, len(images), PART)
-    return np.concatenate([call(images[start : start + PART]) for start in starts])
+    return np.concatenate([call(part) for part in parts(images)])
+
+
+def parts(images: Images) -> Iterator[np.ndarray]:
+    """All images, uint8 `(n, H, W, C)`, at most `PART` at a time."""
+    for start in range(0, len(images), PART):
+        yield images[start : start + PART]
 
 
 class ImageFiles:

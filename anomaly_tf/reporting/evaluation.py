@@ -146,7 +146,7 @@ def _localisation(
         images[shown],
         maps[shown],
         truth[shown],
-        float(np.quantile(maps[shown], 0.995)) or 1.0,
+        _scale_of(maps[shown]),
         [split.class_names[test.classes[numbers[number]]] for number in shown],
     )
     plots.save(figure, run.plots / "localisation.png")
@@ -360,8 +360,7 @@ def _explanations(detector: Detector, split: Split, scores: np.ndarray) -> dict[
     images = test.images[np.concatenate([chosen for _, chosen in groups.values()])]
     maps = detector.explain(images)
     rebuilt = detector.reconstruct(images) if detector.reconstructs else None
-    # One scale for all pictures of a run; a few extreme pixels should not make the rest pale.
-    scale = float(np.quantile(maps, 0.995)) or 1.0
+    scale = _scale_of(maps)
     figures, first = {}, 0
     for name, (title, chosen) in groups.items():
         part = slice(first, first + len(chosen))
@@ -377,9 +376,14 @@ def _explanations(detector: Detector, split: Split, scores: np.ndarray) -> dict[
     return figures
 
 
+def _scale_of(maps: np.ndarray) -> float:
+    """One scale for several pictures; a few extreme pixels should not make the rest pale."""
+    return float(np.quantile(maps, 0.995)) or 1.0
+
+
 def _read_history(path: Path) -> dict[str, np.ndarray]:
     """Columns of `history.csv`; empty if no epoch was finished."""
-    if not path.is_file() or len(path.read_text().splitlines()) < 2:
+    if not path.is_file():
         return {}
     rows = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
     return {name: rows[name] for name in rows.dtype.names or ()}

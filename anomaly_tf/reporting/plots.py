@@ -90,13 +90,9 @@ def explanations(
     pictures = {"original": images}
     if reconstructed is not None:
         pictures["reconstruction"] = reconstructed
-    count, rows = max(len(images), 1), len(pictures) + 1
-    figure = Figure(figsize=(1.25 * max(count, 5) + 1.2, 1.35 * rows + 0.6), layout="constrained")
-    figure.suptitle(title if len(images) else f"{title}: none")
-    axes = figure.subplots(rows, count, squeeze=False)
-    for axis in axes.ravel():
-        axis.set_xticks([])
-        axis.set_yticks([])
+    rows = len(pictures) + 1
+    size = 1.25 * max(len(images), 5) + 1.2, 1.35 * rows + 0.6
+    figure, axes = _grid(title, len(images), rows, size)
     for axis, name in zip(
         axes[:, 0], (*pictures, "Grad-CAM" if reconstructed is None else "error"), strict=True
     ):
@@ -109,6 +105,19 @@ def explanations(
     if captions:
         figure.colorbar(heat, ax=axes[-1, :], shrink=0.9)
     return figure
+
+
+def _grid(
+    title: str, count: int, rows: int, size: tuple[float, float]
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `size` inches, and its axes without ticks, `(rows, count)`, count at least 1."""
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title if count else f"{title}: none")
+    axes = figure.subplots(rows, max(count, 1), squeeze=False)
+    for axis in axes.ravel():
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return figure, axes
 
 
 def localisation(
@@ -129,13 +138,7 @@ def localisation(
         scale: In units of the maps, above 0.
         captions: One per image.
     """
-    count = max(len(images), 1)
-    figure = Figure(figsize=(1.6 * max(count, 4) + 1.2, 4), layout="constrained")
-    figure.suptitle(title if len(images) else f"{title}: none")
-    axes = figure.subplots(2, count, squeeze=False)
-    for axis in axes.ravel():
-        axis.set_xticks([])
-        axis.set_yticks([])
+    figure, axes = _grid(title, len(images), 2, (1.6 * max(len(images), 4) + 1.2, 4))
     axes[0, 0].set_ylabel("original")
     axes[1, 0].set_ylabel("map and defect" if masks.any() else "map")
     for column, caption in enumerate(captions):

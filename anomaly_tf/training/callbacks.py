@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,12 +142,12 @@ class Checkpoints(keras.callbacks.Callback):
     Args:
         run: Where to write.
         progress: How far the training is, kept up to date.
+        seconds: Tells the time that was spent on it.
     """
 
-    def __init__(self, run: RunDirectory, progress: Progress) -> None:
+    def __init__(self, run: RunDirectory, progress: Progress, seconds: Callable[[], float]) -> None:
         super().__init__()
-        self._run, self._progress = run, progress
-        self._start = time.monotonic() - progress.seconds
+        self._run, self._progress, self._seconds = run, progress, seconds
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes both."""
@@ -156,7 +155,7 @@ class Checkpoints(keras.callbacks.Callback):
         row = {name: float(value) for name, value in sorted((logs or {}).items())}
         progress.history.append({"epoch": epoch, **row})
         progress.epochs = epoch + 1
-        progress.seconds = time.monotonic() - self._start
+        progress.seconds = self._seconds()
         write_history(self._run.history, progress.history)
         save_checkpoint(self._run.checkpoint, self.model, progress)
 

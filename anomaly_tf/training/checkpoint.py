@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from anomaly_tf.data.protocols import Split
-from anomaly_tf.data.stored import PART
+from anomaly_tf.data.stored import parts
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import atomic_path
 from anomaly_tf.models import Approach
@@ -106,8 +106,8 @@ def digest_of_sets(split: Split) -> str:
     for part in (split.train, split.validation):
         digest.update(repr((part.images.shape, part.files)).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(part.classes, np.int64).data)
-        for start in range(0, 0 if part.files else len(part), PART):
-            digest.update(np.ascontiguousarray(part.images[start : start + PART]).data)
+        for images in () if part.files else parts(part.images):
+            digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()
 
 

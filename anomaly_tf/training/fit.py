@@ -134,7 +134,7 @@ class _Recorder:
             return
         by_epoch = kept["chosen_by"] == LAST_EPOCH
         self.best = kept["best_epoch"] - 1 if by_epoch else kept["validation"][kept["chosen_by"]]
-        info["training"] |= {"status": "running", "command": kept["command"]}
+        kept["status"] = "running"
         self.info, self.saved = info, True
 
     def save(self, epoch: int, measures: dict[str, float], scores: np.ndarray) -> None:
@@ -177,8 +177,12 @@ class _Recorder:
             f"({describe_choice(training)}) in {self._run.path}"
         )
 
+    def seconds(self) -> float:
+        """Time spent on training, before an interruption, too."""
+        return time.monotonic() - self._start
+
     def _note_progress(self, epochs: int) -> None:
-        seconds = time.monotonic() - self._start
+        seconds = self.seconds()
         training = self._config.training
         images = epochs * training.steps_per_epoch * (training.batch_size or 0)
         self.info["training"] |= {
@@ -286,7 +290,10 @@ def _train(
             initial_epoch=progress.epochs,
             epochs=training.epochs,
             steps_per_epoch=training.steps_per_epoch,
-            callbacks=_callbacks(config, split, run, validation, progress),
+            callbacks=[
+                *_callbacks(config, split, run, validation, progress),
+                Checkpoints(run, progress, recorder.seconds),
+            ],
             verbose=1 if sys.stdout.isatty() else 2,
             shuffle=False,
         )
@@ -406,7 +413,6 @@ def _callbacks(
         Pictures(groups, log_dir, progress),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         hparams.KerasCallback(str(run.tensorboard), settings),
-        Checkpoints(run, progress),
     ]
 
 
