@@ -69,6 +69,9 @@ class SamplingConfig(Checked):
         validation_fraction: Share of the training files kept for validation, cut per class.
         flip: Probability of mirroring a training image left to right.
         shift: Largest random shift of a training image, in pixels along each axis.
+        rotation: Largest random rotation of a training image, in degrees either way.
+        erase: Probability of blackening a rectangle of a training image, up to half as high and
+            wide.
     """
 
     section: ClassVar[str] = "sampling."
@@ -76,6 +79,8 @@ class SamplingConfig(Checked):
     validation_fraction: float = number(0.1, 0.01, 0.5)
     flip: float = number(0.5, 0, 1)
     shift: int = number(1, 0)
+    rotation: float = number(0.0, 0, 180)
+    erase: float = number(0.0, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,13 @@ class BalancedSamplingConfig(SamplingConfig):
     Attributes:
         anomaly_clusters: K-means clusters from which anomalies are drawn equally; 1 draws
             uniformly.
+        candidates: Images drawn for each that is learnt from. Half of a batch is learnt from as
+            drawn; the other half are those of the rest that the detector so far tells worst, normal
+            images of the highest and anomalies of the lowest score. 1 learns from all.
     """
 
     anomaly_clusters: int = number(16, 1, 1000)
+    candidates: int = number(1, 1, 32)
 
 
 @dataclass(frozen=True)
@@ -556,6 +565,25 @@ class AdversarialNetworks(ConvolutionalNetworks):
 
 
 @dataclass(frozen=True)
+class DualGanNetworks(AdversarialNetworks):
+    """Sizes of the dual-discriminator GAN's networks.
+
+    Attributes:
+        filters: Channels of the encoder's convolutions, each halving height and width, outermost
+            first; the decoder mirrors them. By default as many of 32, 64, 128, 128, ... as bring
+            the shorter side to about 4 pixels: 32, 64, 128 at 28x28.
+        skip_connections: Hand the encoder's feature maps to the decoder's layers of the same size
+            (U-Net), beside the latent.
+    """
+
+    skip_connections: bool = True
+
+    def filters_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Channels of the encoder's convolutions for images `(H, W, C)`; raises as `for_image`."""
+        return self._halving("filters", image_shape, (32, 64, 128))
+
+
+@dataclass(frozen=True)
 class VaeLosses(Checked):
     """Terms of the variational autoencoder's loss, and of its score.
 
@@ -657,6 +685,20 @@ class GanConfig(BalancedConfig):
 
 
 @dataclass(frozen=True)
+class SupervisedConfig(BalancedConfig):
+    """Configuration of approach `supervised`, a classifier of normal against anomalous.
+
+    Attributes:
+        training: How long and how fast to learn.
+        networks: Sizes of the network.
+    """
+
+    approach: str = "supervised"
+    training: TrainingConfig = TrainingConfig(epochs=8, ema_decay=0.998)
+    networks: ClassifierNetworks = ClassifierNetworks()
+
+
+@dataclass(frozen=True)
 class DualGanLosses(Checked):
     """Weights of the dual-discriminator GAN's losses (Kim et al. 2020).
 
@@ -704,7 +746,7 @@ class SotaConfig(BalancedConfig):
 
     approach: str = "sota"
     training: AdversarialTrainingConfig = AdversarialTrainingConfig()
-    networks: AdversarialNetworks = AdversarialNetworks()
+    networks: DualGanNetworks = DualGanNetworks()
     losses: DualGanLosses = DualGanLosses()
 
 
@@ -713,6 +755,7 @@ CONFIGS: dict[str, type[Config]] = {
     "cnn": CnnConfig,
     "contrastive": ContrastiveConfig,
     "gan": GanConfig,
+    "supervised": SupervisedConfig,
     "vae": VaeConfig,
     "sota": SotaConfig,
 }

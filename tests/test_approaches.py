@@ -20,6 +20,7 @@ DETECTED = {"roc", "precision_recall", "auroc_by_class", "anomaly", "worst_misse
         ("autoencoder", "one_class", 0.85),
         ("contrastive", "imbalance", 0.94),
         ("gan", "imbalance", 0.94),
+        ("supervised", "imbalance", 0.9),
         ("vae", "one_class", 0.7),
     ],
 )

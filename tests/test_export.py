@@ -35,6 +35,7 @@ PROTOCOLS = {
     "cnn": "classification",
     "contrastive": "imbalance",
     "gan": "imbalance",
+    "supervised": "imbalance",
     "vae": "one_class",
     "sota": "imbalance",
 }

@@ -11,12 +11,14 @@ import tensorflow as tf
 from anomaly_tf.config import (
     CONFIGS,
     AdversarialNetworks,
+    BalancedConfig,
+    BalancedSamplingConfig,
     ClassifierNetworks,
     ConvolutionalNetworks,
     DenseNetworks,
     VaeLosses,
 )
-from anomaly_tf.models import APPROACHES, vae
+from anomaly_tf.models import APPROACHES, Approach, vae
 from anomaly_tf.models.blocks import (
     build_generator,
     depth_to_space,
@@ -74,6 +76,10 @@ def test_scores_are_what_each_approach_says(approach, model, images):
         expected = -np.log(outputs["probabilities"].max(axis=1))
         np.testing.assert_allclose(outputs["score"], expected, rtol=1e-4, atol=1e-6)
         return
+    if approach == "supervised":
+        expected = np.logaddexp(0.0, outputs["evidence"].astype(np.float64))
+        np.testing.assert_allclose(outputs["score"], expected, rtol=1e-4)
+        return
     if approach == "vae":
         pytest.skip("its score has a file of its own, test_vae.py")
     difference = np.abs(images / 127.5 - 1.0 - outputs["reconstruction"])  # black to white is 2
@@ -107,6 +113,33 @@ def test_a_step_teaches_the_networks_and_names_its_losses(approach, model, image
             for old, new in zip(before[name], network.trainable_variables, strict=True)
         ]
         assert np.mean(moved) > 0.9, name  # a dead ReLU may keep a weight of a tiny batch
+
+
+BALANCED = [name for name in APPROACHES if issubclass(CONFIGS[name], BalancedConfig)]
+
+
+@pytest.mark.parametrize("approach", BALANCED)
+def test_of_several_candidates_those_told_worst_by_the_detector_are_learnt_from(
+    approach, small_dataset
+):
+    def built(candidates: int) -> Approach:
+        keras.utils.set_random_seed(0)
+        sampling = BalancedSamplingConfig(candidates=candidates)
+        config = CONFIGS[approach](sampling=sampling)
+        return APPROACHES[approach](config, (28, 28, 1), 10, jit_compile=False)
+
+    sets = [small_dataset.train_images[small_dataset.train_classes == c][:12] for c in (0, 1)]
+    mining, plain = built(3), built(1)
+    scores = [mining.detector(images[2:])["score"].numpy() for images in sets]
+    worst = [np.argsort(-scores[0])[:2], np.argsort(scores[1])[:2]]
+    chosen = [
+        np.concatenate([images[:2], images[2:][two]])
+        for images, two in zip(sets, worst, strict=True)
+    ]
+    for model, parts in ((mining, sets), (plain, chosen)):
+        model.train_step(tuple(tf.constant(part / 127.5 - 1.0, tf.float32) for part in parts))
+    for one, other in zip(mining.averaged.weights, plain.averaged.weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_a_step_in_bfloat16_compiled_by_xla_keeps_losses_and_outputs_in_float32(approach):

@@ -144,6 +144,31 @@ def test_augmentation_only_mirrors_and_shifts():
     assert places == {(row, column) for row in (2, 3, 4) for column in columns}
 
 
+def test_augmentation_turns_about_the_centre():
+    line = np.full((400, 9, 9, 1), -1.0, np.float32)
+    line[:, 4] = 1.0
+    turned = augment(tf.constant(line), SamplingConfig(flip=0, shift=0, rotation=45.0), [0, 1])
+    turned = turned.numpy()[..., 0]
+    np.testing.assert_allclose(turned[:, 4, 4], 1.0, rtol=1e-5)
+    # Two columns right of the centre the line lies 2 tan(angle) pixels off the middle.
+    off = np.argmax(turned[:, :, 6], axis=1) - 4
+    assert set(off) == {-2, -1, 0, 1, 2}
+    same = augment(tf.constant(line), SamplingConfig(flip=0, shift=0), [0, 1])
+    np.testing.assert_array_equal(same, line)
+
+
+def test_augmentation_erases_rectangles_of_up_to_half_the_sides():
+    white = tf.ones([600, 20, 30, 2])
+    erased = augment(white, SamplingConfig(flip=0, shift=0, erase=0.5), [0, 1]).numpy() == -1
+    np.testing.assert_array_equal(erased[..., 0], erased[..., 1])
+    rows, columns = erased[..., 0].any(axis=2), erased[..., 0].any(axis=1)
+    np.testing.assert_array_equal(rows[:, :, None] & columns[:, None], erased[..., 0])
+    assert np.mean(rows.any(axis=1)) == pytest.approx(0.5, abs=0.06)
+    assert rows.sum(axis=1).max() == 10
+    assert columns.sum(axis=1).max() == 15
+    assert (rows[:, 0].any(), columns[:, -1].any()) == (True, True)
+
+
 def test_a_flip_is_a_mirror_image(small_dataset):
     images = scale(tf.constant(small_dataset.train_images[:4]))
     mirrored = augment(images, SamplingConfig(flip=1.0, shift=0), tf.constant([0, 0]))

@@ -44,7 +44,7 @@ def corrupt(
         raise ValueError(f"expected strengths of at least 0; got noise {noise}, {rotation} degrees")
     rotation_seed, noise_seed = tf.unstack(tf.random.split(seed))
     if kind != "noise":
-        images = _rotate(images, rotation, rotation_seed)
+        images = rotate(images, rotation, rotation_seed)
     if kind != "rotation":
         # The range from black to white is 2 here.
         noisy = images + 2 * noise * tf.random.stateless_normal(tf.shape(images), noise_seed)
@@ -101,7 +101,17 @@ def corrupted(
     return np.concatenate(list(changed.as_numpy_iterator()))
 
 
-def _rotate(images: tf.Tensor, degrees: float, seed: tf.Tensor) -> tf.Tensor:
+def rotate(images: tf.Tensor, degrees: float, seed: tf.Tensor) -> tf.Tensor:
+    """Turns each image about its centre by a random angle of up to `degrees`, either way.
+
+    Args:
+        images: float32 `(N, H, W, C)` in [-1, 1], H and W known.
+        degrees: Largest angle.
+        seed: Two integers.
+
+    Returns:
+        float32, the shape of `images`: bilinear, filled with black (-1).
+    """
     height, width = images.shape[1:3]
     largest = math.radians(degrees)
     angle = tf.random.stateless_uniform([tf.shape(images)[0]], seed, -largest, largest)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from sklearn.cluster import MiniBatchKMeans
 
 from anomaly_tf.config import CorruptionConfig, SamplingConfig
-from anomaly_tf.data.corruptions import corrupt
+from anomaly_tf.data.corruptions import corrupt, rotate
 from anomaly_tf.data.stored import Images, StoredImages, apply, parts, subset
 from anomaly_tf.files import atomic_path
 
@@ -283,21 +283,31 @@ def scale(images: tf.Tensor) -> tf.Tensor:
 
 
 def augment(images: tf.Tensor, sampling: SamplingConfig, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors and shifts each image at random, by whole pixels; what enters is background (-1).
+    """Changes each image at random, in this order: mirrors, shifts, turns it, erases a part.
 
     Args:
         images: float32 `(N, H, W, C)` in [-1, 1], H and W known.
-        sampling: Probability of a flip and largest shift.
+        sampling: Probabilities and largest changes. Shifts are by whole pixels.
         seed: Two integers.
 
     Returns:
-        float32, the shape of `images`.
+        float32, the shape of `images`; what is uncovered or erased is background (-1).
     """
-    if not sampling.flip and not sampling.shift:
-        return images
+    flip_seed, shift_seed = tf.unstack(tf.random.split(seed))
+    if sampling.flip or sampling.shift:
+        images = _mirror_and_shift(images, sampling, flip_seed, shift_seed)
+    if sampling.rotation:
+        images = rotate(images, sampling.rotation, tf.random.fold_in(seed, 1))
+    if sampling.erase:
+        images = _erase(images, sampling.erase, tf.random.fold_in(seed, 2))
+    return images
+
+
+def _mirror_and_shift(
+    images: tf.Tensor, sampling: SamplingConfig, flip_seed: tf.Tensor, shift_seed: tf.Tensor
+) -> tf.Tensor:
     count = tf.shape(images)[0]
     height, width = images.shape[1:3]
-    flip_seed, shift_seed = tf.unstack(tf.random.split(seed))
     mirrored = tf.random.stateless_uniform([count], flip_seed) < sampling.flip
     sign = tf.where(mirrored, -1.0, 1.0)
     origin = tf.where(mirrored, float(width - 1), 0.0)
@@ -318,6 +328,21 @@ def augment(images: tf.Tensor, sampling: SamplingConfig, seed: tf.Tensor) -> tf.
         interpolation="NEAREST",
         fill_mode="CONSTANT",
     )
+
+
+def _erase(images: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
+    """Blackens a rectangle of up to half an image's height and width (Z. Zhong et al. 2020)."""
+    count = tf.shape(images)[0]
+    size, middle, chosen = (tf.random.fold_in(seed, number) for number in range(3))
+    half = tf.random.stateless_uniform([2, count, 1], size, 0.05, 0.25)
+    centre = tf.random.stateless_uniform([2, count, 1], middle)
+    inside = [
+        tf.abs((tf.range(side, dtype=tf.float32) + 0.5) / side - centre[axis]) < half[axis]
+        for axis, side in enumerate(images.shape[1:3])
+    ]
+    erased = inside[0][:, :, tf.newaxis] & inside[1][:, tf.newaxis, :]
+    erased &= tf.random.stateless_uniform([count, 1, 1], chosen) < probability
+    return tf.where(erased[..., tf.newaxis], -1.0, images)
 
 
 def _shuffled(position: tf.Tensor, size: tf.Tensor, seed: int, stream: tf.Tensor) -> tf.Tensor:

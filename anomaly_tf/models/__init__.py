@@ -19,7 +19,7 @@ knows only
 
 from collections.abc import Callable
 
-from anomaly_tf.models import autoencoder, classifier, contrastive, dual_gan, gan, vae
+from anomaly_tf.models import autoencoder, classifier, contrastive, dual_gan, gan, supervised, vae
 from anomaly_tf.models.base import Approach
 
 __all__ = ["APPROACHES", "Approach"]
@@ -29,6 +29,7 @@ APPROACHES: dict[str, Callable[..., Approach]] = {
     "cnn": classifier.build,
     "contrastive": contrastive.build,
     "gan": gan.build,
+    "supervised": supervised.build,
     "vae": vae.build,
     "sota": dual_gan.build,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -85,6 +87,38 @@ class Approach(keras.Model):
         current = self.networks[self._averaged_name].weights
         for average, value in zip(self.averaged.weights, current, strict=True):
             average.assign(average + (1.0 - decay) * (value - average))
+
+
+def with_hardest(
+    batch: tuple[tf.Tensor, tf.Tensor],
+    score: Callable[[tf.Tensor], tf.Tensor],
+    candidates: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What is learnt from of a batch of candidates: half as drawn, half those told worst.
+
+    Online hard example mining (A. Shrivastava et al. 2016) of both kinds. By the worst alone a
+    network at its beginning, which tells nothing yet, would learn the reverse.
+
+    Args:
+        batch: Normal images and anomalies, each `(candidates * N, H, W, C)`.
+        score: Anomaly score `(M,)` of images `(M, H, W, C)`, as the detector gives it so far.
+        candidates: How many images there are for each that is kept.
+
+    Returns:
+        Normal images and anomalies, each `(N, H, W, C)`: the first half of N as they come, then of
+        the rest the normal images of the highest and the anomalies of the lowest score.
+    """
+    if candidates == 1:
+        return batch
+    count = len(batch[0]) // candidates
+    drawn = (count + 1) // 2
+    rest = [images[drawn:] for images in batch]
+    normal, anomaly = tf.split(score(tf.concat(rest, axis=0)), 2)
+    worst = [tf.math.top_k(told, count - drawn).indices for told in (normal, -anomaly)]
+    return tuple(
+        tf.concat([images[:drawn], tf.gather(others, chosen)], axis=0)
+        for images, others, chosen in zip(batch, rest, worst, strict=True)
+    )
 
 
 def adam(learning_rate: float, training: TrainingConfig, beta_1: float = 0.9) -> keras.Optimizer:

@@ -74,49 +74,66 @@ def upsample(x: KerasTensor, filters: int, size: tuple[int, int]) -> KerasTensor
     return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(_cut(x, size)))
 
 
-def convolutional_features(image: KerasTensor, networks: ConvolutionalNetworks) -> KerasTensor:
-    """The part of an encoder before its latent: halving convolutions, flattened."""
+def encoder_maps(image: KerasTensor, networks: ConvolutionalNetworks) -> list[KerasTensor]:
+    """The part of an encoder before its latent: feature maps after each of its halvings."""
     first, *others = networks.filters_for(image.shape[1:])
-    x = image_to_features(image, first)
+    maps = [image_to_features(image, first)]
     for filters in others:
-        x = downsample(x, filters)
-    return layers.Flatten()(x)
+        maps.append(downsample(maps[-1], filters))
+    return maps
 
 
 def build_encoder(
-    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks
+    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks, skips: bool = False
 ) -> keras.Model:
-    """Images float32 `(N, H, W, C)` in [-1, 1] to latents float32 `(N, latent)`."""
+    """Images float32 `(N, H, W, C)` in [-1, 1] to a list, of latents float32 `(N, latent)` alone.
+
+    With `skips` the feature maps of all halvings but the last follow, outermost first.
+    """
     image = keras.Input(image_shape, name="image")
-    x = convolutional_features(image, networks)
-    latent = layers.Dense(networks.latent, dtype="float32", name="latent")(x)
-    return keras.Model(image, latent, name="encoder")
+    *maps, last = encoder_maps(image, networks)
+    latent = layers.Dense(networks.latent, dtype="float32", name="latent")(layers.Flatten()(last))
+    return keras.Model(image, [latent, *(maps if skips else ())], name="encoder")
 
 
 def build_decoder(
-    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks
+    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks, skips: bool = False
 ) -> keras.Model:
-    """Latents float32 `(N, latent)` to images float32 `(N, H, W, C)` in [-1, 1]."""
+    """What the encoder gives to images float32 `(N, H, W, C)` in [-1, 1].
+
+    With `skips` the encoder's maps are joined to the decoder's of the same size (U-Net, O.
+    Ronneberger et al. 2015), and one more convolution follows the outermost.
+    """
     *others, last = networks.filters_for(image_shape)
     sizes = halved_sizes(image_shape[:2], len(others) + 1)
     latent = keras.Input((networks.latent,), name="latent")
+    maps = [
+        keras.Input((*size, filters))
+        for filters, size in zip(others, sizes[1:-1], strict=True)
+        if skips
+    ]
     height, width = sizes[-1]
     x = layers.Dense(height * width * last, use_bias=False)(latent)
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.Reshape((height, width, last))(x)
-    for filters, size in zip(others[::-1], sizes[-2:0:-1], strict=True):
-        x = upsample(x, filters, size)
+    for place in reversed(range(len(others))):
+        x = upsample(x, others[place], sizes[place + 1])
+        if skips:
+            x = layers.Concatenate()([x, maps[place]])
+    if maps:
+        x = layers.Conv2D(others[0], 3, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
     image = features_to_image(x, image_shape[-1], sizes[0])
-    return keras.Model(latent, image, name="decoder")
+    return keras.Model([latent, *maps], image, name="decoder")
 
 
 def build_generator(
-    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks
+    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks, skips: bool = False
 ) -> keras.Model:
     """Encoder and decoder in one: images to their reconstructions, both in [-1, 1]."""
     image = keras.Input(image_shape, name="image")
-    encoder = build_encoder(image_shape, networks)
-    decoder = build_decoder(image_shape, networks)
+    encoder = build_encoder(image_shape, networks, skips)
+    decoder = build_decoder(image_shape, networks, skips)
     return keras.Model(image, decoder(encoder(image)), name="generator")
 
 

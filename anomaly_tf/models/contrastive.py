@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from anomaly_tf.config import ContrastiveConfig, ContrastiveLosses, ConvolutionalNetworks
 from anomaly_tf.models import losses
-from anomaly_tf.models.base import Approach, adam
+from anomaly_tf.models.base import Approach, adam, with_hardest
 from anomaly_tf.models.blocks import build_generator, reconstruction_detector
 
 
@@ -26,6 +26,7 @@ class Contrastive(Approach):
         networks: Sizes of the networks.
         loss_config: Weight and scale of the anomalies' term.
         ema_decay: Decay of the moving average per step.
+        candidates: Images in a batch for each that is learnt from.
     """
 
     def __init__(
@@ -34,17 +35,19 @@ class Contrastive(Approach):
         networks: ConvolutionalNetworks,
         loss_config: ContrastiveLosses,
         ema_decay: float,
+        candidates: int,
     ) -> None:
         trained = {"autoencoder": build_generator(image_shape, networks)}
         averaged = build_generator(image_shape, networks)
         names = ("normal", "anomaly", "loss")
         super().__init__("contrastive", names, trained, averaged, ema_decay)
         self.loss_config = loss_config
+        self.candidates = candidates
         self.detector = reconstruction_detector(averaged, "squared")
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on a batch of both kinds; returns the means of the losses."""
-        normal, anomaly = data
+        normal, anomaly = with_hardest(data, self._score, self.candidates)
         with tf.GradientTape() as tape:
             # Together, so that BatchNorm sees at training the mixture it will stand for at test.
             reconstructions = self.networks["autoencoder"](
@@ -61,6 +64,9 @@ class Contrastive(Approach):
         self.learn(tape, {"autoencoder": values["loss"]})
         return self.track(values)
 
+    def _score(self, images: tf.Tensor) -> tf.Tensor:
+        return losses.squared_error(images, self.averaged(images, training=False))
+
 
 def build(
     config: ContrastiveConfig,
@@ -69,7 +75,7 @@ def build(
     jit_compile: bool,
 ) -> Contrastive:
     """A compiled model with Adam."""
-    training = config.training
-    model = Contrastive(image_shape, config.networks, config.losses, training.ema_decay)
+    training, candidates = config.training, config.sampling.candidates
+    model = Contrastive(image_shape, config.networks, config.losses, training.ema_decay, candidates)
     model.compile({"autoencoder": adam(training.learning_rate, training)}, jit_compile)
     return model

@@ -9,11 +9,12 @@ largest smoothed error (`blocks.map_score`).
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
-from anomaly_tf.config import AdversarialNetworks, DualGanLosses, SotaConfig
+from anomaly_tf.config import DualGanLosses, DualGanNetworks, SotaConfig
 from anomaly_tf.models import losses
-from anomaly_tf.models.base import Approach, adam
+from anomaly_tf.models.base import Approach, adam, with_hardest
 from anomaly_tf.models.blocks import (
     build_discriminator,
     build_generator,
@@ -41,41 +42,44 @@ class DualGan(Approach):
         networks: Sizes of the networks.
         loss_config: Weight of each loss.
         ema_decay: Decay of the moving average per step.
+        candidates: Images in a batch for each that is learnt from.
     """
 
     def __init__(
         self,
         image_shape: tuple[int, int, int],
-        networks: AdversarialNetworks,
+        networks: DualGanNetworks,
         loss_config: DualGanLosses,
         ema_decay: float,
+        candidates: int,
     ) -> None:
-        generator = build_generator(image_shape, networks)
+        generator = build_generator(image_shape, networks, networks.skip_connections)
         trained = {"generator": generator}
         for name in ("normal_discriminator", "anomaly_discriminator"):
             trained[name] = build_discriminator(image_shape, networks, name)
-        averaged = build_generator(image_shape, networks)
+        averaged = build_generator(image_shape, networks, networks.skip_connections)
         super().__init__("dual_gan", LOSS_NAMES, trained, averaged, ema_decay)
         self.encoder = generator.get_layer("encoder")
         self.decoder = generator.get_layer("decoder")
         self.normal_discriminator = trained["normal_discriminator"]
         self.anomaly_discriminator = trained["anomaly_discriminator"]
         self.loss_config = loss_config
+        self.candidates = candidates
         self.detector = reconstruction_detector(averaged, "absolute")
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step of all three networks on the same batch; returns the means of the losses."""
-        normal, anomaly = data
+        normal, anomaly = with_hardest(data, self._score, self.candidates)
         weights = self.loss_config
         with tf.GradientTape(persistent=True) as tape:
             # Both kinds go through the generator together, so that BatchNorm sees at training
             # the mixture that it will stand for at test.
-            latents = self.encoder(tf.concat([normal, anomaly], axis=0), training=True)
-            reconstructions = self.decoder(latents, training=True)
+            latents, *maps = self._encode(tf.concat([normal, anomaly], axis=0), training=True)
+            reconstructions = self.decoder([latents, *maps], training=True)
             normal_reconstruction, anomaly_reconstruction = tf.split(reconstructions, 2)
             # training=False: a batch of normal reconstructions alone would pull the BatchNorm
             # statistics away from that mixture.
-            latents_again = self.encoder(normal_reconstruction, training=False)
+            latents_again = self._encode(normal_reconstruction, training=False)[0]
             real_normal, fake_normal = tf.split(
                 self.normal_discriminator(
                     tf.concat([normal, normal_reconstruction], axis=0), training=True
@@ -116,13 +120,20 @@ class DualGan(Approach):
         )
         return self.track(values)
 
+    def _encode(self, images: tf.Tensor, training: bool) -> list[tf.Tensor]:
+        # Keras takes a list of one output apart.
+        return keras.tree.flatten(self.encoder(images, training=training))
+
+    def _score(self, images: tf.Tensor) -> tf.Tensor:
+        return losses.absolute_error(images, self.averaged(images, training=False))
+
 
 def build(
     config: SotaConfig, image_shape: tuple[int, int, int], class_count: int, jit_compile: bool
 ) -> DualGan:
     """A compiled model with Adam for each network."""
-    training = config.training
-    model = DualGan(image_shape, config.networks, config.losses, training.ema_decay)
+    training, candidates = config.training, config.sampling.candidates
+    model = DualGan(image_shape, config.networks, config.losses, training.ema_decay, candidates)
     discriminator_rate = training.discriminator_learning_rate
     model.compile(
         {

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from anomaly_tf.config import AdversarialNetworks, GanConfig, GanLosses
 from anomaly_tf.models import losses
-from anomaly_tf.models.base import Approach, adam
+from anomaly_tf.models.base import Approach, adam, with_hardest
 from anomaly_tf.models.blocks import (
     build_discriminator,
     build_generator,
@@ -31,6 +31,7 @@ class Gan(Approach):
         networks: Sizes of the networks.
         loss_config: Weights of the losses.
         ema_decay: Decay of the moving average per step.
+        candidates: Images in a batch for each that is learnt from.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Gan(Approach):
         networks: AdversarialNetworks,
         loss_config: GanLosses,
         ema_decay: float,
+        candidates: int,
     ) -> None:
         trained = {
             "generator": build_generator(image_shape, networks),
@@ -48,11 +50,12 @@ class Gan(Approach):
         names = ("normal", "anomaly", "adversarial", "generator", "discriminator")
         super().__init__("gan", names, trained, averaged, ema_decay)
         self.loss_config = loss_config
+        self.candidates = candidates
         self.detector = reconstruction_detector(averaged, "squared")
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step of both networks on the same batch; returns the means of the losses."""
-        normal, anomaly = data
+        normal, anomaly = with_hardest(data, self._score, self.candidates)
         weights = self.loss_config
         with tf.GradientTape(persistent=True) as tape:
             # Together, so that BatchNorm sees at training the mixture it will stand for at test.
@@ -83,13 +86,16 @@ class Gan(Approach):
         self.learn(tape, {name: values[name] for name in ("generator", "discriminator")})
         return self.track(values)
 
+    def _score(self, images: tf.Tensor) -> tf.Tensor:
+        return losses.squared_error(images, self.averaged(images, training=False))
+
 
 def build(
     config: GanConfig, image_shape: tuple[int, int, int], class_count: int, jit_compile: bool
 ) -> Gan:
     """A compiled model with Adam for each network."""
-    training = config.training
-    model = Gan(image_shape, config.networks, config.losses, training.ema_decay)
+    training, candidates = config.training, config.sampling.candidates
+    model = Gan(image_shape, config.networks, config.losses, training.ema_decay, candidates)
     model.compile(
         {
             "generator": adam(training.learning_rate, training, beta_1=0.5),

@@ -13,7 +13,12 @@ from keras import ops
 
 def reconstruction_loss(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
     """Mean absolute error, mean |x - G(x)|, in [0, 2] (Kim et al. 2020, L_recon)."""
-    return tf.reduce_mean(tf.abs(images - reconstructions))
+    return tf.reduce_mean(absolute_error(images, reconstructions))
+
+
+def absolute_error(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
+    """Mean absolute error of each image, `(N,)`, in [0, 2]."""
+    return tf.reduce_mean(tf.abs(images - reconstructions), axis=[1, 2, 3])
 
 
 def squared_error(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
@@ -88,6 +93,6 @@ def abc_loss(images: tf.Tensor, reconstructions: tf.Tensor, scale: float = 1.0) 
     error log(1 + s o w / w_n) / s: w decides how strongly doubtful images answer, s how soon the
     answer saturates.
     """
-    error = tf.reduce_mean(tf.abs(images - reconstructions), axis=[1, 2, 3])
+    error = absolute_error(images, reconstructions)
     # Below 1e-6 the logarithm would leave float32's range together with its gradient.
     return -tf.reduce_mean(tf.math.log(-tf.math.expm1(-tf.maximum(scale * error, 1e-6))))

@@ -29,7 +29,7 @@ from anomaly_tf.models import losses
 from anomaly_tf.models.base import Approach, adam
 from anomaly_tf.models.blocks import (
     build_decoder,
-    convolutional_features,
+    encoder_maps,
     image_input,
     is_large,
     map_score,
@@ -42,7 +42,7 @@ def build_encoder(
 ) -> keras.Model:
     """Images float32 `(N, H, W, C)` in [-1, 1] to mean and log variance, each `(N, latent)`."""
     image = keras.Input(image_shape, name="image")
-    x = convolutional_features(image, networks)
+    x = layers.Flatten()(encoder_maps(image, networks)[-1])
     mean = layers.Dense(networks.latent, dtype="float32", name="mean")(x)
     log_variance = layers.Dense(networks.latent, dtype="float32", name="log_variance")(x)
     # Beyond these bounds exp leaves float32's useful range before the loss can push back.
@@ -60,7 +60,7 @@ def build_network(
     """
     image = keras.Input(image_shape, name="image")
     mean, _ = build_encoder(image_shape, networks)(image)
-    reconstruction = build_decoder(image_shape, networks)(mean)
+    reconstruction = build_decoder(image_shape, networks)([mean])
     # On a scale from black 0 to white 1. BatchNorm over the pixels as its channels keeps their
     # running means and variances; nothing in it is learnt by gradients.
     error = layers.Flatten(dtype="float32")(ops.cast(image - reconstruction, "float32") / 2)
@@ -113,7 +113,7 @@ class Vae(Approach):
             mean, log_variance = self.encoder(data, training=True)
             deviation = tf.exp(0.5 * log_variance)
             sample = mean + deviation * keras.random.normal(tf.shape(mean), seed=self.noise)
-            reconstructions = self.decoder(sample, training=True)
+            reconstructions = self.decoder([sample], training=True)
             squared = tf.reduce_mean(losses.squared_error(data, reconstructions))
             values = {
                 "reconstruction": squared / (2 * self.loss_config.noise**2),

@@ -427,10 +427,14 @@ def _examples(images: LabelledImages, label: int) -> np.ndarray:
 def training_batches(
     config: Config, split: Split, device: Device, first_step: int = 0
 ) -> tf.data.Dataset:
-    """The batches of a training, `epochs * steps_per_epoch` from the first step on, prefetched."""
+    """The batches of a training, `epochs * steps_per_epoch` from the first step on, prefetched.
+
+    Those of both kinds hold `sampling.candidates` times as many images as are learnt from.
+    """
     training, train = config.training, split.train
+    batch_size = training.batch_size or default_batch_size(len(train), train.images.shape[1:])
     common = (
-        training.batch_size or default_batch_size(len(train), train.images.shape[1:]),
+        batch_size * getattr(config.sampling, "candidates", 1),
         training.epochs * training.steps_per_epoch - first_step,
         config.sampling,
         config.seed,
