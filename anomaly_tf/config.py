@@ -93,10 +93,14 @@ class BalancedSamplingConfig(SamplingConfig):
         candidates: Images drawn for each that is learnt from. Half of a batch is learnt from as
             drawn; the other half are those of the rest that the detector so far tells worst, normal
             images of the highest and anomalies of the lowest score. 1 learns from all.
+        synthetic: Share of the anomalies in a batch that are made of normal images, by turning,
+            moving, resizing and mixing them; not under protocol corruption, which makes its own.
+            null stands for 0.4 under protocol unseen and 0 under the others.
     """
 
     anomaly_clusters: int = number(16, 1, 1000)
     candidates: int = number(1, 1, 32)
+    synthetic: float | None = number(0.0, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -566,21 +570,14 @@ class AdversarialNetworks(ConvolutionalNetworks):
 
 @dataclass(frozen=True)
 class DualGanNetworks(AdversarialNetworks):
-    """Sizes of the dual-discriminator GAN's networks.
+    """Sizes of the dual-discriminator GAN's networks, and how they are joined.
 
     Attributes:
-        filters: Channels of the encoder's convolutions, each halving height and width, outermost
-            first; the decoder mirrors them. By default as many of 32, 64, 128, 128, ... as bring
-            the shorter side to about 4 pixels: 32, 64, 128 at 28x28.
         skip_connections: Hand the encoder's feature maps to the decoder's layers of the same size
             (U-Net), beside the latent.
     """
 
     skip_connections: bool = True
-
-    def filters_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Channels of the encoder's convolutions for images `(H, W, C)`; raises as `for_image`."""
-        return self._halving("filters", image_shape, (32, 64, 128))
 
 
 @dataclass(frozen=True)
@@ -735,6 +732,7 @@ class SotaConfig(BalancedConfig):
     """Configuration of approach `sota`, the dual-discriminator GAN.
 
     Attributes:
+        sampling: How images become training batches.
         training: How long and how fast to learn.
         networks: Sizes of the networks.
         losses: Weights of the losses.
@@ -745,6 +743,7 @@ class SotaConfig(BalancedConfig):
     }
 
     approach: str = "sota"
+    sampling: BalancedSamplingConfig = BalancedSamplingConfig(candidates=3, synthetic=None)
     training: AdversarialTrainingConfig = AdversarialTrainingConfig()
     networks: DualGanNetworks = DualGanNetworks()
     losses: DualGanLosses = DualGanLosses()

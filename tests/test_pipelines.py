@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_tf.config import CorruptionConfig, SamplingConfig
+from anomaly_tf.config import BalancedSamplingConfig, CorruptionConfig, SamplingConfig
 from anomaly_tf.data import pipelines
 from anomaly_tf.data.pipelines import (
     anomaly_clusters,
@@ -16,7 +16,7 @@ from anomaly_tf.data.pipelines import (
     scale,
 )
 
-PLAIN = SamplingConfig(flip=0.0, shift=0)
+PLAIN = BalancedSamplingConfig(flip=0.0, shift=0)
 
 
 def numbered(count: int, first: int = 0) -> np.ndarray:
@@ -37,7 +37,7 @@ def drawn(batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
 def test_batches_are_half_normal_and_half_anomaly_in_minus_one_to_one(small_dataset):
     images = small_dataset.train_images
     batches = balanced_batches(
-        images[:100], images[100:], np.zeros(5900, np.int32), 32, 3, SamplingConfig(), 0
+        images[:100], images[100:], np.zeros(5900, np.int32), 32, 3, BalancedSamplingConfig(), 0
     )
     shapes = [(normal.shape, anomaly.shape) for normal, anomaly in batches]
     assert shapes == [((16, 28, 28, 1), (16, 28, 28, 1))] * 3
@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(small_data
 
     def batches(seed):
         data = balanced_batches(
-            images[:100], images[100:], np.arange(5900) % 7, 16, 5, SamplingConfig(), seed
+            images[:100], images[100:], np.arange(5900) % 7, 16, 5, BalancedSamplingConfig(), seed
         )
         return np.concatenate([part.numpy() for pair in data for part in pair])
 
@@ -85,6 +85,30 @@ def test_a_sequence_can_be_continued_where_it_was_left():
     rest = drawn(balanced_batches(*arguments, 2, PLAIN, 0, first_step=4))
     np.testing.assert_array_equal(whole[0][16:], rest[0])
     np.testing.assert_array_equal(whole[1][16:], rest[1])
+
+
+def test_candidates_multiply_what_is_drawn_and_synthetic_anomalies_come_first():
+    sampling = BalancedSamplingConfig(flip=0.0, shift=0, candidates=3, synthetic=0.5)
+    arguments = numbered(40), numbered(60, 100), np.arange(60) % 4, 8, 5
+    normal, anomaly = drawn(balanced_batches(*arguments, sampling, 0))
+    assert (normal < 100).all()
+    # Four are learnt from, of which two are made; the others are candidates.
+    by_batch = anomaly.reshape(5, 12)
+    assert (by_batch[:, :2] < 100).all()
+    assert (by_batch[:, 2:] >= 100).all()
+    assert np.bincount(by_batch[:, 2:].ravel())[100:].max() == 1  # without replacement
+    assert len(normal) == 60
+
+
+def test_synthetic_is_of_images_that_are_not_in_the_normal_half(small_dataset):
+    images = small_dataset.train_images[:40]
+    sampling = BalancedSamplingConfig(flip=0.0, shift=0, synthetic=1.0)
+    batches = balanced_batches(images, images, np.zeros(40, np.int32), 20, 2, sampling, 0)
+    for normal, anomaly in batches:
+        assert normal.shape == anomaly.shape == (10, 28, 28, 1)
+        known = {picture.tobytes() for picture in scale(tf.constant(images)).numpy()}
+        assert all(picture.tobytes() in known for picture in normal.numpy())
+        assert not any(picture.tobytes() in known for picture in anomaly.numpy())
 
 
 def test_normal_batches_pass_over_every_image_before_one_comes_again():

@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 from sklearn.cluster import MiniBatchKMeans
 
-from anomaly_tf.config import CorruptionConfig, SamplingConfig
+from anomaly_tf.config import BalancedSamplingConfig, CorruptionConfig, SamplingConfig
 from anomaly_tf.data.corruptions import corrupt, rotate
 from anomaly_tf.data.stored import Images, StoredImages, apply, parts, subset
+from anomaly_tf.data.synthetic import synthetic_anomalies
 from anomaly_tf.files import atomic_path
 
 
@@ -144,7 +145,7 @@ def corrupted_batches(
     corruption: CorruptionConfig,
     batch_size: int,
     steps: int,
-    sampling: SamplingConfig,
+    sampling: BalancedSamplingConfig,
     seed: int,
     first_step: int = 0,
 ) -> tf.data.Dataset:
@@ -153,19 +154,20 @@ def corrupted_batches(
     Args:
         images: uint8 `(N, H, W, C)`.
         corruption: Kinds, which take turns within a batch, and strengths.
-        batch_size: Images per batch, even.
+        batch_size: Images per batch that are learnt from, even.
         steps: Number of batches.
-        sampling: Augmentation, before corruption.
+        sampling: Augmentation, before corruption, and candidates.
         seed: Seed of every random choice.
         first_step: Number of the first batch, to continue a sequence.
 
     Returns:
         As `balanced_batches`.
     """
-    pool, half, kinds = _Pool(images), batch_size // 2, corruption.kinds
+    pool, kinds = _Pool(images), corruption.kinds
+    half = batch_size // 2 * sampling.candidates
 
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        drawn = pool.draw(step, batch_size, seed)
+        drawn = pool.draw(step, 2 * half, seed)
         augmented = augment(scale(pool.images(drawn)), sampling, _key(seed, step))
         clean, rest = augmented[:half], augmented[half:]
         changed = [
@@ -189,30 +191,34 @@ def balanced_batches(
     clusters: np.ndarray,
     batch_size: int,
     steps: int,
-    sampling: SamplingConfig,
+    sampling: BalancedSamplingConfig,
     seed: int,
     first_step: int = 0,
 ) -> tf.data.Dataset:
     """Batches of which half is normal and half anomaly, whatever the sizes of the two sets.
 
     Normal images are drawn without replacement, reshuffled after each pass. Anomalies are drawn
-    from the clusters in turn, within each cluster likewise without replacement.
+    from the clusters in turn, within each cluster likewise without replacement. Synthetic anomalies
+    come first, made of further normal images.
 
     Args:
         normal: uint8 `(N, H, W, C)`.
         anomalies: uint8 `(M, H, W, C)`.
         clusters: int32 `(M,)`, from `anomaly_clusters`.
-        batch_size: Images per batch, even.
+        batch_size: Images per batch that are learnt from, even.
         steps: Number of batches.
-        sampling: Augmentation.
+        sampling: Augmentation, candidates and synthetic anomalies.
         seed: Seed of every random choice.
         first_step: Number of the first batch, to continue a sequence.
 
     Returns:
-        A data set of `(normal, anomaly)` pairs, each float32 `(batch_size / 2, H, W, C)` in
-        [-1, 1].
+        A data set of `(normal, anomaly)` pairs, each float32 `(candidates * batch_size / 2, H, W,
+        C)` in [-1, 1].
     """
     half = batch_size // 2
+    made = round(half * (sampling.synthetic or 0.0))
+    half *= sampling.candidates
+    labelled = half - made
     members = np.argsort(clusters, kind="stable")
     sizes = np.bincount(clusters)
     normal_pool, anomaly_pool = _Pool(normal), _Pool(subset(anomalies, members))
@@ -221,20 +227,24 @@ def balanced_batches(
         cluster_starts = tf.constant(np.cumsum(sizes) - sizes, tf.int64)
 
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        position = step * half + tf.range(half, dtype=tf.int64)
+        position = step * labelled + tf.range(labelled, dtype=tf.int64)
         cluster = position % len(sizes)
         size = tf.gather(cluster_sizes, cluster)
         drawn = _shuffled(position // len(sizes), size, seed, 1 + cluster)
         anomaly = tf.gather(cluster_starts, cluster) + drawn
         images = tf.concat(
             [
-                normal_pool.images(normal_pool.draw(step, half, seed)),
+                normal_pool.images(normal_pool.draw(step, half + made, seed)),
                 anomaly_pool.images(anomaly),
             ],
             axis=0,
         )
         images = augment(scale(images), sampling, _key(seed, step))
-        return images[:half], images[half:]
+        kept, rest, anomalous = tf.split(images, [half, made, labelled])
+        if made:
+            synthetic = synthetic_anomalies(rest, tf.random.fold_in(_key(seed, step), 3))
+            anomalous = tf.concat([synthetic, anomalous], axis=0)
+        return kept, anomalous
 
     return _numbered(batch, steps, first_step)
 

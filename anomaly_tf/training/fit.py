@@ -19,7 +19,13 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from anomaly_tf.config import ALL_CLASSES_NORMAL, Config, flatten, save_config
+from anomaly_tf.config import (
+    ALL_CLASSES_NORMAL,
+    BalancedSamplingConfig,
+    Config,
+    flatten,
+    save_config,
+)
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.images import UnreadableImage
 from anomaly_tf.data.pipelines import (
@@ -58,6 +64,8 @@ PICTURES_PER_GROUP = 8
 MOST_PIXELS = 2**19
 # How often an epoch of a small set draws each normal image.
 MOST_DRAWS = 30
+# Share of synthetic anomalies where some classes of anomalies stay unseen.
+UNSEEN_SYNTHETIC = 0.4
 
 Status = Literal["completed", "interrupted", "non_finite_loss"]
 
@@ -341,7 +349,12 @@ def resolve(config: Config, split: Split) -> Config:
     except ValueError as error:  # more layers than pixels to halve
         name, reason = str(error).split(" ", 1)
         raise UserError(f"option --{name.replace('_', '-')} {reason}") from error
+    sampling = config.sampling
+    if isinstance(sampling, BalancedSamplingConfig) and sampling.synthetic is None:
+        share = UNSEEN_SYNTHETIC if config.protocol == "unseen" else 0.0
+        sampling = dataclasses.replace(sampling, synthetic=share)
     changes: dict[str, Any] = {
+        "sampling": sampling,
         "normal_class": config.normal_class or names,
         "training": dataclasses.replace(training, batch_size=batch_size, steps_per_epoch=steps),
         "networks": networks,
@@ -427,30 +440,21 @@ def _examples(images: LabelledImages, label: int) -> np.ndarray:
 def training_batches(
     config: Config, split: Split, device: Device, first_step: int = 0
 ) -> tf.data.Dataset:
-    """The batches of a training, `epochs * steps_per_epoch` from the first step on, prefetched.
-
-    Those of both kinds hold `sampling.candidates` times as many images as are learnt from.
-    """
-    training, train = config.training, split.train
-    batch_size = training.batch_size or default_batch_size(len(train), train.images.shape[1:])
-    common = (
-        batch_size * getattr(config.sampling, "candidates", 1),
-        training.epochs * training.steps_per_epoch - first_step,
-        config.sampling,
-        config.seed,
-        first_step,
-    )
+    """The batches of a training, `epochs * steps_per_epoch` from the first step on, prefetched."""
+    training, train, sampling = config.training, split.train, config.sampling
+    size = training.batch_size or default_batch_size(len(train), train.images.shape[1:])
+    length = size, training.epochs * training.steps_per_epoch - first_step
+    order = config.seed, first_step
     if config.learns_from == "classes":
-        batches = classified_batches(train.images, train.classes, *common)
-    elif config.learns_from == "normal images":
-        batches = normal_batches(train.normal, *common)
+        batches = classified_batches(train.images, train.classes, *length, sampling, *order)
+    elif not isinstance(sampling, BalancedSamplingConfig):
+        batches = normal_batches(train.normal, *length, sampling, *order)
     elif config.protocol == "corruption":
-        batches = corrupted_batches(train.normal, config.corruption, *common)
+        batches = corrupted_batches(train.normal, config.corruption, *length, sampling, *order)
     else:
-        anomalies = train.anomalies
-        count = config.sampling.anomaly_clusters  # type: ignore[attr-defined]
-        clusters = anomaly_clusters(anomalies, count, config.seed, Path(config.data_dir))
-        batches = balanced_batches(train.normal, anomalies, clusters, *common)
+        anomalies, cache = train.anomalies, Path(config.data_dir)
+        clusters = anomaly_clusters(anomalies, sampling.anomaly_clusters, config.seed, cache)
+        batches = balanced_batches(train.normal, anomalies, clusters, *length, sampling, *order)
     if device.is_gpu:
         return batches.apply(tf.data.experimental.prefetch_to_device(device.name))
     if isinstance(train.images, StoredImages):
