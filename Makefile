@@ -10,7 +10,7 @@ READY := .venv/ready-$(basename $(LOCK))
 AUDIT := .venv-audit/ready
 SOURCES := anomaly_tf tests benchmarks train.py evaluate.py export.py predict.py benchmark.py
 
-.PHONY: help setup train test fuzz lint format tensorboard bench bench-export bench-folders bench-reliability benchmark-quick audit lock clean
+.PHONY: help setup train test fuzz lint format tensorboard bench bench-export bench-folders bench-reliability study benchmark-quick audit lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -57,6 +57,9 @@ bench-folders: $(READY) ## Measure quality, speed and memory of training on file
 
 bench-reliability: $(READY) ## Measure the promises of docs/reliability.md (ARGS: its options)
 	$(BIN)/python -m benchmarks.reliability $(ARGS)
+
+study: $(READY) ## Measure what moves the quality, on validation images (ARGS: --studies NAME)
+	$(BIN)/python -m benchmarks.quality $(ARGS)
 
 benchmark-quick: $(READY) ## Compare all approaches in 15 minutes, shortened (ARGS: for benchmark.py)
 	$(BIN)/python benchmark.py --config configs/benchmarks/quick.yaml $(ARGS)

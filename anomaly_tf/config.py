@@ -108,12 +108,13 @@ class TrainingConfig(Checked):
     """How long and how fast to learn.
 
     Attributes:
-        epochs: Number of epochs; the learning rate decays to zero over them (cosine).
+        epochs: Number of epochs.
         steps_per_epoch: Batches in one epoch, fewer on a small set: none in which a normal image
             comes more than 30 times.
         batch_size: Images in one batch; half normal and half anomaly where both are learnt from.
             By default 128, fewer if there are fewer images or they are large.
         learning_rate: Adam's first learning rate.
+        schedule: How the learning rates change over all epochs: fall to zero on a cosine, or stay.
         ema_decay: Decay of the moving average of the detector's weights, per step.
         precision: Arithmetic of the layers; mixed_bfloat16 is meant for GPUs that have it.
         jit_compile: Compile the step by XLA; auto means on a GPU only.
@@ -125,6 +126,7 @@ class TrainingConfig(Checked):
     steps_per_epoch: int = number(313, 1)
     batch_size: int | None = number(None, 2)
     learning_rate: float = number(2e-3, 0, above=True)
+    schedule: Literal["cosine", "constant"] = "cosine"
     ema_decay: float = number(0.995, 0, 0.99999)
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     jit_compile: Literal["auto", "on", "off"] = "auto"

@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 from anomaly_tf.config import (
-    AdversarialNetworks,
     AdversarialTrainingConfig,
+    BalancedSamplingConfig,
     DualGanLosses,
+    DualGanNetworks,
     SotaConfig,
 )
 from anomaly_tf.models import dual_gan
@@ -26,7 +27,7 @@ NONE = DualGanLosses(
         if field.name.endswith("_weight")
     }
 )
-SMALL = AdversarialNetworks(filters=(4, 8), latent=6, discriminator_filters=(4, 8))
+SMALL = DualGanNetworks(filters=(4, 8), latent=6, discriminator_filters=(4, 8))
 NETWORKS = ("generator", "normal_discriminator", "anomaly_discriminator")
 
 
@@ -41,7 +42,8 @@ def batch(small_dataset) -> tuple[tf.Tensor, tf.Tensor]:
 def build(losses: DualGanLosses = DualGanLosses(), ema_decay: float = 0.9) -> DualGan:  # noqa: B008
     keras.utils.set_random_seed(0)
     training = AdversarialTrainingConfig(ema_decay=ema_decay)
-    config = SotaConfig(networks=SMALL, losses=losses, training=training)
+    sampling = BalancedSamplingConfig()  # whatever is in a batch is learnt from
+    config = SotaConfig(networks=SMALL, losses=losses, training=training, sampling=sampling)
     return dual_gan.build(config, SHAPE, 10, jit_compile=False)
 
 
@@ -159,6 +161,14 @@ def test_learning_rates_fall_on_a_cosine(batch):
     assert model.learning_rates()["generator_learning_rate"] == pytest.approx(
         SotaConfig().training.learning_rate / 2, rel=1e-3
     )
+
+
+def test_a_constant_schedule_keeps_the_learning_rates(batch):
+    training = AdversarialTrainingConfig(schedule="constant", learning_rate=0.01)
+    config = SotaConfig(networks=SMALL, training=training)
+    model = dual_gan.build(config, SHAPE, 10, jit_compile=False)
+    model.optimizer.iterations.assign(2000)
+    assert model.learning_rates()["generator_learning_rate"] == pytest.approx(0.01)
 
 
 def test_the_step_compiles_by_xla(batch):

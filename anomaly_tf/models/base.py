@@ -122,7 +122,9 @@ def with_hardest(
 
 
 def adam(learning_rate: float, training: TrainingConfig, beta_1: float = 0.9) -> keras.Optimizer:
-    """Adam whose learning rate falls to zero over the whole training, on a cosine."""
+    """Adam whose learning rate stays or falls to zero over the whole training, on a cosine."""
+    if training.schedule == "constant":
+        return keras.optimizers.Adam(learning_rate, beta_1=beta_1)
     steps = training.epochs * training.steps_per_epoch
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     return keras.optimizers.Adam(schedule, beta_1=beta_1)
