@@ -621,6 +621,39 @@ class VaeConfig(NormalOnlyConfig):
 
 
 @dataclass(frozen=True)
+class TransformLosses(Checked):
+    """Terms of the score of the classifier of transformations.
+
+    Attributes:
+        gradient_score_weight: Weight of the squared Mahalanobis distance of the image's gradients,
+            1 on average for normal images, beside the mean negative log-probability of the
+            transformations.
+    """
+
+    section: ClassVar[str] = "losses."
+
+    gradient_score_weight: float = number(0.05, 0)
+
+
+@dataclass(frozen=True)
+class TransformConfig(NormalOnlyConfig):
+    """Configuration of approach `transform`, the classifier of geometric transformations.
+
+    Attributes:
+        sampling: How images become training batches.
+        training: How long and how fast to learn.
+        networks: Sizes of the network.
+        losses: Terms of the score.
+    """
+
+    approach: str = "transform"
+    sampling: SamplingConfig = SamplingConfig(flip=0.0, shift=0)
+    training: TrainingConfig = TrainingConfig(epochs=5, steps_per_epoch=300, ema_decay=0.99)
+    networks: ClassifierNetworks = ClassifierNetworks()
+    losses: TransformLosses = TransformLosses()
+
+
+@dataclass(frozen=True)
 class ContrastiveLosses(Checked):
     """Terms of the contrastive autoencoder's loss.
 
@@ -757,6 +790,7 @@ CONFIGS: dict[str, type[Config]] = {
     "contrastive": ContrastiveConfig,
     "gan": GanConfig,
     "supervised": SupervisedConfig,
+    "transform": TransformConfig,
     "vae": VaeConfig,
     "sota": SotaConfig,
 }

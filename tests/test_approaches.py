@@ -21,6 +21,7 @@ DETECTED = {"roc", "precision_recall", "auroc_by_class", "anomaly", "worst_misse
         ("contrastive", "imbalance", 0.94),
         ("gan", "imbalance", 0.94),
         ("supervised", "imbalance", 0.9),
+        ("transform", "one_class", 0.8),
         ("vae", "one_class", 0.7),
     ],
 )

@@ -36,6 +36,7 @@ PROTOCOLS = {
     "contrastive": "imbalance",
     "gan": "imbalance",
     "supervised": "imbalance",
+    "transform": "one_class",
     "vae": "one_class",
     "sota": "imbalance",
 }

@@ -27,25 +27,26 @@ CLASSES = {
     "keras": "DTypePolicy",
     "keras.initializers": "GlorotUniform Ones Zeros",
     "keras.layers": (
-        "Activation AveragePooling2D BatchNormalization Conv2D Conv2DTranspose Cropping2D Dense "
-        "Dropout Flatten InputLayer LeakyReLU MaxPooling2D Permute ReLU Rescaling Reshape "
-        "ZeroPadding2D"
+        "Activation AveragePooling2D BatchNormalization Concatenate Conv2D Conv2DTranspose "
+        "Cropping2D Dense Dropout Flatten InputLayer LeakyReLU MaxPooling2D Permute ReLU Rescaling "
+        "Reshape ZeroPadding2D"
     ),
     "keras.src.models.functional": "Functional",
     "keras.src.ops.core": "Cast",
-    "keras.src.ops.nn": "Softmax",
+    "keras.src.ops.image": "Resize",
+    "keras.src.ops.nn": "Relu Softmax",
     "keras.src.ops.numpy": (
-        "Absolute Add Clip Exp GetItem Less Log Max Mean Multiply Square Subtract Sum TrueDivide "
-        "Where"
+        "Absolute Add Clip Concatenate Exp ExpandDims GetItem Less Log Max Maximum Mean Multiply "
+        "Negative Pad Reshape Sqrt Square Subtract Sum Transpose TrueDivide Where"
     ),
 }
 # Operations that a SavedModel's signatures may lead to: arithmetic on what is handed in.
 OPERATIONS = (
-    "Abs AddV2 All AvgPool BiasAdd Cast Const Conv2D Conv2DBackpropInput EnsureShape Equal Exp "
-    "GreaterEqual Identity LeakyRelu Less Log MatMul Max MaxPool Maximum Mean Minimum Mul Neg NoOp "
-    "Pack Pad ReadVariableOp RealDiv Relu Reshape Round Rsqrt ScaleAndTranslate SelectV2 Shape "
-    "Sigmoid Softmax Square Squeeze StatefulPartitionedCall StatelessIf StridedSlice Sub Sum Tanh "
-    "Transpose"
+    "Abs AddV2 All AvgPool BiasAdd Cast ConcatV2 Const Conv2D Conv2DBackpropInput EnsureShape "
+    "Equal Exp ExpandDims GreaterEqual Identity LeakyRelu Less Log MatMul Max MaxPool Maximum Mean "
+    "Minimum Mul Neg NoOp Pack Pad PadV2 ReadVariableOp RealDiv Relu Reshape ResizeBilinear Round "
+    "Rsqrt ScaleAndTranslate SelectV2 Shape Sigmoid Softmax Sqrt Square Squeeze "
+    "StatefulPartitionedCall StatelessIf StridedSlice Sub Sum Tanh Transpose"
 )
 # Operations of the functions that TensorFlow adds to save and restore weights. Those write files,
 # so no signature may lead to them; `tf.saved_model.load` does not run them.

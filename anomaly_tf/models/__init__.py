@@ -6,6 +6,7 @@ knows only
 
 - `APPROACHES[name](config, image_shape, class_count, jit_compile)`: a compiled model, ready for
   `fit` on the batches that its configuration's `learns_from` names;
+- `model.adapt(images)`: called once before `fit` with normal images, uint8 `(N, H, W, C)`;
 - `model.metrics`: a mean of every loss, by name;
 - `model.learning_rates()`: the current learning rates, by name;
 - `model.detector`: what the approach leaves behind, a functional model of Keras layers alone, from
@@ -19,7 +20,16 @@ knows only
 
 from collections.abc import Callable
 
-from anomaly_tf.models import autoencoder, classifier, contrastive, dual_gan, gan, supervised, vae
+from anomaly_tf.models import (
+    autoencoder,
+    classifier,
+    contrastive,
+    dual_gan,
+    gan,
+    supervised,
+    transform,
+    vae,
+)
 from anomaly_tf.models.base import Approach
 
 __all__ = ["APPROACHES", "Approach"]
@@ -30,6 +40,7 @@ APPROACHES: dict[str, Callable[..., Approach]] = {
     "contrastive": contrastive.build,
     "gan": gan.build,
     "supervised": supervised.build,
+    "transform": transform.build,
     "vae": vae.build,
     "sota": dual_gan.build,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from anomaly_tf.config import TrainingConfig
@@ -54,6 +55,13 @@ class Approach(keras.Model):
         self.optimizers = optimizers
         for name, optimizer in optimizers.items():
             optimizer.build(self.networks[name].trainable_variables)
+
+    def adapt(self, images: np.ndarray) -> None:
+        """Sets before training what normal images tell without gradients; here nothing.
+
+        Args:
+            images: Normal training images, or some of them, uint8 `(N, H, W, C)`.
+        """
 
     def learn(self, tape: tf.GradientTape, losses: dict[str, tf.Tensor]) -> None:
         """One step of each network on its loss, and of the moving average.
