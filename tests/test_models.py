@@ -89,11 +89,14 @@ def test_scores_are_what_each_approach_says(approach, model, images):
 
 
 def batch_for(approach: str, images: np.ndarray) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
-    """Four images as the batch that an approach learns from."""
-    scaled = tf.constant(images[:4] / 127.5 - 1.0, tf.float32)
+    """Images as a batch of which an approach learns from four."""
+    candidates = getattr(CONFIGS[approach]().sampling, "candidates", 1)
+    count = 4 * candidates
+    drawn = np.random.default_rng(1).integers(0, 256, (count, *images.shape[1:]))
+    scaled = tf.constant(drawn / 127.5 - 1.0, tf.float32)
     return {
         "normal images": scaled,
-        "normal and anomalous images": (scaled[:2], scaled[2:]),
+        "normal and anomalous images": (scaled[: count // 2], scaled[count // 2 :]),
         "classes": (scaled, tf.constant([0, 1, 2, 3])),
     }[CONFIGS[approach].learns_from]
 

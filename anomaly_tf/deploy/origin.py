@@ -36,14 +36,14 @@ CLASSES = {
     "keras.src.ops.image": "Resize",
     "keras.src.ops.nn": "Relu Softmax",
     "keras.src.ops.numpy": (
-        "Absolute Add Clip Concatenate Exp ExpandDims GetItem Less Log Max Maximum Mean Multiply "
-        "Negative Pad Reshape Sqrt Square Subtract Sum Transpose TrueDivide Where"
+        "Absolute Add Clip Exp GetItem Less Log Max Maximum Mean Multiply "
+        "Negative Pad Sqrt Square Stack Subtract Sum Transpose TrueDivide Where"
     ),
 }
 # Operations that a SavedModel's signatures may lead to: arithmetic on what is handed in.
 OPERATIONS = (
     "Abs AddV2 All AvgPool BiasAdd Cast ConcatV2 Const Conv2D Conv2DBackpropInput EnsureShape "
-    "Equal Exp ExpandDims GreaterEqual Identity LeakyRelu Less Log MatMul Max MaxPool Maximum Mean "
+    "Equal Exp GreaterEqual Identity LeakyRelu Less Log MatMul Max MaxPool Maximum Mean "
     "Minimum Mul Neg NoOp Pack Pad PadV2 ReadVariableOp RealDiv Relu Reshape ResizeBilinear Round "
     "Rsqrt ScaleAndTranslate SelectV2 Shape Sigmoid Softmax Sqrt Square Squeeze "
     "StatefulPartitionedCall StatelessIf StridedSlice Sub Sum Tanh Transpose"

@@ -118,7 +118,7 @@ def with_hardest(
     """
     if candidates == 1:
         return batch
-    count = len(batch[0]) // candidates
+    count = tf.shape(batch[0])[0] // candidates
     drawn = (count + 1) // 2
     rest = [images[drawn:] for images in batch]
     normal, anomaly = tf.split(score(tf.concat(rest, axis=0)), 2)

@@ -74,7 +74,7 @@ class Supervised(Approach):
             logits, _ = self.networks["classifier"](
                 tf.concat([normal, anomaly], axis=0), training=True
             )
-            labels = tf.repeat([0.0, 1.0], [len(normal), len(anomaly)])[:, None]
+            labels = tf.repeat([[0.0], [1.0]], [tf.shape(normal)[0], tf.shape(anomaly)[0]], axis=0)
             loss = tf.reduce_mean(
                 keras.losses.binary_crossentropy(labels, logits, from_logits=True)
             )
