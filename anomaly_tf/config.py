@@ -632,7 +632,7 @@ class TransformLosses(Checked):
 
     section: ClassVar[str] = "losses."
 
-    gradient_score_weight: float = number(0.05, 0)
+    gradient_score_weight: float = number(0.2, 0)
 
 
 @dataclass(frozen=True)
