@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from anomaly_tf.command_line import CONFIG_FOLDER, require_approach
-from anomaly_tf.config import ALL_CLASSES_NORMAL, CONFIGS, Checked, Protocol, number
+from anomaly_tf.config import ALL_CLASSES_NORMAL, CONFIGS, Checked, Protocol, number, plain
 from anomaly_tf.data.sources import known_class_names
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import write_json
@@ -38,6 +38,8 @@ class BenchmarkOptions(Checked):
         normal_classes: Classes that are normal in turn; corruption and classification, which take
             all of them, run once.
         seeds: Seeds.
+        repeated: Approaches that take every seed, where the others take the first alone; by default
+            all.
         epochs_share: Share of each approach's epochs to train for; below 1 for a quick look.
         data: Data set, as in train.py.
         data_dir: Folder in which downloaded data is cached.
@@ -50,6 +52,7 @@ class BenchmarkOptions(Checked):
     protocols: tuple[Protocol, ...] = ("imbalance", "one_class", "classification")
     normal_classes: tuple[int, ...] = number((0,), 0, 255)
     seeds: tuple[int, ...] = number((0,), 0, 2**31 - 1)
+    repeated: tuple[str, ...] | None = None
     epochs_share: float = number(1.0, 0, 1, above=True)
     data: str = "fashion_mnist"
     data_dir: str = "data"
@@ -92,10 +95,14 @@ def cells_of(options: BenchmarkOptions) -> list[Cell]:
                 f"normal class {normal_class} does not exist; choose 0 to {len(names) - 1}"
             )
     approaches = [require_approach(name) for name in options.approaches]
+    repeated = approaches
+    if options.repeated is not None:
+        repeated = [require_approach(name) for name in options.repeated]
     cells = [
         Cell(approach, protocol, normal_class, seed)
         for seed in options.seeds
         for approach in approaches
+        if seed == options.seeds[0] or approach in repeated
         for protocol in options.protocols
         if protocol in CONFIGS[approach].protocols
         for normal_class in ((None,) if protocol in ALL_CLASSES_NORMAL else options.normal_classes)
@@ -121,18 +128,37 @@ def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any],
     """
     output = Path(options.output)
     cells = cells_of(options)
-    settings = {"epochs_share": options.epochs_share, "data": options.data}
-    results = {cell: _read(_file(output, cell), settings) for cell in cells}
+    results = {cell: _read(_file(output, cell), settings_of(cell, options)) for cell in cells}
     for place, cell in enumerate(cells, 1):
         result = results[cell]
         kept = result is not None
         if result is None:
+            settings = settings_of(cell, options)
             result = {"cell": asdict(cell), "settings": settings, **_run(cell, options)}
             write_json(_file(output, cell), result)
             results[cell] = result
         left = _seconds_left(cells[place:], results)
         progress = f"[{place}/{len(cells)}] {cell.name}: {_describe(result)}"
         yield cell, result, f"{progress}{' (kept)' if kept else ''}{left}"
+
+
+def settings_of(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
+    """What a result depends on beside its cell; of other settings, it is not kept.
+
+    The approach's configuration among it, so that a change of its defaults is measured anew.
+    """
+    configuration = plain(asdict(CONFIGS[cell.approach]()))
+    return {
+        "epochs_share": options.epochs_share,
+        "data": options.data,
+        "configuration": {
+            name: configuration[name] for name in CONFIGURED if name in configuration
+        },
+    }
+
+
+# The sections of a configuration that a cell does not set.
+CONFIGURED = ("sampling", "training", "threshold", "corruption", "unseen", "networks", "losses")
 
 
 def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:

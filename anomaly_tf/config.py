@@ -801,7 +801,7 @@ def save_config(config: Config, path: Path) -> None:
     """Writes the resolved configuration as YAML, readable again by `--config`."""
     with atomic_path(path) as temporary:
         temporary.write_text(
-            yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False), "utf-8"
+            yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False), "utf-8"
         )
 
 
@@ -817,8 +817,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, which YAML knows."""
+def plain(value: Any) -> Any:
+    """Tuples as lists, which YAML and JSON know."""
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: plain(part) for key, part in value.items()}
     return list(value) if isinstance(value, tuple) else value

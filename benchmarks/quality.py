@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from anomaly_tf.command_line import load_config, parse_options
@@ -90,11 +89,7 @@ def main(arguments: list[str]) -> None:
             write_json(path, results | {"cells": [*results["cells"], *_later(done, results)]})
             print(f"{name}: {found}", flush=True)
         if study.score_rules and "score_rules" not in results:
-            results["score_rules"] = [
-                {"normal_class": number, "seed": seed} | score_rules(study, number, seed, options)
-                for number in study.normal_classes
-                for seed in study.seeds
-            ]
+            results["score_rules"] = _score_rules(study, options.data_dir)
         write_json(path, results)
         print(table(results))
 
@@ -185,72 +180,21 @@ def _measured(study: Study, cell: dict[str, Any], data_dir: str) -> dict[str, An
     return found | {"auroc": auroc()}
 
 
-def score_rules(
-    study: Study, number: int, seed: int, options: StudyOptions
-) -> dict[str, dict[str, float]]:
-    """Trains `sota` once and compares ways of scoring, among them those that need all networks."""
+def _score_rules(study: Study, data_dir: str) -> list[dict[str, Any]]:
+    """For each class and seed, AUROC by ways of scoring, after as many epochs as the variants."""
     import_tensorflow()
-    import keras
-    import tensorflow as tf
+    from benchmarks.score_rules import RULES
 
-    from anomaly_tf.models import APPROACHES
-    from anomaly_tf.models.losses import absolute_error
-    from anomaly_tf.training.device import select_device
-    from anomaly_tf.training.fit import resolve, training_batches
-
-    config = configured(study, number, seed, options.data_dir)
-    epochs = study.options.get("training.epochs", config.training.epochs)
-    config = dataclasses.replace(
-        config, training=dataclasses.replace(config.training, epochs=epochs)
-    )
-    split = make_split(config, open_dataset(config))
-    config, device = resolve(config, split), select_device("auto")
-    keras.utils.set_random_seed(seed)
-    model = APPROACHES[study.approach](config, split.train.images.shape[1:], 10, device.jit_compile)
-    batches = training_batches(config, split, device)
-    steps = config.training.steps_per_epoch
-    model.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=0, shuffle=False)
-    encoder = model.averaged.get_layer("encoder")
-    images = split.validation.images[:].astype(np.float32) / 127.5 - 1
-    rules: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(images), 500):
-        part = tf.constant(images[start : start + 500])
-        made = model.averaged(part, training=False)
-        error = tf.abs(part - made)
-        mirrored = part[:, :, ::-1]
-        windows = tf.nn.avg_pool2d(error, 14, 7, "VALID")
-        latents = [keras.tree.flatten(encoder(x, training=False))[0] for x in (part, made)]
-        mean = tf.reduce_mean(error, [1, 2, 3])
-        other = absolute_error(mirrored, model.averaged(mirrored, training=False))
-        told = {
-            "mean error": mean,
-            "mean squared error": tf.reduce_mean(error**2, [1, 2, 3]),
-            "largest window": tf.reduce_max(windows, [1, 2, 3]),
-            "latent distance": tf.reduce_mean(tf.abs(latents[0] - latents[1]), 1),
-            "D_N of the reconstruction": -tf.reduce_mean(
-                model.normal_discriminator(made, training=False), [1, 2, 3]
-            ),
-            "D_A of the reconstruction": -tf.reduce_mean(
-                model.anomaly_discriminator(made, training=False), [1, 2, 3]
-            ),
-            "mean error, also of the mirror image": mean + other,
-        }
-        for name, values in told.items():
-            rules.setdefault(name, []).append(values.numpy())
-    scores = {name: np.concatenate(parts) for name, parts in rules.items()}
-    labels = split.validation.labels
-    # Learnt on one half and judged on the other, both ways.
-    features = np.stack([np.log(np.maximum(scores[n], 1e-6)) for n in list(scores)[:4]], axis=1)
-    half = np.random.default_rng(seed).permutation(len(labels)) % 2 == 0
-    learnt = []
-    for one in (half, ~half):
-        rule = LogisticRegression(class_weight="balanced").fit(features[one], labels[one])
-        learnt.append(roc_auc_score(labels[~one], rule.decision_function(features[~one])))
-    found = {name: round(float(roc_auc_score(labels, told)), 5) for name, told in scores.items()}
-    halves = [roc_auc_score(labels[one], scores["mean error"][one]) for one in (half, ~half)]
-    found["mean error, mean of two halves"] = round(float(np.mean(halves)), 5)
-    found["combination learnt on the other half"] = round(float(np.mean(learnt)), 5)
-    return {"auroc": found}
+    found = []
+    for number in study.normal_classes:
+        for seed in study.seeds:
+            config = configured(study, number, seed, data_dir)
+            epochs = study.options.get("training.epochs", config.training.epochs)
+            training = dataclasses.replace(config.training, epochs=epochs)
+            rules = RULES[study.approach](dataclasses.replace(config, training=training))
+            found.append({"normal_class": number, "seed": seed, "auroc": rules})
+            print(found[-1], flush=True)
+    return found
 
 
 def table(results: dict[str, Any]) -> str:
@@ -280,10 +224,14 @@ def table(results: dict[str, Any]) -> str:
             change = f"{value - first:+.4f}" if value != first else ""
             more.append(f"{mean('seconds'):.0f}")
             lines.append(f"| {group} | {variant} | {value:.4f} | {change} | {' | '.join(more)} |")
-    for cell in results.get("score_rules", ()):
-        lines += ["", f"Class {cell['normal_class']}, seed {cell['seed']}:", ""]
-        lines += ["| score | AUROC |", "|---|---|"]
-        lines += [f"| {name} | {value:.4f} |" for name, value in cell["auroc"].items()]
+    rules = results.get("score_rules", ())
+    if rules:
+        head = " | ".join(f"class {one['normal_class']}" for one in rules)
+        lines += ["", f"| score | mean | {head} |", "|---" * (2 + len(rules)) + "|"]
+        for name in rules[0]["auroc"]:
+            values = [one["auroc"][name] for one in rules]
+            shown = " | ".join(f"{value:.4f}" for value in (statistics.mean(values), *values))
+            lines.append(f"| {name} | {shown} |")
     return "\n".join(lines)
 
 

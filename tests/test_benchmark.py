@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 
@@ -11,8 +12,9 @@ import pytest
 import benchmark as script
 from anomaly_tf import benchmark
 from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, run_cells
+from anomaly_tf.config import VaeConfig, VaeLosses
 from anomaly_tf.errors import UserError
-from anomaly_tf.reporting.comparison import HEAD, table_rows, write_report
+from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_report
 
 
 def result(approach="gan", protocol="imbalance", normal=0, seed=0, **metrics) -> dict:
@@ -60,10 +62,31 @@ def test_cells_are_the_combinations_that_make_sense():
     assert not [cell for cell in cells if cell.approach == "cnn" and cell.normal_class is not None]
 
 
+def test_a_change_of_defaults_is_a_change_of_settings(monkeypatch):
+    options = BenchmarkOptions(approaches=("vae",), protocols=("one_class",))
+    (cell,) = cells_of(options)
+    settings = benchmark.settings_of(cell, options)
+    assert settings == json.loads(json.dumps(settings))
+    other = dataclasses.make_dataclass(
+        "Other", [("losses", VaeLosses, VaeLosses(noise=0.2))], bases=(VaeConfig,), frozen=True
+    )
+    monkeypatch.setitem(benchmark.CONFIGS, "vae", other)
+    assert benchmark.settings_of(cell, options) != settings
+
+
+def test_only_repeated_approaches_take_every_seed():
+    options = BenchmarkOptions(
+        approaches=("gan", "sota"), protocols=("imbalance",), seeds=(3, 4), repeated=("sota",)
+    )
+    chosen = [(cell.approach, cell.seed) for cell in cells_of(options)]
+    assert chosen == [("gan", 3), ("sota", 3), ("sota", 4)]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"approaches": ("sofa",)}, "unknown approach 'sofa'; did you mean 'sota'"),
+        ({"repeated": ("sofa",)}, "unknown approach 'sofa'; did you mean 'sota'"),
         ({"normal_classes": (0, 12)}, "normal class 12 does not exist"),
         ({"approaches": ("vae",), "protocols": ("unseen",)}, "none of the approaches vae serves"),
     ],
@@ -153,6 +176,25 @@ def test_the_table_gives_means_and_the_spread_over_seeds():
     assert rows[1]["AUROC"] == "failed: no space / left"
     assert rows[1]["normal class"] == "2"
     assert (rows[2]["AUROC"], rows[2]["accuracy"], rows[2]["normal class"]) == ("", "0.9300", "all")
+    assert rows[2]["on seen"] == ""
+
+
+def test_a_table_for_each_protocol_with_several_normal_classes():
+    results = [
+        result(normal=0, seed=0, auroc=0.90),
+        result(normal=2, seed=0, auroc=0.94),
+        result(normal=0, seed=1, auroc=0.92),
+        result("gan", "unseen", auroc=0.8, auroc_seen=0.97),
+        result("cnn", "classification", None, auroc=None, accuracy=0.93),
+    ]
+    (title, lines), *others = class_tables(results).items()
+    assert not others
+    assert title == "AUROC by normal class, imbalance"
+    assert lines[0] == ("", "0", "2", "mean")
+    # Of seed 1, class 2 is missing: the means of the seeds are 0.92 and 0.92.
+    assert lines[2:] == [("gan", "0.9100 ± 0.0141", "0.9400", "0.9200 ± 0.0000")]
+    row = dict(zip(HEAD, table_rows(results)[1], strict=True))
+    assert (row["AUROC"], row["on seen"]) == ("0.8000", "0.9700")
 
 
 def test_the_page_needs_no_other_file_and_shows_every_picture(tmp_path):

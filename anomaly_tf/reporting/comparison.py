@@ -23,6 +23,7 @@ HEAD = (
     "normal class",
     "seeds",
     "AUROC",
+    "on seen",
     "false alarms",
     "found",
     "accuracy",
@@ -41,7 +42,7 @@ def write_report(results: Results, command: str, output: Path) -> str:
         output: Folder to write to.
 
     Returns:
-        The table in Markdown.
+        The tables in Markdown.
     """
     rows = table_rows(results)
     failed = [result for result in results if result["status"] == "failed"]
@@ -49,6 +50,8 @@ def write_report(results: Results, command: str, output: Path) -> str:
     machines = sorted({result["metrics"]["hardware"] for result in done})
     versions = sorted({f"{k} {v}" for result in done for k, v in result["versions"].items()})
     table = "\n".join("| " + " | ".join(row) + " |" for row in (HEAD, ("---",) * len(HEAD), *rows))
+    for title, lines in class_tables(done).items():
+        table += f"\n\n{title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in lines)
     text = f"{table}\n\nCommand: `{command}`\n\nHardware: {'; '.join(machines) or 'none'}\n"
     page = Environment(
         loader=PackageLoader("anomaly_tf.reporting", "."),
@@ -77,7 +80,8 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
     """One row per approach and protocol, and per failed cell; texts in the order of `HEAD`.
 
     AUROC and accuracy are means over the normal classes; with several seeds, mean and standard
-    deviation of that over the seeds.
+    deviation of that over the seeds. On seen: under protocol unseen, where AUROC is that on classes
+    of anomalies that were not learnt from, the one on those that were.
     """
     rows: list[tuple[str, ...]] = []
     for (approach, protocol), cells in _by(results, "approach", "protocol").items():
@@ -93,6 +97,7 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
                     _numbers(classes) or "all",
                     _numbers(seeds),
                     _over_seeds(done, "auroc"),
+                    _over_seeds(done, "auroc_seen"),
                     _mean(done, "test_false_alarm_rate", "{:.1%}"),
                     _mean(done, "test_detection_rate", "{:.1%}"),
                     _over_seeds(done, "accuracy"),
@@ -111,11 +116,38 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
                         "all" if normal is None else str(normal),
                         str(cell["cell"]["seed"]),
                         f"failed: {cell['reason']}".replace("|", "/"),
-                        *("",) * 5,
+                        *("",) * (len(HEAD) - 6),
                         reported,
                     )
                 )
     return rows
+
+
+def class_tables(done: Results) -> dict[str, list[tuple[str, ...]]]:
+    """For each protocol with several normal classes, by title: AUROC by approach and class.
+
+    Means over the seeds, with the standard deviation where there are several; the first two rows
+    are the head.
+    """
+    tables = {}
+    scored = [result for result in done if result["metrics"]["auroc"] is not None]
+    for (protocol,), cells in _by(scored, "protocol").items():
+        classes = sorted({c["cell"]["normal_class"] for c in cells} - {None})
+        if len(classes) < 2:
+            continue
+        lines: list[tuple[str, ...]] = [
+            ("", *map(str, classes), "mean"),
+            ("---",) * (len(classes) + 2),
+        ]
+        for (approach,), group in _by(cells, "approach").items():
+            metrics: dict[int, list[dict[str, Any]]] = {number: [] for number in classes}
+            for cell in group:
+                metrics[cell["cell"]["normal_class"]].append(cell["metrics"])
+            values = [_over_seeds(metrics[number], "auroc") for number in classes]
+            whole = _over_seeds([each for part in metrics.values() for each in part], "auroc")
+            lines.append((approach, *values, whole))
+        tables[f"AUROC by normal class, {protocol}"] = lines
+    return tables
 
 
 def _by(results: Results, *keys: str) -> dict[tuple, Results]:

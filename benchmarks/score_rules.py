@@ -1,0 +1,167 @@
+"""Ways of scoring that the studies compare, on one training each and validation images alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
+
+from anomaly_tf.config import Config, ConvolutionalNetworks
+from anomaly_tf.data.protocols import Split, make_split
+from anomaly_tf.data.sources import open_dataset
+from anomaly_tf.models import APPROACHES
+from anomaly_tf.models.losses import absolute_error
+from anomaly_tf.training.device import select_device
+from anomaly_tf.training.fit import resolve, training_batches
+
+Aurocs = dict[str, float]
+
+
+def of_dual_gan(config: Config) -> Aurocs:
+    """Errors, latents, discriminators, and combinations, of one training of `sota`."""
+    model, split = _trained(config)
+    encoder = model.averaged.get_layer("encoder")
+
+    def told(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        made = model.averaged(images, training=False)
+        error = tf.abs(images - made)
+        mirrored = images[:, :, ::-1]
+        latents = [keras.tree.flatten(encoder(x, training=False))[0] for x in (images, made)]
+        mean = absolute_error(images, made)
+        return {
+            "mean error": mean,
+            "mean squared error": tf.reduce_mean(error**2, [1, 2, 3]),
+            "worst window of half the side": tf.reduce_max(
+                tf.nn.avg_pool2d(error, 14, 7, "VALID"), [1, 2, 3]
+            ),
+            "latent distance": tf.reduce_mean(tf.abs(latents[0] - latents[1]), 1),
+            "D_N of the reconstruction": -_mean(model.normal_discriminator, made),
+            "D_A of the reconstruction": -_mean(model.anomaly_discriminator, made),
+            "mean error, and of the mirror image": mean
+            + absolute_error(mirrored, model.averaged(mirrored, training=False)),
+        }
+
+    scores, labels = _in_parts(told, _scaled(split.validation.images[:])), split.validation.labels
+    found = {name: _auroc(labels, values) for name, values in scores.items()}
+    # Learnt on one half of the validation images and judged on the other, both ways.
+    features = np.stack([scores[name] for name in list(scores)[:6]], axis=1)
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    half = np.random.default_rng(config.seed).permutation(len(labels)) % 2 == 0
+    learnt = []
+    for one in (half, ~half):
+        rule = LogisticRegression(class_weight="balanced").fit(features[one], labels[one])
+        learnt.append(_auroc(labels[~one], rule.decision_function(features[~one])))
+    halves = [_auroc(labels[one], scores["mean error"][one]) for one in (half, ~half)]
+    return found | {
+        "mean error, by halves": float(np.mean(halves)),
+        "combination of six, learnt on the other half": float(np.mean(learnt)),
+    }
+
+
+def of_vae(config: Config) -> Aurocs:
+    """Errors and latent densities of `vae`, for several latents, and trained to remove noise."""
+    found: Aurocs = {}
+    kept: dict[str, list[np.ndarray]] = {}
+    for latent, noise in ((16, 0.0), (32, 0.0), (64, 0.0), (32, 0.3)):
+        sized = dataclasses.replace(config, networks=ConvolutionalNetworks(latent=latent))  # type: ignore[call-arg]
+        model, split = _trained(sized, noise)
+        labels = split.validation.labels
+        encoder, decoder = (model.averaged.get_layer(name) for name in ("encoder", "decoder"))
+
+        def encoded(images: tf.Tensor, encoder: keras.Model = encoder) -> dict[str, tf.Tensor]:
+            return {"mean": encoder(images, training=False)[0]}
+
+        known = _in_parts(encoded, _scaled(split.train.normal[:]))["mean"]
+        images = _scaled(split.validation.images[:])
+        means = _in_parts(encoded, images)["mean"]
+        nearest = NearestNeighbors(n_neighbors=5).fit(known)
+        distances, numbers = nearest.kneighbors(means)
+        remembered = decoder.predict(known[numbers].mean(axis=1), verbose=0, batch_size=500)
+
+        def told(images: tf.Tensor, network: keras.Model = model.averaged) -> dict[str, tf.Tensor]:
+            made, standardised, _ = network(images, training=False)
+            return {
+                "squared error": tf.reduce_mean(((images - made) / 2) ** 2, [1, 2, 3]),
+                "absolute error": absolute_error(images, made),
+                "1 - SSIM": 1 - tf.image.ssim(images, made, 2.0, filter_size=7),
+                "error standardised per pixel": tf.reduce_mean(standardised**2, [1, 2, 3]),
+            }
+
+        scores = _in_parts(told, images)
+        mixture = GaussianMixture(8, reg_covar=1e-3, random_state=config.seed).fit(known)
+        scores |= {
+            "latent: squared length": np.square(means).sum(axis=1),
+            "latent: mixture of 8 Gaussians": -mixture.score_samples(means),
+            "latent: distance to 5 nearest": distances.mean(axis=1),
+            "squared error from the 5 nearest latents (memory)": np.square(
+                (images - remembered) / 2
+            ).mean(axis=(1, 2, 3)),
+            "its own score": model.detector(split.validation.images[:])["score"].numpy(),
+        }
+        which = f"latent {latent}" + (f", noise {noise} removed" if noise else "")
+        for name, values in scores.items():
+            found[f"{which}: {name}"] = _auroc(labels, values)
+        if not noise:
+            for name in ("squared error", "its own score"):
+                normal = scores[name][labels == 0]
+                kept.setdefault(name, []).append((scores[name] - normal.mean()) / normal.std())
+    for name, parts in kept.items():
+        found[f"latents 16, 32 and 64 together: {name}"] = _auroc(labels, np.sum(parts, axis=0))
+    return found
+
+
+def _trained(config: Config, noise: float = 0.0) -> tuple[Any, Split]:
+    """A model after its training, without a run directory; `noise` is added to what it encodes."""
+    split = make_split(config, open_dataset(config))
+    config, device = resolve(config, split), select_device("auto")
+    shape, training = split.train.images.shape[1:], config.training
+    keras.utils.set_random_seed(config.seed)
+    model = APPROACHES[config.approach](config, shape, len(split.class_names), device.jit_compile)
+    model.adapt(split.train.normal[:])
+    if noise:
+        encode = model.encoder
+
+        def encode_noisy(images: tf.Tensor, training: bool) -> Any:
+            added = tf.random.normal(tf.shape(images), stddev=2 * noise)
+            return encode(images + added, training=training)
+
+        model.encoder = encode_noisy
+    model.fit(
+        training_batches(config, split, device),
+        epochs=training.epochs,
+        steps_per_epoch=training.steps_per_epoch,
+        verbose=0,
+        shuffle=False,
+    )
+    return model, split
+
+
+def _in_parts(
+    told: Callable[[tf.Tensor], dict[str, tf.Tensor]], images: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What a function makes of images, 500 at a time."""
+    parts = [told(tf.constant(images[at : at + 500])) for at in range(0, len(images), 500)]
+    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+
+
+def _scaled(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def _mean(network: keras.Model, images: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(network(images, training=False), [1, 2, 3])
+
+
+def _auroc(labels: np.ndarray, scores: np.ndarray) -> float:
+    return round(float(roc_auc_score(labels, scores)), 5)
+
+
+RULES: dict[str, Callable[[Config], Aurocs]] = {"sota": of_dual_gan, "vae": of_vae}
