@@ -82,12 +82,13 @@ def main(arguments: list[str]) -> None:
         results = json.loads(path.read_text("utf-8")) if path.is_file() else {"cells": []}
         results["study"] = dataclasses.asdict(study)
         done = {_key(cell): cell for cell in results["cells"]}
-        results["cells"] = []
-        for cell in _cells(study):
-            found = done.get(_key(cell)) or cell | _measured(study, cell, options.data_dir)
-            results["cells"].append(found)
-            write_json(path, results | {"cells": [*results["cells"], *_later(done, results)]})
-            print(f"{name}: {found}", flush=True)
+        for cell in (cells := _cells(study)):
+            # A kept one is called what the file calls it now.
+            found = done.get(_key(cell)) or _measured(study, cell, options.data_dir)
+            done[_key(cell)] = found | cell
+            write_json(path, results | {"cells": list(done.values())})
+            print(f"{name}: {done[_key(cell)]}", flush=True)
+        results["cells"] = [done[_key(cell)] for cell in cells]
         if study.score_rules and "score_rules" not in results:
             results["score_rules"] = _score_rules(study, options.data_dir)
         write_json(path, results)
@@ -113,12 +114,6 @@ def _cells(study: Study) -> list[dict[str, Any]]:
 def _key(cell: dict[str, Any]) -> str:
     """What makes a cell, whatever it is called."""
     return json.dumps([cell[name] for name in ("options", "normal_class", "seed")], sort_keys=True)
-
-
-def _later(done: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Kept cells whose turn has not come yet."""
-    known = {_key(cell) for cell in results["cells"]}
-    return [cell for key, cell in done.items() if key not in known]
 
 
 def configured(study: Study, number: int, seed: int, data_dir: str) -> Config:
@@ -160,13 +155,9 @@ def _measured(study: Study, cell: dict[str, Any], data_dir: str) -> dict[str, An
     script("train.py", *flags)
     trained = load_config(run.config)
     detector = TrainedDetector.load(run.path)
-    # Every class, those that are held back, too.
-    whole = CONFIGS["supervised"](
-        normal_class=trained.normal_class, seed=trained.seed, data_dir=data_dir
-    )
-    if study.protocol == "one_class":
-        whole = trained
-    validation = make_split(whole, open_dataset(whole)).validation
+    if study.protocol == "unseen":  # the classes that are held back, too
+        trained = dataclasses.replace(trained, protocol="imbalance")
+    validation = make_split(trained, open_dataset(trained)).validation
     scores, normal = detector.score(validation.images[:]), validation.labels == 0
 
     def auroc(classes: tuple[int, ...] | None = None) -> float:

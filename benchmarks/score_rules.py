@@ -15,10 +15,12 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 
 from anomaly_tf.config import Config, ConvolutionalNetworks
+from anomaly_tf.data.pipelines import scale
 from anomaly_tf.data.protocols import Split, make_split
 from anomaly_tf.data.sources import open_dataset
+from anomaly_tf.data.stored import sample
 from anomaly_tf.models import APPROACHES
-from anomaly_tf.models.losses import absolute_error
+from anomaly_tf.models.losses import absolute_error, squared_error
 from anomaly_tf.training.device import select_device
 from anomaly_tf.training.fit import resolve, training_batches
 
@@ -49,7 +51,7 @@ def of_dual_gan(config: Config) -> Aurocs:
             + absolute_error(mirrored, model.averaged(mirrored, training=False)),
         }
 
-    scores, labels = _in_parts(told, _scaled(split.validation.images[:])), split.validation.labels
+    scores, labels = _in_parts(told, scale(split.validation.images[:])), split.validation.labels
     found = {name: _auroc(labels, values) for name, values in scores.items()}
     # Learnt on one half of the validation images and judged on the other, both ways.
     features = np.stack([scores[name] for name in list(scores)[:6]], axis=1)
@@ -79,8 +81,8 @@ def of_vae(config: Config) -> Aurocs:
         def encoded(images: tf.Tensor, encoder: keras.Model = encoder) -> dict[str, tf.Tensor]:
             return {"mean": encoder(images, training=False)[0]}
 
-        known = _in_parts(encoded, _scaled(split.train.normal[:]))["mean"]
-        images = _scaled(split.validation.images[:])
+        known = _in_parts(encoded, scale(split.train.normal[:]))["mean"]
+        images = scale(split.validation.images[:])
         means = _in_parts(encoded, images)["mean"]
         nearest = NearestNeighbors(n_neighbors=5).fit(known)
         distances, numbers = nearest.kneighbors(means)
@@ -89,7 +91,7 @@ def of_vae(config: Config) -> Aurocs:
         def told(images: tf.Tensor, network: keras.Model = model.averaged) -> dict[str, tf.Tensor]:
             made, standardised, _ = network(images, training=False)
             return {
-                "squared error": tf.reduce_mean(((images - made) / 2) ** 2, [1, 2, 3]),
+                "squared error": squared_error(images, made),
                 "absolute error": absolute_error(images, made),
                 "1 - SSIM": 1 - tf.image.ssim(images, made, 2.0, filter_size=7),
                 "error standardised per pixel": tf.reduce_mean(standardised**2, [1, 2, 3]),
@@ -101,9 +103,9 @@ def of_vae(config: Config) -> Aurocs:
             "latent: squared length": np.square(means).sum(axis=1),
             "latent: mixture of 8 Gaussians": -mixture.score_samples(means),
             "latent: distance to 5 nearest": distances.mean(axis=1),
-            "squared error from the 5 nearest latents (memory)": np.square(
-                (images - remembered) / 2
-            ).mean(axis=(1, 2, 3)),
+            "squared error from the 5 nearest latents (memory)": squared_error(
+                images, remembered
+            ).numpy(),
             "its own score": model.detector(split.validation.images[:])["score"].numpy(),
         }
         which = f"latent {latent}" + (f", noise {noise} removed" if noise else "")
@@ -125,7 +127,8 @@ def _trained(config: Config, noise: float = 0.0) -> tuple[Any, Split]:
     shape, training = split.train.images.shape[1:], config.training
     keras.utils.set_random_seed(config.seed)
     model = APPROACHES[config.approach](config, shape, len(split.class_names), device.jit_compile)
-    model.adapt(split.train.normal[:])
+    if model.adapts_to:
+        model.adapt(sample(split.train.normal, model.adapts_to, config.seed)[:])
     if noise:
         encode = model.encoder
 
@@ -145,15 +148,11 @@ def _trained(config: Config, noise: float = 0.0) -> tuple[Any, Split]:
 
 
 def _in_parts(
-    told: Callable[[tf.Tensor], dict[str, tf.Tensor]], images: np.ndarray
+    told: Callable[[tf.Tensor], dict[str, tf.Tensor]], images: tf.Tensor
 ) -> dict[str, np.ndarray]:
     """What a function makes of images, 500 at a time."""
-    parts = [told(tf.constant(images[at : at + 500])) for at in range(0, len(images), 500)]
+    parts = [told(images[at : at + 500]) for at in range(0, len(images), 500)]
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
-
-
-def _scaled(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float32) / 127.5 - 1
 
 
 def _mean(network: keras.Model, images: tf.Tensor) -> tf.Tensor:

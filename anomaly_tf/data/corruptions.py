@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
+from anomaly_tf.data.warping import warp
+
 Kind = Literal["noise", "rotation", "both"]
 KINDS: tuple[Kind, ...] = ("noise", "rotation", "both")
 BATCH = 500
@@ -117,14 +119,6 @@ def rotate(images: tf.Tensor, degrees: float, seed: tf.Tensor) -> tf.Tensor:
     angle = tf.random.stateless_uniform([tf.shape(images)[0]], seed, -largest, largest)
     cosine, sine = tf.cos(angle), tf.sin(angle)
     x, y = (width - 1) / 2, (height - 1) / 2
-    zero = tf.zeros_like(angle)
-    # Each row maps an output pixel to its source, a rotation about the centre (x, y).
+    # A rotation about the centre (x, y).
     rows = [cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y]
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack([*rows, zero, zero], axis=1),
-        output_shape=[height, width],
-        fill_value=-1.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
+    return warp(images, rows, "BILINEAR")

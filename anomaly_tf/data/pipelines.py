@@ -17,8 +17,9 @@ from sklearn.cluster import MiniBatchKMeans
 
 from anomaly_tf.config import BalancedSamplingConfig, CorruptionConfig, SamplingConfig
 from anomaly_tf.data.corruptions import corrupt, rotate
-from anomaly_tf.data.stored import Images, StoredImages, apply, parts, subset
+from anomaly_tf.data.stored import Images, StoredImages, apply, parts, sample, subset
 from anomaly_tf.data.synthetic import synthetic_anomalies
+from anomaly_tf.data.warping import warp
 from anomaly_tf.files import atomic_path
 
 
@@ -51,8 +52,7 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
     if len(images) <= most:
         predicted = kmeans.fit_predict(apply(_pixels, images))
     else:
-        some = np.random.default_rng(seed).choice(len(images), most, replace=False)
-        kmeans.fit(apply(_pixels, subset(images, np.sort(some))))
+        kmeans.fit(apply(_pixels, sample(images, most, seed)))
         predicted = np.concatenate([kmeans.predict(_pixels(part)) for part in parts(images)])
     _, clusters = np.unique(predicted, return_inverse=True)
     clusters = clusters.astype(np.int32)
@@ -317,10 +317,9 @@ def _mirror_and_shift(
     images: tf.Tensor, sampling: SamplingConfig, flip_seed: tf.Tensor, shift_seed: tf.Tensor
 ) -> tf.Tensor:
     count = tf.shape(images)[0]
-    height, width = images.shape[1:3]
     mirrored = tf.random.stateless_uniform([count], flip_seed) < sampling.flip
     sign = tf.where(mirrored, -1.0, 1.0)
-    origin = tf.where(mirrored, float(width - 1), 0.0)
+    origin = tf.where(mirrored, float(images.shape[2] - 1), 0.0)
     shift = tf.cast(
         tf.random.stateless_uniform(
             [2, count], shift_seed, -sampling.shift, sampling.shift + 1, tf.int32
@@ -328,16 +327,8 @@ def _mirror_and_shift(
         tf.float32,
     )
     zero, one = tf.zeros([count]), tf.ones([count])
-    # Each row maps an output pixel to its source: x' = sign x + origin + shift, y' = y + shift.
-    rows = [sign, zero, origin + shift[0], zero, one, shift[1], zero, zero]
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack(rows, axis=1),
-        output_shape=[height, width],
-        fill_value=-1.0,
-        interpolation="NEAREST",
-        fill_mode="CONSTANT",
-    )
+    rows = [sign, zero, origin + shift[0], zero, one, shift[1]]
+    return warp(images, rows, "NEAREST")
 
 
 def _erase(images: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:

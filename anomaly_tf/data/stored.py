@@ -69,6 +69,14 @@ def subset(images: Images, chosen: slice | np.ndarray) -> Images:
     return images.subset(chosen) if isinstance(images, StoredImages) else images[chosen]
 
 
+def sample(images: Images, count: int, seed: int) -> Images:
+    """So many of the images, drawn at random and in their order; all if there are no more."""
+    if len(images) <= count:
+        return images
+    drawn = np.random.default_rng(seed).choice(len(images), count, replace=False)
+    return subset(images, np.sort(drawn))
+
+
 def join(first: Images, second: Images) -> Images:
     """Two subsets of the same images, one behind the other."""
     if isinstance(first, StoredImages) and isinstance(second, StoredImages):

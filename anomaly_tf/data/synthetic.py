@@ -11,6 +11,8 @@ import math
 
 import tensorflow as tf
 
+from anomaly_tf.data.warping import warp
+
 KINDS = ("turned", "moved", "resized", "mixed")
 
 
@@ -88,7 +90,7 @@ def _warp(
     across, down = tf.unstack(tf.zeros([2, 1]) if shift is None else shift)
     wide, high = tf.unstack(tf.ones([2, 1]) if size is None else size)
     x, y = (width - 1) / 2, (height - 1) / 2
-    # Each row maps an output pixel to its source, about the centre (x, y).
+    # About the centre (x, y).
     a, b = cosine / wide, -sine / high * (width / height)
     c, d = sine / wide * (height / width), cosine / high
     rows = [
@@ -98,17 +100,8 @@ def _warp(
         c,
         d,
         y - c * x - d * y - down * height,
-        zero,
-        zero,
     ]
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack([row + zero for row in rows], axis=1),
-        output_shape=[height, width],
-        fill_value=-1.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
+    return warp(images, [row + zero for row in rows], "BILINEAR")
 
 
 def _mix(images: tf.Tensor, others: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

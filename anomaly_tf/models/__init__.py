@@ -6,7 +6,8 @@ knows only
 
 - `APPROACHES[name](config, image_shape, class_count, jit_compile)`: a compiled model, ready for
   `fit` on the batches that its configuration's `learns_from` names;
-- `model.adapt(images)`: called once before `fit` with normal images, uint8 `(N, H, W, C)`;
+- `model.adapts_to`: how many normal images `model.adapt(images)`, uint8 `(N, H, W, C)`, is to be
+  called with before `fit`; 0 if it is not;
 - `model.metrics`: a mean of every loss, by name;
 - `model.learning_rates()`: the current learning rates, by name;
 - `model.detector`: what the approach leaves behind, a functional model of Keras layers alone, from

@@ -56,12 +56,16 @@ class Approach(keras.Model):
         for name, optimizer in optimizers.items():
             optimizer.build(self.networks[name].trainable_variables)
 
+    # How many normal images `adapt` wants; of an approach that learns all by gradients none.
+    adapts_to = 0
+
     def adapt(self, images: np.ndarray) -> None:
-        """Sets before training what normal images tell without gradients; here nothing.
+        """Sets before training what normal images tell without gradients.
 
         Args:
-            images: Normal training images, or some of them, uint8 `(N, H, W, C)`.
+            images: At most `adapts_to` normal training images, uint8 `(N, H, W, C)`.
         """
+        raise NotImplementedError
 
     def learn(self, tape: tf.GradientTape, losses: dict[str, tf.Tensor]) -> None:
         """One step of each network on its loss, and of the moving average.

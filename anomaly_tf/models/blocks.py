@@ -107,18 +107,15 @@ def build_decoder(
     *others, last = networks.filters_for(image_shape)
     sizes = halved_sizes(image_shape[:2], len(others) + 1)
     latent = keras.Input((networks.latent,), name="latent")
-    maps = [
-        keras.Input((*size, filters))
-        for filters, size in zip(others, sizes[1:-1], strict=True)
-        if skips
-    ]
+    shapes = zip(sizes[1:-1], others, strict=True)
+    maps = [keras.Input((*size, filters)) for size, filters in shapes] if skips else []
     height, width = sizes[-1]
     x = layers.Dense(height * width * last, use_bias=False)(latent)
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.Reshape((height, width, last))(x)
     for place in reversed(range(len(others))):
         x = upsample(x, others[place], sizes[place + 1])
-        if skips:
+        if maps:
             x = layers.Concatenate()([x, maps[place]])
     if maps:
         x = layers.Conv2D(others[0], 3, padding="same", use_bias=False)(x)

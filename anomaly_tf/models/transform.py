@@ -32,6 +32,8 @@ GRID = 7
 # What is added to every variance, as a share of the largest; or directions in which normal images
 # hardly vary, of which there are few to learn from, would count for most.
 RIDGE = 0.03
+# From so many normal images, that take no more memory, mean and covariance are learnt.
+MOST_IMAGES, MOST_BYTES = 6000, 200 * 10**6
 
 
 def turns_of(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
@@ -182,6 +184,7 @@ class Transform(Approach):
         ema_decay: float,
     ) -> None:
         self.turns = turns_of(image_shape)
+        self.adapts_to = min(MOST_IMAGES, MOST_BYTES // math.prod(image_shape))
         classes = len(CHANGES) * len(self.turns)
         network = build_classifier(image_shape, networks, classes)
         averaged = build_classifier(image_shape, networks, classes)

@@ -49,9 +49,9 @@ def write_report(results: Results, command: str, output: Path) -> str:
     done = [result for result in results if result["status"] == "completed"]
     machines = sorted({result["metrics"]["hardware"] for result in done})
     versions = sorted({f"{k} {v}" for result in done for k, v in result["versions"].items()})
-    table = "\n".join("| " + " | ".join(row) + " |" for row in (HEAD, ("---",) * len(HEAD), *rows))
+    table = _markdown([HEAD, ("---",) * len(HEAD), *rows])
     for title, lines in class_tables(done).items():
-        table += f"\n\n{title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in lines)
+        table += f"\n\n{title}\n\n{_markdown(lines)}"
     text = f"{table}\n\nCommand: `{command}`\n\nHardware: {'; '.join(machines) or 'none'}\n"
     page = Environment(
         loader=PackageLoader("anomaly_tf.reporting", "."),
@@ -123,6 +123,10 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
     return rows
 
 
+def _markdown(rows: list[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def class_tables(done: Results) -> dict[str, list[tuple[str, ...]]]:
     """For each protocol with several normal classes, by title: AUROC by approach and class.
 
@@ -140,12 +144,13 @@ def class_tables(done: Results) -> dict[str, list[tuple[str, ...]]]:
             ("---",) * (len(classes) + 2),
         ]
         for (approach,), group in _by(cells, "approach").items():
-            metrics: dict[int, list[dict[str, Any]]] = {number: [] for number in classes}
-            for cell in group:
-                metrics[cell["cell"]["normal_class"]].append(cell["metrics"])
-            values = [_over_seeds(metrics[number], "auroc") for number in classes]
-            whole = _over_seeds([each for part in metrics.values() for each in part], "auroc")
-            lines.append((approach, *values, whole))
+            values = [
+                _over_seeds(
+                    [c["metrics"] for c in group if c["cell"]["normal_class"] in of], "auroc"
+                )
+                for of in (*((number,) for number in classes), classes)
+            ]
+            lines.append((approach, *values))
         tables[f"AUROC by normal class, {protocol}"] = lines
     return tables
 

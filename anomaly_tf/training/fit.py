@@ -37,7 +37,7 @@ from anomaly_tf.data.pipelines import (
 )
 from anomaly_tf.data.protocols import LabelledImages, Split
 from anomaly_tf.data.split_file import save_split
-from anomaly_tf.data.stored import Images, StoredImages
+from anomaly_tf.data.stored import StoredImages, sample
 from anomaly_tf.deploy.trained import TrainedDetector
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.errors import UserError
@@ -64,8 +64,6 @@ PICTURES_PER_GROUP = 8
 MOST_PIXELS = 2**19
 # How often an epoch of a small set draws each normal image.
 MOST_DRAWS = 30
-# Normal images from which an approach learns what needs no gradients.
-MOST_ADAPTED = 6000
 # Share of synthetic anomalies where some classes of anomalies stay unseen.
 UNSEEN_SYNTHETIC = 0.4
 
@@ -273,7 +271,8 @@ def _train(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     model = _build(config, split.train.images.shape[1:], len(dataset.class_names), device)
-    model.adapt(_some(split.train.normal, config.seed))
+    if model.adapts_to:
+        model.adapt(sample(split.train.normal, model.adapts_to, config.seed)[:])
     progress = Progress(digest_of_sets(split))
     if run.checkpoint.is_file():
         progress = load_checkpoint(run.checkpoint, model, progress.sets)
@@ -386,14 +385,6 @@ def _build(
         return APPROACHES[config.approach](config, image_shape, class_count, device.jit_compile)
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _some(images: Images, seed: int) -> np.ndarray:
-    """At most `MOST_ADAPTED` images, drawn at random."""
-    if len(images) <= MOST_ADAPTED:
-        return images[:]
-    drawn = np.random.default_rng(seed).choice(len(images), MOST_ADAPTED, replace=False)
-    return images[np.sort(drawn)]
 
 
 def describe_choice(training: dict[str, Any]) -> str:
