@@ -26,6 +26,9 @@ class Approach(keras.Model):
         ema_decay: Decay of the moving average per step.
     """
 
+    # How many normal images `adapt` wants; of an approach that learns all by gradients none.
+    adapts_to = 0
+
     def __init__(
         self,
         name: str,
@@ -55,9 +58,6 @@ class Approach(keras.Model):
         self.optimizers = optimizers
         for name, optimizer in optimizers.items():
             optimizer.build(self.networks[name].trainable_variables)
-
-    # How many normal images `adapt` wants; of an approach that learns all by gradients none.
-    adapts_to = 0
 
     def adapt(self, images: np.ndarray) -> None:
         """Sets before training what normal images tell without gradients.
