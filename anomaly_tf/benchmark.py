@@ -147,18 +147,21 @@ def settings_of(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
 
     The approach's configuration among it, so that a change of its defaults is measured anew.
     """
-    configuration = plain(asdict(CONFIGS[cell.approach]()))
     return {
         "epochs_share": options.epochs_share,
         "data": options.data,
-        "configuration": {
-            name: configuration[name] for name in CONFIGURED if name in configuration
-        },
+        "configuration": defaults_of(cell.approach),
     }
 
 
 # The sections of a configuration that a cell does not set.
 CONFIGURED = ("sampling", "training", "threshold", "corruption", "unseen", "networks", "losses")
+
+
+def defaults_of(approach: str) -> dict[str, Any]:
+    """What an approach learns with by default, as plain values."""
+    configuration = plain(asdict(CONFIGS[approach]()))
+    return {name: configuration[name] for name in CONFIGURED if name in configuration}
 
 
 def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:

@@ -31,12 +31,17 @@ def kept_results(output: Path) -> dict[str, Any]:
 
 def keep_results(results: dict[str, Any], output: Path) -> None:
     """Writes and prints results, with the hardware."""
+    results["hardware"] = hardware()
+    write_json(output, results)
+    print(json.dumps(results, indent=2))
+
+
+def hardware() -> str:
+    """The processor and its threads."""
     import_tensorflow()
     from anomaly_tf.training.device import cpu_name
 
-    results["hardware"] = f"CPU: {cpu_name()}, {os.cpu_count()} threads"
-    write_json(output, results)
-    print(json.dumps(results, indent=2))
+    return f"CPU: {cpu_name()}, {os.cpu_count()} threads"
 
 
 def peak_memory(command: list[str]) -> float:

@@ -22,14 +22,16 @@ import numpy as np
 import yaml
 from sklearn.metrics import roc_auc_score
 
+from anomaly_tf.benchmark import defaults_of
 from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import CONFIGS, BalancedConfig, Checked, Config, UnseenConfig
 from anomaly_tf.data.protocols import class_roles, make_split
 from anomaly_tf.data.sources import open_dataset
+from anomaly_tf.errors import UserError
 from anomaly_tf.files import write_json
 from anomaly_tf.run_directory import RunDirectory
 from anomaly_tf.script import import_tensorflow, run_script
-from benchmarks.measuring import script
+from benchmarks.measuring import hardware, kept_results, script
 
 STUDIES = Path("configs/studies")
 
@@ -76,11 +78,14 @@ class Study:
 def main(arguments: list[str]) -> None:
     """Runs the studies and prints their tables."""
     options = parse_options(StudyOptions, "quality.py", __doc__ or "", arguments)
-    for name in options.studies or sorted(path.stem for path in STUDIES.glob("*.yaml")):
-        study = Study(**yaml.safe_load((STUDIES / f"{name}.yaml").read_text("utf-8")))
+    known = sorted(path.stem for path in STUDIES.glob("*.yaml"))
+    for name in options.studies:
+        if name not in known:
+            raise UserError(f"study {name!r} does not exist; choose of {', '.join(known)}")
+    for name in options.studies or known:
+        study = read_study(name)
         path = Path(options.output) / f"{name}.json"
-        results = json.loads(path.read_text("utf-8")) if path.is_file() else {"cells": []}
-        results["study"] = dataclasses.asdict(study)
+        results = results_so_far(study, path) | {"hardware": hardware()}
         done = {_key(cell): cell for cell in results["cells"]}
         for cell in (cells := _cells(study)):
             # A kept one is called what the file calls it now.
@@ -93,6 +98,28 @@ def main(arguments: list[str]) -> None:
             results["score_rules"] = _score_rules(study, options.data_dir)
         write_json(path, results)
         print(table(results))
+
+
+def read_study(name: str) -> Study:
+    """The study in the file of that name."""
+    return Study(**yaml.safe_load((STUDIES / f"{name}.yaml").read_text("utf-8")))
+
+
+def results_so_far(study: Study, path: Path) -> dict[str, Any]:
+    """The cells that were kept in a file, and what the study asks for now.
+
+    Raises:
+        UserError: If they were measured with other defaults than there are now.
+    """
+    found = kept_results(path) or {"cells": []}
+    approaches = {cell["options"].get("approach", study.approach) for cell in _cells(study)}
+    asked = {name: defaults_of(name) for name in sorted(approaches)}
+    for name, before in found.get("defaults", {}).items():
+        if asked.get(name, before) != before:
+            raise UserError(
+                f"{path} was measured with other defaults of {name}; move it away to measure anew"
+            )
+    return found | {"defaults": asked, "study": dataclasses.asdict(study)}
 
 
 def _cells(study: Study) -> list[dict[str, Any]]:
