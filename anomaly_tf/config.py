@@ -743,6 +743,9 @@ class DualGanLosses(Checked):
         anomaly_adversarial_weight: The anomaly's reconstruction should look fake to D_A.
         normal_discriminator_weight: D_N's own loss.
         anomaly_discriminator_weight: D_A's own loss.
+        classifier_score_weight: Weight in the score, beside the mean error, of -log p(normal) by
+            a classifier that learns with the GAN; 0: no classifier, as in the paper. Only for
+            images whose shorter side is at most 48 pixels.
         abc_scale: Factor s on the error inside the ABC loss; the larger, the smaller the error
             at which an anomaly is left alone.
         label_smoothing: How far below 1 the discriminators' target for real images lies.
@@ -758,6 +761,7 @@ class DualGanLosses(Checked):
     anomaly_adversarial_weight: float = number(0.2, 0)
     normal_discriminator_weight: float = number(1.0, 0)
     anomaly_discriminator_weight: float = number(1.0, 0)
+    classifier_score_weight: float = number(0.3, 0)
     abc_scale: float = number(4.0, 0, above=True)
     label_smoothing: float = number(0.1, 0, 0.5)
 

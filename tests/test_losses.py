@@ -138,3 +138,9 @@ def test_kl_divergence_by_hand():
     # The second: (1 + 1 - 1 - 0) / 2 + (e + 4 - 1 - 1) / 2.
     expected = [0.0, 0.5 + (np.e + 2) / 2]
     np.testing.assert_allclose(losses.kl_divergence(mean, log_variance), expected, rtol=1e-6)
+
+
+def test_the_classification_loss_takes_normal_images_first():
+    logits = np.float32([[0.0], [-2.0], [3.0], [0.5]])
+    expected = np.mean([np.log(2), np.log1p(np.exp(-2)), np.log1p(np.exp(-3)), 0.474077])
+    assert float(losses.classification_loss(tf.constant(logits))) == pytest.approx(expected, 1e-5)

@@ -52,7 +52,7 @@ class Autoencoder(Approach):
         network = build_autoencoder(image_shape, networks)
         averaged = build_autoencoder(image_shape, networks)
         trained = {"autoencoder": network}
-        super().__init__("autoencoder", ("loss",), trained, averaged, ema_decay)
+        super().__init__("autoencoder", ("loss",), trained, {"autoencoder": averaged}, ema_decay)
         self.detector = reconstruction_detector(averaged, "squared")
 
     def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:

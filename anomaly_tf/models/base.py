@@ -15,14 +15,15 @@ class Approach(keras.Model):
     """A model in training: means of its losses, an optimizer per network, a moving average.
 
     A subclass owns `train_step` and ends it with `learn` and `track`, and sets `detector`, made of
-    `averaged`.
+    the averages.
 
     Args:
         name: Name of the model.
         losses: Name of each loss that is tracked.
-        networks: The networks that learn; the detector comes from the first.
-        averaged: A network built like the first. It takes the exponential moving average of its
-            weights and BatchNorm statistics, and does not learn.
+        networks: The networks that learn.
+        averages: Of those that the detector is made of, the first one first, by name: a network
+            built likewise. It takes the exponential moving average of the other's weights and
+            BatchNorm statistics, and does not learn.
         ema_decay: Decay of the moving average per step.
     """
 
@@ -34,18 +35,23 @@ class Approach(keras.Model):
         name: str,
         losses: tuple[str, ...],
         networks: dict[str, keras.Model],
-        averaged: keras.Model,
+        averages: dict[str, keras.Model],
         ema_decay: float,
     ) -> None:
         super().__init__(name=name)
         self.networks = networks
-        self.averaged = averaged
+        self.averages = averages
         self.ema_decay = ema_decay
-        self._averaged_name = next(iter(networks))
-        averaged.set_weights(networks[self._averaged_name].get_weights())
-        averaged.trainable = False
+        for part, averaged in averages.items():
+            averaged.set_weights(networks[part].get_weights())
+            averaged.trainable = False
         self.trackers = {loss: keras.metrics.Mean(loss) for loss in losses}
         self.built = True
+
+    @property
+    def averaged(self) -> keras.Model:
+        """The first of the averages."""
+        return next(iter(self.averages.values()))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -54,7 +60,8 @@ class Approach(keras.Model):
 
     def compile(self, optimizers: dict[str, keras.Optimizer], jit_compile: bool = False) -> None:
         """Takes one optimizer for each of the networks; the losses are the model's own."""
-        super().compile(optimizer=optimizers[self._averaged_name], jit_compile=jit_compile)
+        first = optimizers[next(iter(self.averages))]
+        super().compile(optimizer=first, jit_compile=jit_compile)
         self.optimizers = optimizers
         for name, optimizer in optimizers.items():
             optimizer.build(self.networks[name].trainable_variables)
@@ -96,9 +103,10 @@ class Approach(keras.Model):
         step = tf.cast(self.optimizer.iterations, tf.float32)
         # A short memory at first: the random initial weights should not weigh for long.
         decay = tf.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
-        current = self.networks[self._averaged_name].weights
-        for average, value in zip(self.averaged.weights, current, strict=True):
-            average.assign(average + (1.0 - decay) * (value - average))
+        for name, averaged in self.averages.items():
+            current = self.networks[name].weights
+            for average, value in zip(averaged.weights, current, strict=True):
+                average.assign(average + (1.0 - decay) * (value - average))
 
 
 def with_hardest(

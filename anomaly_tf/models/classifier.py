@@ -99,8 +99,8 @@ class Classifier(Approach):
     ) -> None:
         network = build_classifier(image_shape, networks, classes)
         averaged = build_classifier(image_shape, networks, classes)
-        names = ("loss", "accuracy")
-        super().__init__("classifier", names, {"classifier": network}, averaged, ema_decay)
+        trained, names = {"classifier": network}, ("loss", "accuracy")
+        super().__init__("classifier", names, trained, {"classifier": averaged}, ema_decay)
         self.detector = build_detector(averaged)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:

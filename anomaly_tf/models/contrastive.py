@@ -40,7 +40,7 @@ class Contrastive(Approach):
         trained = {"autoencoder": build_generator(image_shape, networks)}
         averaged = build_generator(image_shape, networks)
         names = ("normal", "anomaly", "loss")
-        super().__init__("contrastive", names, trained, averaged, ema_decay)
+        super().__init__("contrastive", names, trained, {"autoencoder": averaged}, ema_decay)
         self.loss_config = loss_config
         self.candidates = candidates
         self.detector = reconstruction_detector(averaged, "squared")

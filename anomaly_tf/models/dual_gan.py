@@ -5,21 +5,29 @@ workshops 2020. A generator learns to reconstruct normal images and to fail on a
 discriminators judge its reconstructions, one those of normal images, one those of anomalies.
 The anomaly score is the generator's mean absolute reconstruction error, of a large image its
 largest smoothed error (`blocks.map_score`).
+
+Beyond the paper, a classifier of normal against anomaly learns beside them from the same batches,
+and a share of its -log p(normal) is added to the score of an image that is not large, because the
+two err on different images.
 """
 
 from __future__ import annotations
 
 import keras
 import tensorflow as tf
+from keras import KerasTensor
 
-from anomaly_tf.config import DualGanLosses, DualGanNetworks, SotaConfig
+from anomaly_tf.config import ClassifierNetworks, DualGanLosses, DualGanNetworks, SotaConfig
 from anomaly_tf.models import losses
 from anomaly_tf.models.base import Approach, adam, with_hardest
 from anomaly_tf.models.blocks import (
     build_discriminator,
     build_generator,
+    is_large,
     reconstruction_detector,
 )
+from anomaly_tf.models.classifier import build_classifier
+from anomaly_tf.models.supervised import surprise
 
 GENERATOR_LOSSES = (
     "reconstruction",
@@ -57,24 +65,32 @@ class DualGan(Approach):
         trained = {"generator": generator}
         for name in ("normal_discriminator", "anomaly_discriminator"):
             trained[name] = build_discriminator(image_shape, networks, name)
-        averaged = build_generator(image_shape, networks, networks.skip_connections)
-        super().__init__("dual_gan", LOSS_NAMES, trained, averaged, ema_decay)
+        averages = {"generator": build_generator(image_shape, networks, networks.skip_connections)}
+        names: tuple[str, ...] = LOSS_NAMES
+        # What is small in a large image a classifier of the whole image would miss.
+        if loss_config.classifier_score_weight and not is_large(image_shape[:2]):
+            names = (*LOSS_NAMES, "classifier")
+            for part in (trained, averages):
+                part["classifier"] = build_classifier(image_shape, ClassifierNetworks(), 1)
+        super().__init__("dual_gan", names, trained, averages, ema_decay)
         self.encoder = generator.get_layer("encoder")
         self.decoder = generator.get_layer("decoder")
         self.normal_discriminator = trained["normal_discriminator"]
         self.anomaly_discriminator = trained["anomaly_discriminator"]
         self.loss_config = loss_config
         self.candidates = candidates
-        self.detector = reconstruction_detector(averaged, "absolute")
+        judged = self._judged if "classifier" in averages else None
+        self.detector = reconstruction_detector(self.averaged, "absolute", judged)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One step of all three networks on the same batch; returns the means of the losses."""
+        """One step of all networks on the same batch; returns the means of the losses."""
         normal, anomaly = with_hardest(data, self._score, self.candidates)
         weights = self.loss_config
         with tf.GradientTape(persistent=True) as tape:
             # Both kinds go through the generator together, so that BatchNorm sees at training
             # the mixture that it will stand for at test.
-            latents, *maps = self._encode(tf.concat([normal, anomaly], axis=0), training=True)
+            both = tf.concat([normal, anomaly], axis=0)
+            latents, *maps = self._encode(both, training=True)
             reconstructions = self.decoder([latents, *maps], training=True)
             normal_reconstruction, anomaly_reconstruction = tf.split(reconstructions, 2)
             # training=False: a batch of normal reconstructions alone would pull the BatchNorm
@@ -108,21 +124,23 @@ class DualGan(Approach):
             weighted = {
                 name: getattr(weights, f"{name}_weight") * value for name, value in values.items()
             }
+            if "classifier" in self.networks:
+                logits, _ = self.networks["classifier"](both, training=True)
+                values["classifier"] = losses.classification_loss(logits)
             values["generator"] = tf.add_n([weighted[name] for name in GENERATOR_LOSSES])
 
-        self.learn(
-            tape,
-            {
-                "generator": values["generator"],
-                "normal_discriminator": weighted["normal_discriminator"],
-                "anomaly_discriminator": weighted["anomaly_discriminator"],
-            },
-        )
+        # The discriminators by their weighted losses.
+        self.learn(tape, {name: (values | weighted)[name] for name in self.networks})
         return self.track(values)
 
     def _encode(self, images: tf.Tensor, training: bool) -> list[tf.Tensor]:
         # Keras takes a list of one output apart.
         return keras.tree.flatten(self.encoder(images, training=training))
+
+    def _judged(self, images: KerasTensor) -> KerasTensor:
+        """What the classifier adds to the score."""
+        logits, _ = self.averages["classifier"](images, training=False)
+        return self.loss_config.classifier_score_weight * surprise(logits)
 
     def _score(self, images: tf.Tensor) -> tf.Tensor:
         return losses.absolute_error(images, self.averaged(images, training=False))
@@ -135,12 +153,11 @@ def build(
     training, candidates = config.training, config.sampling.candidates
     model = DualGan(image_shape, config.networks, config.losses, training.ema_decay, candidates)
     discriminator_rate = training.discriminator_learning_rate
-    model.compile(
-        {
-            "generator": adam(training.learning_rate, training, beta_1=0.5),
-            "normal_discriminator": adam(discriminator_rate, training, beta_1=0.5),
-            "anomaly_discriminator": adam(discriminator_rate, training, beta_1=0.5),
-        },
-        jit_compile=jit_compile,
-    )
+    optimizers = {
+        "generator": adam(training.learning_rate, training, beta_1=0.5),
+        "normal_discriminator": adam(discriminator_rate, training, beta_1=0.5),
+        "anomaly_discriminator": adam(discriminator_rate, training, beta_1=0.5),
+        "classifier": adam(training.learning_rate, training),
+    }
+    model.compile({name: optimizers[name] for name in model.networks}, jit_compile)
     return model

@@ -48,7 +48,7 @@ class Gan(Approach):
         }
         averaged = build_generator(image_shape, networks)
         names = ("normal", "anomaly", "adversarial", "generator", "discriminator")
-        super().__init__("gan", names, trained, averaged, ema_decay)
+        super().__init__("gan", names, trained, {"generator": averaged}, ema_decay)
         self.loss_config = loss_config
         self.candidates = candidates
         self.detector = reconstruction_detector(averaged, "squared")

@@ -36,6 +36,12 @@ def cross_entropy_loss(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tens
     return tf.reduce_mean(keras.losses.binary_crossentropy(truth, guess))
 
 
+def classification_loss(logits: tf.Tensor) -> tf.Tensor:
+    """Binary cross-entropy of `(2 N, 1)` logits of N normal images and N anomalies, at least 0."""
+    labels = tf.repeat([[0.0], [1.0]], tf.shape(logits)[0] // 2, axis=0)
+    return tf.reduce_mean(keras.losses.binary_crossentropy(labels, logits, from_logits=True))
+
+
 def contrastive_loss(anomalies: tf.Tensor, reconstructions: tf.Tensor, scale: float) -> tf.Tensor:
     """exp(-s e), e = `squared_error` of an anomaly, in (0, 1]: minimal where the error is large.
 

@@ -10,12 +10,23 @@ from __future__ import annotations
 
 import keras
 import tensorflow as tf
-from keras import ops
+from keras import KerasTensor, ops
 
 from anomaly_tf.config import ClassifierNetworks, SupervisedConfig
+from anomaly_tf.models import losses
 from anomaly_tf.models.base import Approach, adam, with_hardest
 from anomaly_tf.models.blocks import image_input
 from anomaly_tf.models.classifier import build_classifier
+
+
+def surprise(logits: KerasTensor) -> KerasTensor:
+    """-log of the probability of normal, `(N,)`, at least 0, of the logits `(N, 1)` of anomaly."""
+    evidence = logits[:, 0]
+    # log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)); for small exp, where float32's 1 would
+    # swallow it, the first two terms of its series.
+    rest = ops.exp(-ops.abs(evidence))
+    small = rest - rest * rest / 2.0
+    return ops.relu(evidence) + ops.where(rest < 1e-3, small, ops.log(1.0 + rest))
 
 
 def build_detector(classifier: keras.Model) -> keras.Model:
@@ -28,15 +39,10 @@ def build_detector(classifier: keras.Model) -> keras.Model:
     """
     image, scaled = image_input(classifier.input_shape[1:])
     logit, features = classifier(scaled, training=False)
-    evidence = logit[:, 0]
-    # log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)); for small exp, where float32's 1 would
-    # swallow it, the first two terms of its series.
-    rest = ops.exp(-ops.abs(evidence))
-    small = rest - rest * rest / 2.0
     outputs = {
-        "score": ops.relu(evidence) + ops.where(rest < 1e-3, small, ops.log(1.0 + rest)),
+        "score": surprise(logit),
         "features": ops.cast(features, "float32"),
-        "evidence": evidence,
+        "evidence": logit[:, 0],
     }
     return keras.Model(image, outputs, name="detector")
 
@@ -62,7 +68,8 @@ class Supervised(Approach):
     ) -> None:
         network = build_classifier(image_shape, networks, 1)
         averaged = build_classifier(image_shape, networks, 1)
-        super().__init__("supervised", ("loss",), {"classifier": network}, averaged, ema_decay)
+        trained, averages = {"classifier": network}, {"classifier": averaged}
+        super().__init__("supervised", ("loss",), trained, averages, ema_decay)
         self.candidates = candidates
         self.detector = build_detector(averaged)
 
@@ -74,10 +81,7 @@ class Supervised(Approach):
             logits, _ = self.networks["classifier"](
                 tf.concat([normal, anomaly], axis=0), training=True
             )
-            labels = tf.repeat([[0.0], [1.0]], [tf.shape(normal)[0], tf.shape(anomaly)[0]], axis=0)
-            loss = tf.reduce_mean(
-                keras.losses.binary_crossentropy(labels, logits, from_logits=True)
-            )
+            loss = losses.classification_loss(logits)
         self.learn(tape, {"classifier": loss})
         return self.track({"loss": loss})
 

@@ -188,8 +188,8 @@ class Transform(Approach):
         classes = len(CHANGES) * len(self.turns)
         network = build_classifier(image_shape, networks, classes)
         averaged = build_classifier(image_shape, networks, classes)
-        names = ("loss", "accuracy")
-        super().__init__("transform", names, {"classifier": network}, averaged, ema_decay)
+        trained, names = {"classifier": network}, ("loss", "accuracy")
+        super().__init__("transform", names, trained, {"classifier": averaged}, ema_decay)
         self.choice = keras.random.SeedGenerator()
         self.detector = build_detector(averaged, gradient_weight)
 

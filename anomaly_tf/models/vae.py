@@ -98,7 +98,7 @@ class Vae(Approach):
         network = build_network(image_shape, networks, loss_config.noise)
         averaged = build_network(image_shape, networks, loss_config.noise)
         names = ("reconstruction", "kl", "loss")
-        super().__init__("vae", names, {"vae": network}, averaged, ema_decay)
+        super().__init__("vae", names, {"vae": network}, {"vae": averaged}, ema_decay)
         self.encoder = network.get_layer("encoder")
         self.decoder = network.get_layer("decoder")
         self.error_statistics = network.get_layer("error_statistics")
