@@ -746,6 +746,9 @@ class DualGanLosses(Checked):
         classifier_score_weight: Weight in the score, beside the mean error, of -log p(normal) by
             a classifier that learns with the GAN; 0: no classifier, as in the paper. Only for
             images whose shorter side is at most 48 pixels.
+        gradient_score_weight: Weight in the score of the squared Mahalanobis distance of the
+            image's gradients, 1 on average for normal images; likewise. By default 0.2 under
+            protocol unseen, 0 under the others.
         abc_scale: Factor s on the error inside the ABC loss; the larger, the smaller the error
             at which an anomaly is left alone.
         label_smoothing: How far below 1 the discriminators' target for real images lies.
@@ -762,6 +765,7 @@ class DualGanLosses(Checked):
     normal_discriminator_weight: float = number(1.0, 0)
     anomaly_discriminator_weight: float = number(1.0, 0)
     classifier_score_weight: float = number(0.3, 0)
+    gradient_score_weight: float | None = number(None, 0)
     abc_scale: float = number(4.0, 0, above=True)
     label_smoothing: float = number(0.1, 0, 0.5)
 

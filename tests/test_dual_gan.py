@@ -156,11 +156,27 @@ def test_the_classifier_learns_from_its_own_loss_beside_the_gan(batch):
     )
 
 
-def test_a_large_image_is_judged_without_the_classifier():
+def test_gradients_of_normal_images_are_part_of_the_score_if_asked_for(batch):
+    images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
+    without, model = build(), build(DualGanLosses(gradient_score_weight=0.5))
+    assert without.adapts_to == 0 < model.adapts_to
+    model.adapt(images)
+    told = keras.Model(model.detector.input, model.detector.get_layer("whitening").output)
+    distances = np.square(told(images)).sum(axis=1)
+    assert distances.mean() == pytest.approx(1.0, rel=1e-3)
+    more = model.detector(images)["score"] - without.detector(images)["score"]
+    np.testing.assert_allclose(more, 0.5 * distances, rtol=1e-3)
+
+
+def test_a_large_image_is_judged_by_its_errors_alone():
     networks = dataclasses.replace(SMALL, filters=None, discriminator_filters=None)
-    config = SotaConfig(networks=networks)
-    assert "classifier" in dual_gan.build(config, (48, 64, 3), 2, jit_compile=False).networks
-    assert "classifier" not in dual_gan.build(config, (64, 64, 3), 2, jit_compile=False).networks
+    config = SotaConfig(networks=networks, losses=DualGanLosses(gradient_score_weight=0.5))
+    small, large = (
+        dual_gan.build(config, (side, 64, 3), 2, jit_compile=False) for side in (48, 64)
+    )
+    assert "classifier" in small.networks
+    assert "classifier" not in large.networks
+    assert small.adapts_to > large.adapts_to == 0
 
 
 def test_discriminators_return_a_grid_and_have_the_same_shape():

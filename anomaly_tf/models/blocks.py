@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Literal
 
@@ -198,7 +200,7 @@ def map_score(error_map: KerasTensor) -> KerasTensor:
 def reconstruction_detector(
     generator: keras.Model,
     error: Literal["absolute", "squared"],
-    more: Callable[[KerasTensor], KerasTensor] | None = None,
+    terms: Callable[[KerasTensor], list[KerasTensor]] = lambda images: [],
 ) -> keras.Model:
     """What a trained reconstruction approach leaves behind: one functional model, no own code.
 
@@ -206,12 +208,12 @@ def reconstruction_detector(
         generator: float32 images `(N, H, W, C)` in [-1, 1] to their reconstructions, likewise.
         error: `absolute`, |x - G(x)| as it is, in [0, 2]; or `squared`, (x - G(x))^2 where black
             is 0 and white is 1, in [0, 1].
-        more: What is added to the score, `(N,)` of images like the generator's.
+        terms: What is added to the score, each `(N,)`, of images like the generator's.
 
     Returns:
         A model from uint8 images `(N, H, W, C)` to a dictionary: `error_map` float32 `(N, H, W)`,
         the error of each pixel, mean over channels, by `smoothed`; `score` float32 `(N,)`, what
-        `map_score` makes of the map, and `more`; `reconstruction` float32 `(N, H, W, C)` in
+        `map_score` makes of the map, and the terms; `reconstruction` float32 `(N, H, W, C)` in
         [-1, 1].
     """
     image, scaled = image_input(generator.input_shape[1:])
@@ -220,9 +222,8 @@ def reconstruction_detector(
     # Half the difference is the one on a scale from black 0 to white 1.
     errors = ops.abs(difference) if error == "absolute" else ops.square(difference / 2)
     error_map = smoothed(ops.mean(errors, axis=-1))
-    score = map_score(error_map)
     outputs = {
-        "score": score + more(scaled) if more else score,
+        "score": functools.reduce(operator.add, [map_score(error_map), *terms(scaled)]),
         "error_map": error_map,
         "reconstruction": reconstruction,
     }

@@ -6,14 +6,16 @@ discriminators judge its reconstructions, one those of normal images, one those 
 The anomaly score is the generator's mean absolute reconstruction error, of a large image its
 largest smoothed error (`blocks.map_score`).
 
-Beyond the paper, a classifier of normal against anomaly learns beside them from the same batches,
-and a share of its -log p(normal) is added to the score of an image that is not large, because the
-two err on different images.
+Beyond the paper, two further judges add to the score of an image that is not large: a classifier of
+normal against anomaly, which learns beside them from the same batches and errs on other images than
+the generator; and, where anomalies of kinds that were never shown are to be expected, how far the
+image's gradients lie from those of normal images (`gradients.py`).
 """
 
 from __future__ import annotations
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import KerasTensor
 
@@ -27,6 +29,7 @@ from anomaly_tf.models.blocks import (
     reconstruction_detector,
 )
 from anomaly_tf.models.classifier import build_classifier
+from anomaly_tf.models.gradients import gradient_distance, images_to_learn_from, learn_gradients
 from anomaly_tf.models.supervised import surprise
 
 GENERATOR_LOSSES = (
@@ -67,11 +70,14 @@ class DualGan(Approach):
             trained[name] = build_discriminator(image_shape, networks, name)
         averages = {"generator": build_generator(image_shape, networks, networks.skip_connections)}
         names: tuple[str, ...] = LOSS_NAMES
-        # What is small in a large image a classifier of the whole image would miss.
-        if loss_config.classifier_score_weight and not is_large(image_shape[:2]):
+        # Who judges an image as a whole would miss what is small in a large one.
+        whole = not is_large(image_shape[:2])
+        if whole and loss_config.classifier_score_weight:
             names = (*LOSS_NAMES, "classifier")
             for part in (trained, averages):
                 part["classifier"] = build_classifier(image_shape, ClassifierNetworks(), 1)
+        if whole and loss_config.gradient_score_weight:
+            self.adapts_to = images_to_learn_from(image_shape)
         super().__init__("dual_gan", names, trained, averages, ema_decay)
         self.encoder = generator.get_layer("encoder")
         self.decoder = generator.get_layer("decoder")
@@ -79,8 +85,15 @@ class DualGan(Approach):
         self.anomaly_discriminator = trained["anomaly_discriminator"]
         self.loss_config = loss_config
         self.candidates = candidates
-        judged = self._judged if "classifier" in averages else None
-        self.detector = reconstruction_detector(self.averaged, "absolute", judged)
+        self.detector = reconstruction_detector(self.averaged, "absolute", self._terms)
+
+    def adapt(self, images: np.ndarray) -> None:
+        """Learns mean and covariance of the gradients of normal images.
+
+        Args:
+            images: uint8 `(N, H, W, C)`.
+        """
+        learn_gradients(self.detector, images)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step of all networks on the same batch; returns the means of the losses."""
@@ -137,10 +150,15 @@ class DualGan(Approach):
         # Keras takes a list of one output apart.
         return keras.tree.flatten(self.encoder(images, training=training))
 
-    def _judged(self, images: KerasTensor) -> KerasTensor:
-        """What the classifier adds to the score."""
-        logits, _ = self.averages["classifier"](images, training=False)
-        return self.loss_config.classifier_score_weight * surprise(logits)
+    def _terms(self, images: KerasTensor) -> list[KerasTensor]:
+        """What classifier and gradients add to the score."""
+        terms = []
+        if "classifier" in self.averages:
+            logits, _ = self.averages["classifier"](images, training=False)
+            terms.append(self.loss_config.classifier_score_weight * surprise(logits))
+        if self.adapts_to:
+            terms.append(self.loss_config.gradient_score_weight * gradient_distance(images))
+        return terms
 
     def _score(self, images: tf.Tensor) -> tf.Tensor:
         return losses.absolute_error(images, self.averaged(images, training=False))

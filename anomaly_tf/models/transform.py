@@ -7,33 +7,23 @@ has to know what normal images look like to do so, and on others it errs. The fi
 score is the mean over the transformations of -log p(transformation | transformed image).
 
 What is told by its outline alone, whatever its orientation, that misses. So the second term is how
-far the image's gradients lie from those of normal images: strengths in eight directions over a grid
-of places, as in histograms of oriented gradients (N. Dalal, B. Triggs 2005), by the squared
-Mahalanobis distance.
+far the image's gradients lie from those of normal images (`gradients.py`).
 """
 
 from __future__ import annotations
 
-import math
-
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import KerasTensor, layers, ops
+from keras import KerasTensor, ops
 
 from anomaly_tf.config import ClassifierNetworks, TransformConfig
 from anomaly_tf.models.base import Approach, adam
 from anomaly_tf.models.blocks import image_input
 from anomaly_tf.models.classifier import build_classifier
+from anomaly_tf.models.gradients import gradient_distance, images_to_learn_from, learn_gradients
 
 CHANGES = ("none", "left", "right", "up", "down", "narrow", "low", "near")
-DIRECTIONS = 8
-GRID = 7
-# What is added to every variance, as a share of the largest; or directions in which normal images
-# hardly vary, of which there are few to learn from, would count for most.
-RIDGE = 0.03
-# From so many normal images, that take no more memory, mean and covariance are learnt.
-MOST_IMAGES, MOST_BYTES = 6000, 200 * 10**6
 
 
 def turns_of(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
@@ -82,47 +72,6 @@ def turned(images: KerasTensor, quarters: int) -> KerasTensor:
 TURNS = ((False, False), (True, False), (True, True), (False, True))
 
 
-def gradient_features(image: KerasTensor) -> KerasTensor:
-    """Square roots of mean gradients in `DIRECTIONS`, and of brightness, on a grid of places.
-
-    Args:
-        image: float32 `(N, H, W, C)` in [-1, 1].
-
-    Returns:
-        float32 `(N, F)`, at least 0: places x 9 values.
-    """
-    grey = ops.mean(image, axis=-1, keepdims=True) / 2 + 0.5
-    strengths = layers.Conv2D(
-        DIRECTIONS + 1,
-        3,
-        padding="same",
-        use_bias=False,
-        activation="relu",
-        trainable=False,
-        dtype="float32",
-        name="directions",
-    )
-    x = strengths(grey)
-    strengths.set_weights([_direction_kernels()])
-    cell = tuple(max(1, math.ceil(side / GRID)) for side in image.shape[1:3])
-    x = layers.AveragePooling2D(cell, padding="same", dtype="float32")(x)
-    # The square root of 0 has no gradient.
-    return layers.Flatten(dtype="float32")(ops.sqrt(x + 1e-6))
-
-
-def _direction_kernels() -> np.ndarray:
-    """Central differences in each direction, and the pixel itself: `(3, 3, 1, 9)`."""
-    kernels = np.zeros((3, 3, 1, DIRECTIONS + 1), np.float32)
-    for number in range(DIRECTIONS):
-        angle = 2 * math.pi * number / DIRECTIONS
-        kernels[1, 2, 0, number] = math.cos(angle)
-        kernels[1, 0, 0, number] = -math.cos(angle)
-        kernels[2, 1, 0, number] = math.sin(angle)
-        kernels[0, 1, 0, number] = -math.sin(angle)
-    kernels[1, 1, 0, DIRECTIONS] = 1.0
-    return kernels
-
-
 def build_detector(classifier: keras.Model, gradient_weight: float) -> keras.Model:
     """From uint8 images to score and what Grad-CAM needs.
 
@@ -144,13 +93,9 @@ def build_detector(classifier: keras.Model, gradient_weight: float) -> keras.Mod
             surprises.append(_surprise(logits, len(surprises)))
     surprise = ops.stack(surprises, axis=1)
 
-    gradients = gradient_features(scaled)
-    whitening = layers.Dense(
-        gradients.shape[-1], trainable=False, dtype="float32", name="whitening"
-    )
-    distance = ops.sum(ops.square(whitening(gradients)), axis=-1)
+    distance = gradient_weight * gradient_distance(scaled)
     outputs = {
-        "score": ops.mean(surprise, axis=1) + gradient_weight * distance,
+        "score": ops.mean(surprise, axis=1) + distance,
         "features": ops.cast(features, "float32"),
         "evidence": surprises[0],
     }
@@ -184,7 +129,7 @@ class Transform(Approach):
         ema_decay: float,
     ) -> None:
         self.turns = turns_of(image_shape)
-        self.adapts_to = min(MOST_IMAGES, MOST_BYTES // math.prod(image_shape))
+        self.adapts_to = images_to_learn_from(image_shape)
         classes = len(CHANGES) * len(self.turns)
         network = build_classifier(image_shape, networks, classes)
         averaged = build_classifier(image_shape, networks, classes)
@@ -199,20 +144,7 @@ class Transform(Approach):
         Args:
             images: uint8 `(N, H, W, C)`.
         """
-        model = keras.Model(
-            self.detector.input, self.detector.get_layer("whitening").input, name="gradients"
-        )
-        features = np.concatenate(
-            [model(images[start : start + 500]) for start in range(0, len(images), 500)]
-        ).astype(np.float64)
-        mean = features.mean(axis=0)
-        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(features.T, bias=True)))
-        ridge = max(RIDGE * values[-1], 1e-6)
-        kernel = vectors / np.sqrt(np.maximum(values, 0.0) + ridge)
-        # So that a normal image has a distance of 1 on average.
-        typical = np.square((features - mean) @ kernel).sum(axis=1).mean()
-        kernel /= math.sqrt(max(typical, 1e-6))
-        self.detector.get_layer("whitening").set_weights([kernel, -mean @ kernel])
+        learn_gradients(self.detector, images)
 
     def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
         """One step on images, each changed at random; returns means of loss and accuracy."""
