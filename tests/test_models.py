@@ -85,7 +85,8 @@ def test_scores_are_what_each_approach_says(approach, model, images):
     difference = np.abs(images / 127.5 - 1.0 - outputs["reconstruction"])  # black to white is 2
     error = difference if approach == "sota" else (difference / 2) ** 2
     np.testing.assert_allclose(outputs["error_map"], error.mean(axis=-1), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(outputs["score"], error.mean(axis=(1, 2, 3)), rtol=1e-4)
+    if approach != "sota":  # whose further terms test_dual_gan.py has
+        np.testing.assert_allclose(outputs["score"], error.mean(axis=(1, 2, 3)), rtol=1e-4)
 
 
 def batch_for(approach: str, images: np.ndarray) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:

@@ -56,10 +56,6 @@ def test_every_variant_of_a_study_is_one_that_train_takes(name):
             assert study.protocol in type(config).protocols
 
 
-def test_the_first_variant_is_as_configured():
-    assert all(next(iter(read_study(name).variants["all"].values())) == {} for name in NAMES)
-
-
 def test_a_study_holds_back_the_classes_that_published_figures_show():
     study = dataclasses.replace(STUDY, approach="sota", protocol="unseen")
     unseen = configured(study, 0, 101, "data").unseen
