@@ -122,7 +122,7 @@ class TrainingConfig(Checked):
 
     section: ClassVar[str] = "training."
 
-    epochs: int = number(12, 1)
+    epochs: int = number(8, 1)
     steps_per_epoch: int = number(313, 1)
     batch_size: int | None = number(None, 2)
     learning_rate: float = number(2e-3, 0, above=True)
@@ -711,7 +711,7 @@ class GanConfig(BalancedConfig):
     reported: ClassVar[dict[Protocol, str]] = {"imbalance": ".870"}
 
     approach: str = "gan"
-    training: AdversarialTrainingConfig = AdversarialTrainingConfig(epochs=8)
+    training: AdversarialTrainingConfig = AdversarialTrainingConfig()
     networks: AdversarialNetworks = AdversarialNetworks()
     losses: GanLosses = GanLosses()
 
@@ -726,7 +726,7 @@ class SupervisedConfig(BalancedConfig):
     """
 
     approach: str = "supervised"
-    training: TrainingConfig = TrainingConfig(epochs=8, ema_decay=0.998)
+    training: TrainingConfig = TrainingConfig(ema_decay=0.998)
     networks: ClassifierNetworks = ClassifierNetworks()
 
 
