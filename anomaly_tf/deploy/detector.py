@@ -189,9 +189,9 @@ class Detector(ABC):
         """Where a score comes from: float32 `(N, H, W)`, at least 0, not rescaled per image.
 
         If the detector reconstructs images, the error of each pixel; the score is the mean of the
-        map (of a variational autoencoder, plus its latent term), of large images its maximum. Else
-        Grad-CAM: what in the image speaks for the class that it was taken for; a run has it, an
-        exported file has not.
+        map (of `vae` and `sota`, plus terms of the image as a whole), of large images its maximum.
+        Else Grad-CAM: what in the image speaks for the class that it was taken for; a run has it,
+        an exported file has not.
 
         Takes what `score` does.
 
