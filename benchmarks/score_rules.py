@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
@@ -91,6 +92,7 @@ def of_vae(config: Config) -> Aurocs:
         def told(images: tf.Tensor, network: keras.Model = model.averaged) -> dict[str, tf.Tensor]:
             made, standardised, _ = network(images, training=False)
             return {
+                "error": images - made,
                 "squared error": squared_error(images, made),
                 "absolute error": absolute_error(images, made),
                 "1 - SSIM": 1 - tf.image.ssim(images, made, 2.0, filter_size=7),
@@ -98,8 +100,12 @@ def of_vae(config: Config) -> Aurocs:
             }
 
         scores = _in_parts(told, images)
+        normal_errors = _in_parts(told, scale(split.train.normal[:]))["error"]
+        covariance = LedoitWolf().fit(normal_errors.reshape(len(normal_errors), -1))
+        errors = scores.pop("error")
         mixture = GaussianMixture(8, reg_covar=1e-3, random_state=config.seed).fit(known)
         scores |= {
+            "error, Mahalanobis": covariance.mahalanobis(errors.reshape(len(errors), -1)),
             "latent: squared length": np.square(means).sum(axis=1),
             "latent: mixture of 8 Gaussians": -mixture.score_samples(means),
             "latent: distance to 5 nearest": distances.mean(axis=1),
