@@ -43,7 +43,7 @@ def test_the_step_reports_both_terms_per_pixel_and_minimises_their_sum(batch):
     kl = 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).sum(axis=1).mean() / PIXELS
     assert values["kl"] == pytest.approx(kl, rel=1e-3)
     # The decoder saw a random sample, so its error is only roughly that of the mean.
-    error = np.square((batch - twin.decoder(mean, training=True)) / 2).mean() / (2 * 0.2**2)
+    error = np.square((batch - twin.decoder([mean], training=True)) / 2).mean() / (2 * 0.2**2)
     assert values["reconstruction"] == pytest.approx(error, rel=0.2)
     assert values["loss"] == pytest.approx(values["reconstruction"] + values["kl"], rel=1e-5)
 
