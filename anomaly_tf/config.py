@@ -102,6 +102,12 @@ class BalancedSamplingConfig(SamplingConfig):
     candidates: int = number(1, 1, 32)
     synthetic: float | None = number(0.0, 0, 1)
 
+    def for_protocol(self, protocol: Protocol) -> BalancedSamplingConfig:
+        """The same with what was left to the protocol."""
+        if self.synthetic is not None:
+            return self
+        return dataclasses.replace(self, synthetic=0.4 if protocol == "unseen" else 0.0)
+
 
 @dataclass(frozen=True)
 class TrainingConfig(Checked):
@@ -324,6 +330,10 @@ class Config(Checked):
                 f"learns from {self.learns_from}; got {self.protocol}",
             )
 
+    def for_protocol(self) -> Self:
+        """The same with what was left to the protocol."""
+        return self
+
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width that `image_size` asks for, if it asks."""
@@ -367,6 +377,10 @@ class BalancedConfig(Config):
     protocol: Protocol = "imbalance"
     sampling: BalancedSamplingConfig = BalancedSamplingConfig()
     unseen: UnseenConfig = UnseenConfig()
+
+    def for_protocol(self) -> Self:
+        """The same with what was left to the protocol."""
+        return dataclasses.replace(self, sampling=self.sampling.for_protocol(self.protocol))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -769,6 +783,12 @@ class DualGanLosses(Checked):
     abc_scale: float = number(4.0, 0, above=True)
     label_smoothing: float = number(0.1, 0, 0.5)
 
+    def for_protocol(self, protocol: Protocol) -> DualGanLosses:
+        """The same with what was left to the protocol."""
+        if self.gradient_score_weight is not None:
+            return self
+        return dataclasses.replace(self, gradient_score_weight=0.2 if protocol == "unseen" else 0.0)
+
 
 @dataclass(frozen=True)
 class SotaConfig(BalancedConfig):
@@ -790,6 +810,11 @@ class SotaConfig(BalancedConfig):
     training: AdversarialTrainingConfig = AdversarialTrainingConfig()
     networks: DualGanNetworks = DualGanNetworks()
     losses: DualGanLosses = DualGanLosses()
+
+    def for_protocol(self) -> Self:
+        """The same with what was left to the protocol."""
+        losses = self.losses.for_protocol(self.protocol)
+        return dataclasses.replace(super().for_protocol(), losses=losses)
 
 
 CONFIGS: dict[str, type[Config]] = {

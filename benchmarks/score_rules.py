@@ -92,20 +92,21 @@ def of_vae(config: Config) -> Aurocs:
         def told(images: tf.Tensor, network: keras.Model = model.averaged) -> dict[str, tf.Tensor]:
             made, standardised, _ = network(images, training=False)
             return {
-                "error": images - made,
                 "squared error": squared_error(images, made),
                 "absolute error": absolute_error(images, made),
                 "1 - SSIM": 1 - tf.image.ssim(images, made, 2.0, filter_size=7),
                 "error standardised per pixel": tf.reduce_mean(standardised**2, [1, 2, 3]),
             }
 
+        def errors(images: tf.Tensor, network: keras.Model = model.averaged) -> np.ndarray:
+            made = network.predict(images, verbose=0, batch_size=500)[0]
+            return np.reshape(images - made, (len(images), -1))
+
         scores = _in_parts(told, images)
-        normal_errors = _in_parts(told, scale(split.train.normal[:]))["error"]
-        covariance = LedoitWolf().fit(normal_errors.reshape(len(normal_errors), -1))
-        errors = scores.pop("error")
+        covariance = LedoitWolf().fit(errors(scale(split.train.normal[:])))
         mixture = GaussianMixture(8, reg_covar=1e-3, random_state=config.seed).fit(known)
         scores |= {
-            "error, Mahalanobis": covariance.mahalanobis(errors.reshape(len(errors), -1)),
+            "error, Mahalanobis": covariance.mahalanobis(errors(images)),
             "latent: squared length": np.square(means).sum(axis=1),
             "latent: mixture of 8 Gaussians": -mixture.score_samples(means),
             "latent: distance to 5 nearest": distances.mean(axis=1),

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from anomaly_tf.config import TrainingConfig
+from anomaly_tf.models.gradients import learn_gradients
 
 
 class Approach(keras.Model):
@@ -27,7 +28,7 @@ class Approach(keras.Model):
         ema_decay: Decay of the moving average per step.
     """
 
-    # How many normal images `adapt` wants; of an approach that learns all by gradients none.
+    # How many normal images `adapt` wants; none if the score holds no `gradient_distance`.
     adapts_to = 0
 
     def __init__(
@@ -67,12 +68,12 @@ class Approach(keras.Model):
             optimizer.build(self.networks[name].trainable_variables)
 
     def adapt(self, images: np.ndarray) -> None:
-        """Sets before training what normal images tell without gradients.
+        """Sets mean and covariance of normal images' gradients, before training.
 
         Args:
             images: At most `adapts_to` normal training images, uint8 `(N, H, W, C)`.
         """
-        raise NotImplementedError
+        learn_gradients(self.detector, images)
 
     def learn(self, tape: tf.GradientTape, losses: dict[str, tf.Tensor]) -> None:
         """One step of each network on its loss, and of the moving average.

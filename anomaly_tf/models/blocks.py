@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable
 from typing import Literal
 
@@ -223,7 +221,7 @@ def reconstruction_detector(
     errors = ops.abs(difference) if error == "absolute" else ops.square(difference / 2)
     error_map = smoothed(ops.mean(errors, axis=-1))
     outputs = {
-        "score": functools.reduce(operator.add, [map_score(error_map), *terms(scaled)]),
+        "score": sum(terms(scaled), start=map_score(error_map)),
         "error_map": error_map,
         "reconstruction": reconstruction,
     }

@@ -15,7 +15,6 @@ image's gradients lie from those of normal images (`gradients.py`).
 from __future__ import annotations
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import KerasTensor
 
@@ -29,7 +28,7 @@ from anomaly_tf.models.blocks import (
     reconstruction_detector,
 )
 from anomaly_tf.models.classifier import build_classifier
-from anomaly_tf.models.gradients import gradient_distance, images_to_learn_from, learn_gradients
+from anomaly_tf.models.gradients import gradient_distance, images_to_learn_from
 from anomaly_tf.models.supervised import surprise
 
 GENERATOR_LOSSES = (
@@ -86,14 +85,6 @@ class DualGan(Approach):
         self.loss_config = loss_config
         self.candidates = candidates
         self.detector = reconstruction_detector(self.averaged, "absolute", self._terms)
-
-    def adapt(self, images: np.ndarray) -> None:
-        """Learns mean and covariance of the gradients of normal images.
-
-        Args:
-            images: uint8 `(N, H, W, C)`.
-        """
-        learn_gradients(self.detector, images)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step of all networks on the same batch; returns the means of the losses."""

@@ -13,7 +13,6 @@ far the image's gradients lie from those of normal images (`gradients.py`).
 from __future__ import annotations
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import KerasTensor, ops
 
@@ -21,7 +20,7 @@ from anomaly_tf.config import ClassifierNetworks, TransformConfig
 from anomaly_tf.models.base import Approach, adam
 from anomaly_tf.models.blocks import image_input
 from anomaly_tf.models.classifier import build_classifier
-from anomaly_tf.models.gradients import gradient_distance, images_to_learn_from, learn_gradients
+from anomaly_tf.models.gradients import gradient_distance, images_to_learn_from
 
 CHANGES = ("none", "left", "right", "up", "down", "narrow", "low", "near")
 
@@ -137,14 +136,6 @@ class Transform(Approach):
         super().__init__("transform", names, trained, {"classifier": averaged}, ema_decay)
         self.choice = keras.random.SeedGenerator()
         self.detector = build_detector(averaged, gradient_weight)
-
-    def adapt(self, images: np.ndarray) -> None:
-        """Learns mean and covariance of the gradients of normal images.
-
-        Args:
-            images: uint8 `(N, H, W, C)`.
-        """
-        learn_gradients(self.detector, images)
 
     def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
         """One step on images, each changed at random; returns means of loss and accuracy."""

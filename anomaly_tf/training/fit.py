@@ -23,7 +23,6 @@ from anomaly_tf.config import (
     ALL_CLASSES_NORMAL,
     BalancedSamplingConfig,
     Config,
-    SotaConfig,
     flatten,
     save_config,
 )
@@ -65,9 +64,6 @@ PICTURES_PER_GROUP = 8
 MOST_PIXELS = 2**19
 # How often an epoch of a small set draws each normal image.
 MOST_DRAWS = 30
-# Where some classes of anomalies stay unseen: share of synthetic anomalies, and weight of the
-# gradients in the score.
-UNSEEN_SYNTHETIC, UNSEEN_GRADIENTS = 0.4, 0.2
 
 Status = Literal["completed", "interrupted", "non_finite_loss"]
 
@@ -353,20 +349,12 @@ def resolve(config: Config, split: Split) -> Config:
     except ValueError as error:  # more layers than pixels to halve
         name, reason = str(error).split(" ", 1)
         raise UserError(f"option --{name.replace('_', '-')} {reason}") from error
-    unseen = config.protocol == "unseen"
-    sampling = config.sampling
-    if isinstance(sampling, BalancedSamplingConfig) and sampling.synthetic is None:
-        sampling = dataclasses.replace(sampling, synthetic=UNSEEN_SYNTHETIC if unseen else 0.0)
     changes: dict[str, Any] = {
-        "sampling": sampling,
         "normal_class": config.normal_class or names,
         "training": dataclasses.replace(training, batch_size=batch_size, steps_per_epoch=steps),
         "networks": networks,
     }
-    if isinstance(config, SotaConfig) and config.losses.gradient_score_weight is None:
-        weight = UNSEEN_GRADIENTS if unseen else 0.0
-        changes["losses"] = dataclasses.replace(config.losses, gradient_score_weight=weight)
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(config.for_protocol(), **changes)
 
 
 def default_batch_size(images: int, image_shape: tuple[int, ...]) -> int:
