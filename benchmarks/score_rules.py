@@ -26,6 +26,8 @@ from anomaly_tf.training.device import select_device
 from anomaly_tf.training.fit import resolve, training_batches
 
 Aurocs = dict[str, float]
+# Length of the latent, and standard deviation of the noise to be removed, of 1 for white.
+VAE_VARIANTS = ((16, 0.0), (32, 0.0), (64, 0.0), (32, 0.3))
 
 
 def of_dual_gan(config: Config) -> Aurocs:
@@ -66,6 +68,7 @@ def of_dual_gan(config: Config) -> Aurocs:
     return found | {
         "mean error, by halves": float(np.mean(halves)),
         "combination of six, learnt on the other half": float(np.mean(learnt)),
+        "its own score, with the classifier": _auroc(labels, _own(model, split)),
     }
 
 
@@ -73,58 +76,59 @@ def of_vae(config: Config) -> Aurocs:
     """Errors and latent densities of `vae`, for several latents, and trained to remove noise."""
     found: Aurocs = {}
     kept: dict[str, list[np.ndarray]] = {}
-    for latent, noise in ((16, 0.0), (32, 0.0), (64, 0.0), (32, 0.3)):
+    for latent, noise in VAE_VARIANTS:
         sized = dataclasses.replace(config, networks=ConvolutionalNetworks(latent=latent))  # type: ignore[call-arg]
         model, split = _trained(sized, noise)
         labels = split.validation.labels
-        encoder, decoder = (model.averaged.get_layer(name) for name in ("encoder", "decoder"))
-
-        def encoded(images: tf.Tensor, encoder: keras.Model = encoder) -> dict[str, tf.Tensor]:
-            return {"mean": encoder(images, training=False)[0]}
-
-        known = _in_parts(encoded, scale(split.train.normal[:]))["mean"]
-        images = scale(split.validation.images[:])
-        means = _in_parts(encoded, images)["mean"]
-        nearest = NearestNeighbors(n_neighbors=5).fit(known)
-        distances, numbers = nearest.kneighbors(means)
-        remembered = decoder.predict(known[numbers].mean(axis=1), verbose=0, batch_size=500)
-
-        def told(images: tf.Tensor, network: keras.Model = model.averaged) -> dict[str, tf.Tensor]:
-            made, standardised, _ = network(images, training=False)
-            return {
-                "squared error": squared_error(images, made),
-                "absolute error": absolute_error(images, made),
-                "1 - SSIM": 1 - tf.image.ssim(images, made, 2.0, filter_size=7),
-                "error standardised per pixel": tf.reduce_mean(standardised**2, [1, 2, 3]),
-            }
-
-        def errors(images: tf.Tensor, network: keras.Model = model.averaged) -> np.ndarray:
-            made = network.predict(images, verbose=0, batch_size=500)[0]
-            return np.reshape(images - made, (len(images), -1))
-
-        scores = _in_parts(told, images)
-        covariance = LedoitWolf().fit(errors(scale(split.train.normal[:])))
-        mixture = GaussianMixture(8, reg_covar=1e-3, random_state=config.seed).fit(known)
-        scores |= {
-            "error, Mahalanobis": covariance.mahalanobis(errors(images)),
-            "latent: squared length": np.square(means).sum(axis=1),
-            "latent: mixture of 8 Gaussians": -mixture.score_samples(means),
-            "latent: distance to 5 nearest": distances.mean(axis=1),
-            "squared error from the 5 nearest latents (memory)": squared_error(
-                images, remembered
-            ).numpy(),
-            "its own score": model.detector(split.validation.images[:])["score"].numpy(),
-        }
+        scores = _of_one_vae(model, split, config.seed)
         which = f"latent {latent}" + (f", noise {noise} removed" if noise else "")
-        for name, values in scores.items():
-            found[f"{which}: {name}"] = _auroc(labels, values)
+        found |= {f"{which}: {name}": _auroc(labels, values) for name, values in scores.items()}
         if not noise:
             for name in ("squared error", "its own score"):
                 normal = scores[name][labels == 0]
                 kept.setdefault(name, []).append((scores[name] - normal.mean()) / normal.std())
     for name, parts in kept.items():
-        found[f"latents 16, 32 and 64 together: {name}"] = _auroc(labels, np.sum(parts, axis=0))
+        summed = _auroc(labels, np.sum(parts, axis=0))
+        found[f"the {len(parts)} without noise together: {name}"] = summed
     return found
+
+
+def _of_one_vae(model: Any, split: Split, seed: int) -> dict[str, np.ndarray]:
+    """Scores of the validation images by each way, higher for anomalies."""
+    encoder, decoder = (model.averaged.get_layer(name) for name in ("encoder", "decoder"))
+    known = scale(split.train.normal[:])
+    images = scale(split.validation.images[:])
+
+    def errors(images: tf.Tensor) -> np.ndarray:
+        made = model.averaged.predict(images, verbose=0, batch_size=500)[0]
+        return np.reshape(images - made, (len(images), -1))
+
+    def told(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        made, standardised, _ = model.averaged(images, training=False)
+        return {
+            "squared error": squared_error(images, made),
+            "absolute error": absolute_error(images, made),
+            "1 - SSIM": 1 - tf.image.ssim(images, made, 2.0, filter_size=7),
+            "error standardised per pixel": tf.reduce_mean(standardised**2, [1, 2, 3]),
+        }
+
+    covariance = LedoitWolf().fit(errors(known))
+    known_latents, latents = (
+        encoder.predict(those, verbose=0, batch_size=500)[0] for those in (known, images)
+    )
+    mixture = GaussianMixture(8, reg_covar=1e-3, random_state=seed).fit(known_latents)
+    distances, numbers = NearestNeighbors(n_neighbors=5).fit(known_latents).kneighbors(latents)
+    remembered = decoder.predict(known_latents[numbers].mean(axis=1), verbose=0, batch_size=500)
+    return _in_parts(told, images) | {
+        "error, Mahalanobis": covariance.mahalanobis(errors(images)),
+        "latent: squared length": np.square(latents).sum(axis=1),
+        "latent: mixture of 8 Gaussians": -mixture.score_samples(latents),
+        "latent: distance to 5 nearest": distances.mean(axis=1),
+        "squared error from the 5 nearest latents (memory)": squared_error(
+            images, remembered
+        ).numpy(),
+        "its own score": _own(model, split),
+    }
 
 
 def _trained(config: Config, noise: float = 0.0) -> tuple[Any, Split]:
@@ -160,6 +164,11 @@ def _in_parts(
     """What a function makes of images, 500 at a time."""
     parts = [told(images[at : at + 500]) for at in range(0, len(images), 500)]
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+
+
+def _own(model: Any, split: Split) -> np.ndarray:
+    """What the detector itself says of the validation images."""
+    return model.detector.predict(split.validation.images[:], verbose=0, batch_size=500)["score"]
 
 
 def _mean(network: keras.Model, images: tf.Tensor) -> tf.Tensor:

@@ -6,10 +6,12 @@ import dataclasses
 import json
 
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from anomaly_tf.command_line import parse_train_options
+from anomaly_tf.config import CONFIGS
 from anomaly_tf.errors import UserError
-from benchmarks import quality
+from benchmarks import quality, score_rules
 from benchmarks.quality import STUDIES, Study, configured, read_study, results_so_far, table
 
 NAMES = sorted(path.stem for path in STUDIES.glob("*.yaml"))
@@ -95,3 +97,69 @@ def test_measured_with_other_defaults_it_is_refused(tmp_path):
 def test_a_study_that_does_not_exist():
     with pytest.raises(UserError, match="'sofa' does not exist; choose of one_class, sota, unseen"):
         quality.main(["--studies", "sofa"])
+
+
+@pytest.fixture
+def scored(small_folder, monkeypatch):
+    """Compares ways of scoring after a step of training; with each model that was trained."""
+    trained = score_rules._trained
+    models = []
+
+    def keep(*arguments):
+        model, split = trained(*arguments)
+        models.append((model, split.validation))
+        return model, split
+
+    monkeypatch.setattr(score_rules, "_trained", keep)
+
+    def run(approach: str, **losses) -> tuple[dict[str, float], list]:
+        config = CONFIGS[approach]()
+        training = dataclasses.replace(
+            config.training, epochs=1, steps_per_epoch=2, batch_size=32, ema_decay=0.5
+        )
+        config = dataclasses.replace(
+            config,
+            data=str(small_folder),
+            data_dir=str(small_folder / "cache"),
+            training=training,
+            losses=dataclasses.replace(config.losses, **losses),
+        )
+        found = score_rules.RULES[approach](config)
+        assert all(0 <= value <= 1 for value in found.values())
+        return found, models
+
+    return run
+
+
+def auroc_of_detector(model, images) -> float:
+    scores = model.detector(images.images[:])["score"]
+    return roc_auc_score(images.labels, scores)
+
+
+def test_the_scores_of_the_gan_are_compared(scored):
+    found, [(model, images)] = scored("sota", classifier_score_weight=0.0)
+    own = pytest.approx(auroc_of_detector(model, images), abs=1e-5)
+    assert found["mean error"] == found["its own score, with the classifier"] == own
+    assert len(found) == 10
+    # Learnt on one half of the images, a combination tells the other half at least as well.
+    learnt = found["combination of six, learnt on the other half"]
+    assert learnt > found["mean error, by halves"]
+
+
+def test_the_scores_of_the_vae_are_compared_by_length_of_its_latent(scored, monkeypatch):
+    monkeypatch.setattr(score_rules, "VAE_VARIANTS", ((16, 0.0), (8, 0.3)))
+    found, models = scored("vae")
+    for name, (model, images) in zip(
+        ("latent 16", "latent 8, noise 0.3 removed"), models, strict=True
+    ):
+        own = auroc_of_detector(model, images)
+        assert found[f"{name}: its own score"] == pytest.approx(own, abs=1e-5)
+        # Typical errors tell much even of what is hardly trained.
+        assert found[f"{name}: error, Mahalanobis"] > 0.8
+    # Of a single one nothing else comes together.
+    together = {name: value for name, value in found.items() if "together" in name}
+    assert together == {
+        f"the 1 without noise together: {name}": found[f"latent 16: {name}"]
+        for name in ("squared error", "its own score")
+    }
+    assert len(set(found.values())) > 15
