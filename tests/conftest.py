@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -87,13 +88,36 @@ def small_arrays(fashion: ImageDataset) -> tuple[np.ndarray, ...]:
 
 
 @pytest.fixture(scope="session")
-def small_folder(small_arrays: tuple[np.ndarray, ...], tmp_path_factory) -> Path:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Fills a folder with what several tests read, for all processes that pytest-xdist starts."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder, whole = base / name, base / f"{name}.whole"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def small_folder(small_arrays: tuple[np.ndarray, ...], made_once) -> Path:
     """The same as four IDX files, as `--data FOLDER` takes them."""
-    folder = tmp_path_factory.mktemp("idx")
-    for name, array in zip(IDX_NAMES, small_arrays, strict=True):
-        squeezed = array[..., 0] if array.ndim == 4 else array
-        (folder / name).write_bytes(idx_bytes(squeezed))
-    return folder
+
+    def make(folder: Path) -> None:
+        for name, array in zip(IDX_NAMES, small_arrays, strict=True):
+            squeezed = array[..., 0] if array.ndim == 4 else array
+            (folder / name).write_bytes(idx_bytes(squeezed))
+
+    return made_once("idx", make)
 
 
 @pytest.fixture(scope="session")
@@ -103,29 +127,36 @@ def small_dataset(small_folder: Path) -> ImageDataset:
 
 
 @pytest.fixture(scope="session")
-def trained_run(small_folder: Path, tmp_path_factory) -> Path:
-    """A run directory made by `train.py`, trained for seconds on real images."""
-    run = tmp_path_factory.mktemp("runs") / "small"
-    done = run_script(
-        "train.py",
-        *("--approach", "sota", "--data", small_folder, "--run-dir", run),
-        *("--data-dir", small_folder / "cache", "--training.epochs", 2),
-        *("--training.steps-per-epoch", 30, "--training.batch-size", 64),
-        *("--training.ema-decay", 0.9),
-    )
-    assert done.returncode == 0, done.stderr
-    (run / "stdout.txt").write_text(done.stdout)
-    (run / "stderr.txt").write_text(done.stderr)
-    return run
+def trained_run(small_folder: Path, made_once) -> Path:
+    """A run made by `train.py` and `evaluate.py`, trained for seconds on real images."""
+
+    def make(run: Path) -> None:
+        training = (
+            *("train.py", "--approach", "sota", "--data", small_folder, "--run-dir", run),
+            *("--data-dir", small_folder / "cache", "--training.epochs", 2),
+            *("--training.steps-per-epoch", 30, "--training.batch-size", 64),
+            *("--training.ema-decay", 0.9),
+        )
+        said = {}
+        for script, *options in (training, ("evaluate.py", "--run-dir", run)):
+            done = run_script(script, *options)
+            assert done.returncode == 0, done.stderr
+            said[script] = {"stdout": done.stdout, "stderr": done.stderr}
+        (run / "said.json").write_text(json.dumps(said))
+
+    return made_once("trained", make)
 
 
 @pytest.fixture(scope="session")
-def deployed(trained_run: Path, tmp_path_factory) -> dict[str, Path]:
+def deployed(trained_run: Path, made_once) -> dict[str, Path]:
     """The trained run, and its exports: a SavedModel's folder and a .tflite file."""
-    folder = tmp_path_factory.mktemp("deployed")
-    for kind in ("saved_model", "tflite"):
-        options = ["--run-dir", str(trained_run), "--output", str(folder), "--format", kind]
-        assert export.main(options) in (0, 3)
+
+    def make(folder: Path) -> None:
+        for kind in ("saved_model", "tflite"):
+            options = ["--run-dir", str(trained_run), "--output", str(folder), "--format", kind]
+            assert export.main(options) in (0, 3)
+
+    folder = made_once("deployed", make)
     saved_model, tflite = folder / "sota" / "1", folder / "sota.tflite"
     return {"run": trained_run, "saved_model": saved_model, "tflite": tflite}
 
@@ -150,24 +181,21 @@ class Evaluated:
 
 
 @pytest.fixture(scope="session")
-def evaluated(small_folder: Path, tmp_path_factory) -> Callable[..., Evaluated]:
+def evaluated(small_folder: Path, made_once) -> Callable[..., Evaluated]:
     """Trains and evaluates in this process, each combination once for all tests."""
-    kept: dict[tuple, Evaluated] = {}
 
-    def run(approach: str, protocol: str, *more: str, steps: int = 60) -> Evaluated:
-        key = approach, protocol, more
-        if key not in kept:
-            folder = tmp_path_factory.mktemp("runs") / "run"
+    def run(approach: str, protocol: str, *more: str) -> Evaluated:
+        def make(folder: Path) -> None:
             options = ["--approach", approach, "--protocol", protocol, *more]
             options += ["--data", str(small_folder), "--data-dir", str(small_folder / "cache")]
             options += ["--run-dir", str(folder), "--training.epochs", "2"]
-            options += ["--training.steps-per-epoch", str(steps), "--training.ema-decay", "0.9"]
+            options += ["--training.steps-per-epoch", "60", "--training.ema-decay", "0.9"]
             options += ["--training.batch-size", "64", "--corruption.sweep", "0.5,1,2"]
             assert train.main(options) == 0
             evaluate.main(["--run-dir", str(folder)])
-            metrics = json.loads((folder / "metrics.json").read_text())
-            kept[key] = Evaluated(folder, metrics)
-        return kept[key]
+
+        folder = made_once("".join((approach, "-", protocol, *more)), make)
+        return Evaluated(folder, json.loads((folder / "metrics.json").read_text()))
 
     return run
 

@@ -44,20 +44,18 @@ PICTURES = set(
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained_run) -> subprocess.CompletedProcess:
-    """The trained run after `evaluate.py`."""
-    done = run_script("evaluate.py", "--run-dir", trained_run)
-    assert done.returncode == 0, done.stderr
-    return done
+def said(trained_run) -> dict[str, dict[str, str]]:
+    """Of each script what it printed, stdout and stderr."""
+    return json.loads((trained_run / "said.json").read_text())
 
 
-def test_train_says_what_it_does_and_what_comes_next(trained_run):
-    said = (trained_run / "stdout.txt").read_text()
+def test_train_says_what_it_does_and_what_comes_next(said, trained_run):
+    assert said["train.py"]["stderr"] == ""
+    said = said["train.py"]["stdout"]
     assert "normal class 0 (0), protocol imbalance: 5400 training, 600 validation" in said
     assert "device: /CPU:0" in said
     assert "val_auroc" in said
     assert f"next: python evaluate.py --run-dir {trained_run}" in said
-    assert (trained_run / "stderr.txt").read_text() == ""
 
 
 def test_the_run_directory_holds_what_is_documented(trained_run):
@@ -97,7 +95,7 @@ def test_hyper_parameters_are_in_tensorboards_hparams_tab(trained_run):
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= found
 
 
-def test_metrics_hold_every_promised_key_and_agree_with_each_other(evaluated, trained_run):
+def test_metrics_hold_every_promised_key_and_agree_with_each_other(said, trained_run):
     metrics = json.loads((trained_run / "metrics.json").read_text())
     assert set(metrics) >= METRICS_KEYS
     low, high = metrics["auroc_ci95"]
@@ -109,11 +107,11 @@ def test_metrics_hold_every_promised_key_and_agree_with_each_other(evaluated, tr
     assert metrics["test_false_alarm_rate"] == pytest.approx(alarmed / (kept + alarmed))
     assert set(metrics["auroc_by_class"]) == {str(number) for number in range(1, 10)}
     assert metrics["command"].startswith("python train.py --approach sota")
-    assert f"{metrics['auroc']:.4f}" in evaluated.stdout
-    assert evaluated.stderr == ""
+    assert f"{metrics['auroc']:.4f}" in said["evaluate.py"]["stdout"]
+    assert said["evaluate.py"]["stderr"] == ""
 
 
-def test_every_picture_is_there_and_shows_something(evaluated, trained_run):
+def test_every_picture_is_there_and_shows_something(trained_run):
     assert {path.stem for path in (trained_run / "plots").iterdir()} == PICTURES
     for path in (trained_run / "plots").iterdir():
         with Image.open(path) as picture:
@@ -121,7 +119,7 @@ def test_every_picture_is_there_and_shows_something(evaluated, trained_run):
             assert len(np.unique(np.asarray(picture.convert("L")))) > 20
 
 
-def test_evaluate_again_with_another_percentile_changes_the_verdicts_only(evaluated, run_copy):
+def test_evaluate_again_with_another_percentile_changes_the_verdicts_only(run_copy):
     before = json.loads((run_copy / "metrics.json").read_text())
     model = (run_copy / "model.keras").read_bytes()
     evaluate.main(["--run-dir", str(run_copy), "--threshold.percentile", "99"])
@@ -137,7 +135,7 @@ def test_evaluate_again_with_another_percentile_changes_the_verdicts_only(evalua
 CONFORMAL = ("--threshold.method", "conformal", "--threshold.false-alarm-rate")
 
 
-def test_evaluate_again_with_a_promised_false_alarm_rate(evaluated, run_copy, capsys):
+def test_evaluate_again_with_a_promised_false_alarm_rate(run_copy, capsys):
     evaluate.main(["--run-dir", str(run_copy), *CONFORMAL, "0.1"])
     info = json.loads((run_copy / "detector.json").read_text())
     value = conformal_threshold(np.array(info["calibration"]["scores"]), 0.1)
@@ -154,7 +152,7 @@ def test_evaluate_again_with_a_promised_false_alarm_rate(evaluated, run_copy, ca
 
 
 def test_a_rate_that_the_calibration_images_cannot_promise_leaves_the_run_as_it_was(
-    evaluated, run_copy, without_tensorflow
+    run_copy, without_tensorflow
 ):
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
     options = ("--run-dir", run_copy, *CONFORMAL, "0.001")
