@@ -175,13 +175,15 @@ def _mean(metrics: list[dict[str, Any]], key: str, form: str) -> str:
 
 
 def _over_seeds(metrics: list[dict[str, Any]], key: str) -> str:
+    """Mean and spread over the seeds, of those that no class is missing of."""
     by_seed: dict[int, list[float]] = {}
     for each in metrics:
         if each.get(key) is not None:
             by_seed.setdefault(each["seed"], []).append(each[key])
-    means = [statistics.mean(values) for values in by_seed.values()]
-    if not means:
+    if not by_seed:
         return ""
+    most = max(map(len, by_seed.values()))
+    means = [statistics.mean(values) for values in by_seed.values() if len(values) == most]
     spread = f" ± {statistics.stdev(means):.4f}" if len(means) > 1 else ""
     return f"{statistics.mean(means):.4f}{spread}"
 
