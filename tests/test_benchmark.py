@@ -179,22 +179,34 @@ def test_the_table_gives_means_and_the_spread_over_seeds():
     assert rows[2]["on seen"] == ""
 
 
-def test_a_table_for_each_protocol_with_several_normal_classes():
+def test_a_table_for_each_protocol_with_several_normal_classes_or_corruptions():
     results = [
         result(normal=0, seed=0, auroc=0.90),
         result(normal=2, seed=0, auroc=0.94),
         result(normal=0, seed=1, auroc=0.92),
-        result("gan", "unseen", auroc=0.8, auroc_seen=0.97),
+        result("vae", "one_class", auroc=0.9),
+        *(result("sota", "unseen", n, auroc=0.8 + n / 10, auroc_seen=1.0) for n in (0, 1)),
+        *(result("cnn", "corruption", None, seed, auroc=0.875) for seed in (0, 1)),
         result("cnn", "classification", None, auroc=None, accuracy=0.93),
     ]
-    (title, lines), *others = class_tables(results).items()
-    assert not others
-    assert title == "AUROC by normal class, imbalance"
-    assert lines[0] == ("", "0", "2", "mean")
+    tables = class_tables(results)
+    assert list(tables) == [
+        "AUROC by normal class, imbalance",
+        "AUROC by normal class, unseen",
+        "AUROC by corruption, corruption",
+    ]
+    imbalance, unseen, corruption = tables.values()
+    assert imbalance[0] == ("", "0", "2", "mean")
     # Of seed 1, class 2 is missing, so the mean is that of seed 0 alone.
-    assert lines[2:] == [("gan", "0.9100 ± 0.0141", "0.9400", "0.9200")]
-    row = dict(zip(HEAD, table_rows(results)[1], strict=True))
-    assert (row["AUROC"], row["on seen"]) == ("0.8000", "0.9700")
+    assert imbalance[2:] == [("`gan`", ".910", ".940", "0.9200")]
+    assert unseen[2:] == [
+        ("`sota`", ".800", ".900", "0.8500"),
+        ("`sota`, on classes seen in training", "1.000", "1.000", "1.0000"),
+    ]
+    assert corruption[0] == ("", "Trouser", "Shirt", "mean")
+    assert corruption[2:] == [("`cnn`", ".950", ".800", "0.8750 ± 0.0000")]
+    row = dict(zip(HEAD, table_rows(results)[2], strict=True))
+    assert (row["AUROC"], row["on seen"]) == ("0.8500", "1.0000")
 
 
 def test_the_page_needs_no_other_file_and_shows_every_picture(tmp_path):

@@ -128,31 +128,42 @@ def _markdown(rows: list[tuple[str, ...]]) -> str:
 
 
 def class_tables(done: Results) -> dict[str, list[tuple[str, ...]]]:
-    """For each protocol with several normal classes, by title: AUROC by approach and class.
+    """For each protocol, by title: AUROC of each approach by normal class, or by corruption.
 
-    Means over the seeds, with the standard deviation where there are several; the first two rows
-    are the head.
+    Means over the seeds; the last column is the mean over the others with its standard deviation
+    over the seeds, where there are several. The first two rows are the head.
     """
     tables = {}
     scored = [result for result in done if result["metrics"]["auroc"] is not None]
     for (protocol,), cells in _by(scored, "protocol").items():
-        classes = sorted({c["cell"]["normal_class"] for c in cells} - {None})
-        if len(classes) < 2:
-            continue
-        lines: list[tuple[str, ...]] = [
-            ("", *map(str, classes), "mean"),
-            ("---",) * (len(classes) + 2),
-        ]
+        rows = {}
         for (approach,), group in _by(cells, "approach").items():
-            values = [
-                _over_seeds(
-                    [c["metrics"] for c in group if c["cell"]["normal_class"] in of], "auroc"
-                )
-                for of in (*((number,) for number in classes), classes)
-            ]
-            lines.append((approach, *values))
-        tables[f"AUROC by normal class, {protocol}"] = lines
+            rows[f"`{approach}`"] = group, "auroc"
+            if group[0]["metrics"].get("auroc_seen") is not None:
+                rows[f"`{approach}`, on classes seen in training"] = group, "auroc_seen"
+        columns = {name: _columns(*row) for name, row in rows.items()}
+        head = list(dict.fromkeys(one for values in columns.values() for one in values))
+        if len(head) < 2:
+            continue
+        lines: list[tuple[str, ...]] = [("", *head, "mean"), ("---",) * (len(head) + 2)]
+        for name, (group, key) in rows.items():
+            values = [columns[name].get(one, ()) for one in head]
+            shown = [f"{statistics.mean(one):.3f}".lstrip("0") if one else "" for one in values]
+            lines.append((name, *shown, _over_seeds([cell["metrics"] for cell in group], key)))
+        what = "corruption" if cells[0]["cell"]["normal_class"] is None else "normal class"
+        tables[f"AUROC by {what}, {protocol}"] = lines
     return tables
+
+
+def _columns(cells: Results, key: str) -> dict[str, list[float]]:
+    """Values of the seeds by normal class; where every class is normal, by kind of anomaly."""
+    columns: dict[str, list[float]] = {}
+    for cell in cells:
+        normal, metrics = cell["cell"]["normal_class"], cell["metrics"]
+        found = metrics["auroc_by_class"] if normal is None else {str(normal): metrics[key]}
+        for name, value in found.items():
+            columns.setdefault(name, []).append(value)
+    return columns
 
 
 def _by(results: Results, *keys: str) -> dict[tuple, Results]:
