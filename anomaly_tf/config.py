@@ -739,6 +739,8 @@ class SupervisedConfig(BalancedConfig):
         networks: Sizes of the network.
     """
 
+    reported: ClassVar[dict[Protocol, str]] = {"imbalance": ".993, mean of ten classes .9918"}
+
     approach: str = "supervised"
     training: TrainingConfig = TrainingConfig(ema_decay=0.998)
     networks: ClassifierNetworks = ClassifierNetworks()
