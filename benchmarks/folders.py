@@ -163,9 +163,8 @@ def peak_memories(place: Path) -> Iterator[tuple[str, float]]:
 def throughput(place: Path, data_dir: Path) -> dict[str, float]:
     """Training images per second from memory, from the cache and from files, in turns."""
     import_tensorflow()
-    from anomaly_tf.models import APPROACHES
     from anomaly_tf.training.device import select_device
-    from anomaly_tf.training.fit import resolve, training_batches
+    from anomaly_tf.training.fit import build, resolve, training_batches
 
     device = select_device("auto")
     photos, cache = str(place / "photos"), str(place / "cache")
@@ -176,10 +175,11 @@ def throughput(place: Path, data_dir: Path) -> dict[str, float]:
         configs[name] = SotaConfig(data=photos, data_dir=cache, normal_class=normal, folder=folder)
     batches = {}
     for name, config in configs.items():
-        split = make_split(config, open_dataset(config))
+        dataset = open_dataset(config)
+        split = make_split(config, dataset)
         resolved = resolve(config, split)
         batches[name] = training_batches(resolved, split, device)
-    model = APPROACHES["sota"](resolved, split.train.images.shape[1:], 10, device.jit_compile)
+    model = build(resolved, dataset, split, device)
     seconds: dict[str, list[float]] = {name: [] for name in batches}
     for _ in range(ROUNDS + 1):
         for name, source in batches.items():

@@ -19,11 +19,9 @@ from anomaly_tf.config import Config, ConvolutionalNetworks
 from anomaly_tf.data.pipelines import scale
 from anomaly_tf.data.protocols import Split, make_split
 from anomaly_tf.data.sources import open_dataset
-from anomaly_tf.data.stored import sample
-from anomaly_tf.models import APPROACHES
 from anomaly_tf.models.losses import absolute_error, squared_error
 from anomaly_tf.training.device import select_device
-from anomaly_tf.training.fit import resolve, training_batches
+from anomaly_tf.training.fit import build, resolve, training_batches
 
 Aurocs = dict[str, float]
 # Length of the latent, and standard deviation of the noise to be removed, of 1 for white.
@@ -133,13 +131,10 @@ def _of_one_vae(model: Any, split: Split, seed: int) -> dict[str, np.ndarray]:
 
 def _trained(config: Config, noise: float = 0.0) -> tuple[Any, Split]:
     """A model after its training, without a run directory; `noise` is added to what it encodes."""
-    split = make_split(config, open_dataset(config))
-    config, device = resolve(config, split), select_device("auto")
-    shape, training = split.train.images.shape[1:], config.training
-    keras.utils.set_random_seed(config.seed)
-    model = APPROACHES[config.approach](config, shape, len(split.class_names), device.jit_compile)
-    if model.adapts_to:
-        model.adapt(sample(split.train.normal, model.adapts_to, config.seed)[:])
+    dataset, device = open_dataset(config), select_device("auto")
+    split = make_split(config, dataset)
+    config = resolve(config, split)
+    model: Any = build(config, dataset, split, device)
     if noise:
         encode = model.encoder
 
@@ -150,8 +145,8 @@ def _trained(config: Config, noise: float = 0.0) -> tuple[Any, Split]:
         model.encoder = encode_noisy
     model.fit(
         training_batches(config, split, device),
-        epochs=training.epochs,
-        steps_per_epoch=training.steps_per_epoch,
+        epochs=config.training.epochs,
+        steps_per_epoch=config.training.steps_per_epoch,
         verbose=0,
         shuffle=False,
     )

@@ -43,10 +43,9 @@ def main(arguments: list[str]) -> None:
 
     from anomaly_tf.data.protocols import make_split
     from anomaly_tf.detection.scoring import Scorer
-    from anomaly_tf.models import APPROACHES
     from anomaly_tf.training.callbacks import StopOnNonFiniteLoss
     from anomaly_tf.training.device import select_device
-    from anomaly_tf.training.fit import resolve, training_batches
+    from anomaly_tf.training.fit import build, resolve, training_batches
 
     class Clock(keras.callbacks.Callback):
         """Time from the end of the warm-up to the end of the last batch."""
@@ -83,13 +82,7 @@ def main(arguments: list[str]) -> None:
     config = resolve(config, split)
     batches = training_batches(config, split, device)
 
-    def build() -> keras.Model:
-        keras.utils.set_random_seed(config.seed)
-        shape = split.train.images.shape[1:]
-        classes = len(dataset.class_names)
-        return APPROACHES[config.approach](config, shape, classes, device.jit_compile)
-
-    model = build()
+    model = build(config, dataset, split, device)
     step = tf.function(model.train_step, jit_compile=device.jit_compile)
     in_memory = list(batches.take(STEPS))
 
@@ -132,7 +125,8 @@ def main(arguments: list[str]) -> None:
     )
 
     stop = StopAtTarget()
-    build().fit(batches, epochs=1, callbacks=[stop], verbose=0, shuffle=False)
+    untrained = build(config, dataset, split, device)
+    untrained.fit(batches, epochs=1, callbacks=[stop], verbose=0, shuffle=False)
     reached = "reached" if stop.auroc >= TARGET else "not reached"
     print(
         f"validation AUROC {TARGET} {reached}: {stop.auroc:.4f} after {stop.seconds:.1f} s "

@@ -265,12 +265,7 @@ def _train(
         f"{training.epochs} epochs of {training.steps_per_epoch} batches of {training.batch_size}",
         flush=True,
     )
-    keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    model = _build(config, split.train.images.shape[1:], len(dataset.class_names), device)
-    if model.adapts_to:
-        model.adapt(sample(split.train.normal, model.adapts_to, config.seed)[:])
+    model = build(config, dataset, split, device)
     progress = Progress(digest_of_sets(split))
     if run.checkpoint.is_file():
         progress = load_checkpoint(run.checkpoint, model, progress.sets)
@@ -368,16 +363,31 @@ def default_batch_size(images: int, image_shape: tuple[int, ...]) -> int:
     return max(2, min(128, fitting, images) // 2 * 2)
 
 
-def _build(
-    config: Config, image_shape: tuple[int, ...], class_count: int, device: Device
-) -> Approach:
-    """Makes the model in the run's precision, which its layers keep."""
+def build(config: Config, dataset: ImageDataset, split: Split, device: Device) -> Approach:
+    """An untrained model from the configuration's seed, adapted to the images where it asks for it.
+
+    Args:
+        config: What `resolve` gave.
+        dataset: Where the images came from.
+        split: Its sets.
+        device: Where the model will learn.
+
+    Returns:
+        A compiled model in the precision of the configuration, which its layers keep.
+    """
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.training.precision)
+    shape, classes = split.train.images.shape[1:], len(dataset.class_names)
     try:
-        return APPROACHES[config.approach](config, image_shape, class_count, device.jit_compile)
+        model = APPROACHES[config.approach](config, shape, classes, device.jit_compile)
     finally:
         keras.config.set_dtype_policy(before)
+    if model.adapts_to:
+        model.adapt(sample(split.train.normal, model.adapts_to, config.seed)[:])
+    return model
 
 
 def describe_choice(training: dict[str, Any]) -> str:
