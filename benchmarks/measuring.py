@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from anomaly_tf.errors import UserError
 from anomaly_tf.files import write_json
 from anomaly_tf.script import import_tensorflow
 
@@ -25,8 +26,17 @@ def script(*arguments: object, allowed: tuple[int, ...] = (0,)) -> None:
 
 
 def kept_results(output: Path) -> dict[str, Any]:
-    """What was measured before, of which the parts that are measured now are replaced."""
-    return json.loads(output.read_text("utf-8")) if output.is_file() else {}
+    """What was measured before, of which the parts that are measured now are replaced.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    if not output.is_file():
+        return {}
+    try:
+        return dict(json.loads(output.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{output} is damaged ({error}); move it away to measure anew") from error
 
 
 def keep_results(results: dict[str, Any], output: Path) -> None:

@@ -94,6 +94,15 @@ def test_measured_with_other_defaults_it_is_refused(tmp_path):
         results_so_far(STUDY, path)
 
 
+@pytest.mark.parametrize("content", ['{"cells": [', "[1]", "null"])
+def test_damaged_results_are_refused_and_left_as_they_are(content, tmp_path):
+    path = tmp_path / "sota.json"
+    path.write_text(content, "utf-8")
+    with pytest.raises(UserError, match=r"sota\.json is damaged \(.*\); move it away"):
+        quality.main(["--studies", "sota", "--output", str(tmp_path)])
+    assert path.read_text("utf-8") == content
+
+
 def test_a_study_that_does_not_exist():
     with pytest.raises(UserError, match="'sofa' does not exist; choose of one_class, sota, unseen"):
         quality.main(["--studies", "sofa"])
