@@ -127,8 +127,8 @@ def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any],
         and `wall_seconds`, or the `reason`.
     """
     output = Path(options.output)
-    cells = cells_of(options)
-    results = {cell: _read(_file(output, cell), settings_of(cell, options)) for cell in cells}
+    results = kept_results(options)
+    cells = list(results)
     for place, cell in enumerate(cells, 1):
         result = results[cell]
         kept = result is not None
@@ -140,6 +140,24 @@ def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any],
         left = _seconds_left(cells[place:], results)
         progress = f"[{place}/{len(cells)}] {cell.name}: {_describe(result)}"
         yield cell, result, f"{progress}{' (kept)' if kept else ''}{left}"
+
+
+def kept_results(options: BenchmarkOptions) -> dict[Cell, dict[str, Any] | None]:
+    """What an earlier run of a benchmark has left in its folder.
+
+    Args:
+        options: What is asked for.
+
+    Returns:
+        For each cell its result; None if it has none, failed, or came from other settings.
+
+    Raises:
+        UserError: If a file is damaged.
+    """
+    output = Path(options.output)
+    return {
+        cell: _read(_file(output, cell), settings_of(cell, options)) for cell in cells_of(options)
+    }
 
 
 def settings_of(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
