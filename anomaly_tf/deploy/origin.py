@@ -36,8 +36,8 @@ CLASSES = {
     "keras.src.ops.image": "Resize",
     "keras.src.ops.nn": "Relu Softmax",
     "keras.src.ops.numpy": (
-        "Absolute Add Clip Exp GetItem Less Log Max Maximum Mean Multiply "
-        "Negative Pad Sqrt Square Stack Subtract Sum Transpose TrueDivide Where"
+        "Absolute Add Clip Concatenate Exp GetItem Less Log Max Maximum Mean Multiply "
+        "Negative Pad Split Sqrt Square Stack Subtract Sum Transpose TrueDivide Where"
     ),
 }
 # Operations that a SavedModel's signatures may lead to: arithmetic on what is handed in.
@@ -45,7 +45,7 @@ OPERATIONS = (
     "Abs AddV2 All AvgPool BiasAdd Cast ConcatV2 Const Conv2D Conv2DBackpropInput EnsureShape "
     "Equal Exp GreaterEqual Identity LeakyRelu Less Log MatMul Max MaxPool Maximum Mean "
     "Minimum Mul Neg NoOp Pack Pad PadV2 ReadVariableOp RealDiv Relu Reshape ResizeBilinear Round "
-    "Rsqrt ScaleAndTranslate SelectV2 Shape Sigmoid Softmax Sqrt Square Squeeze "
+    "Rsqrt ScaleAndTranslate SelectV2 Shape Sigmoid Softmax Split Sqrt Square Squeeze "
     "StatefulPartitionedCall StatelessIf StridedSlice Sub Sum Tanh Transpose"
 )
 # Operations of the functions that TensorFlow adds to save and restore weights. Those write files,

@@ -23,6 +23,8 @@ from anomaly_tf.models.classifier import build_classifier
 from anomaly_tf.models.gradients import gradient_distance, images_to_learn_from
 
 CHANGES = ("none", "left", "right", "up", "down", "narrow", "low", "near")
+# How many changed copies of a batch are classified in one call: all would fill the memory.
+AT_ONCE = 4
 
 
 def turns_of(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
@@ -81,15 +83,19 @@ def build_detector(classifier: keras.Model, gradient_weight: float) -> keras.Mod
     """
     image, scaled = image_input(classifier.input_shape[1:])
     turns = turns_of(classifier.input_shape[1:])
-    surprises: list[KerasTensor] = []
-    for change in CHANGES:
-        moved = changed(scaled, change)
-        for turn in turns:
-            # One call each: all copies of a batch at once would fill the memory.
-            logits, maps = classifier(turned(moved, turn), training=False)
-            if not surprises:
-                features = maps
-            surprises.append(_surprise(logits, len(surprises)))
+    copies = [
+        turned(moved, turn)
+        for moved in (changed(scaled, change) for change in CHANGES)
+        for turn in turns
+    ]
+    # The first alone, for its maps.
+    logits, features = classifier(copies[0], training=False)
+    surprises = [_surprise(logits, 0)]
+    for start in range(1, len(copies), AT_ONCE):
+        part = copies[start : start + AT_ONCE]
+        together, _ = classifier(ops.concatenate(part), training=False)
+        for number, logits in enumerate(ops.split(together, len(part)), start):
+            surprises.append(_surprise(logits, number))
     surprise = ops.stack(surprises, axis=1)
 
     distance = gradient_weight * gradient_distance(scaled)
