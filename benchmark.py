@@ -11,8 +11,9 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from anomaly_tf.benchmark import BenchmarkOptions, run_cells
+from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, run_cells
 from anomaly_tf.command_line import parse_options
 from anomaly_tf.script import run_script
 
@@ -22,10 +23,10 @@ def main(arguments: list[str]) -> int:
     options = parse_options(
         BenchmarkOptions, "benchmark.py", __doc__ or "", arguments, takes_file=True
     )
-    results = []
+    results: dict[Cell, dict[str, Any]] = {}
     try:
-        for _, result, progress in run_cells(options):
-            results.append(result)
+        for cell, result, progress in run_cells(options):
+            results[cell] = result
             print(progress, flush=True)
     except KeyboardInterrupt:
         print(f"stopped; the same command continues in {options.output}", file=sys.stderr)
@@ -35,7 +36,9 @@ def main(arguments: list[str]) -> int:
     from anomaly_tf.reporting.comparison import write_report
 
     command = shlex.join(["python", "benchmark.py", *arguments])
-    table = write_report(results, command, Path(options.output))
+    # In the order of the options, whichever ended first.
+    ordered = [results[cell] for cell in cells_of(options)]
+    table = write_report(ordered, command, Path(options.output))
     print(f"\n{table}\nwritten: {options.output}/benchmark.md and benchmark.html")
     return 0
 

@@ -9,6 +9,7 @@ The package in the order in which data flows:
 - `detection`: scores, thresholds, what a batch tells, metrics
 - `reporting`: pictures and tables
 - `deploy`: `Detector`, what a trained run becomes, and its exports
+- `benchmark`, `jobs`: approaches compared, several trainings at a time
 - `run_directory`, `metadata`, `files`, `errors`, `script`: what all of them share
 
 >>> from anomaly_tf import Detector

@@ -24,6 +24,7 @@ from anomaly_tf.config import ALL_CLASSES_NORMAL, CONFIGS, Checked, Protocol, nu
 from anomaly_tf.data.sources import known_class_names
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import write_json
+from anomaly_tf.jobs import run_jobs
 
 PROJECT = CONFIG_FOLDER.parent
 
@@ -44,6 +45,8 @@ class BenchmarkOptions(Checked):
         data: Data set, as in train.py.
         data_dir: Folder in which downloaded data is cached.
         output: Folder for results and runs; a benchmark that was stopped continues there.
+        jobs: Cells at a time, each on its share of the processor's threads; a cell takes longer
+            then, and all of them together less.
     """
 
     section: ClassVar[str] = ""
@@ -57,6 +60,7 @@ class BenchmarkOptions(Checked):
     data: str = "fashion_mnist"
     data_dir: str = "data"
     output: str = "runs/benchmark"
+    jobs: int = number(1, 1, 64)
 
 
 @dataclass(frozen=True)
@@ -122,24 +126,23 @@ def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any],
         options: What to run.
 
     Yields:
-        Each cell, its result, and a line on the progress. A result holds `cell`, `settings`,
-        `status` (`completed` or `failed`), and then `metrics` (as in `metrics.json`), `versions`
-        and `wall_seconds`, or the `reason`.
+        Each cell, its result, and a line on the progress: first those that were kept, then the
+        others as they end. A result holds `cell`, `settings`, `status` (`completed` or `failed`),
+        and then `metrics` (as in `metrics.json`), `versions` and `wall_seconds`, or the `reason`.
     """
     output = Path(options.output)
     results = kept_results(options)
-    cells = list(results)
-    for place, cell in enumerate(cells, 1):
-        result = results[cell]
-        kept = result is not None
-        if result is None:
-            settings = settings_of(cell, options)
-            result = {"cell": asdict(cell), "settings": settings, **_run(cell, options)}
-            write_json(_file(output, cell), result)
-            results[cell] = result
-        left = _seconds_left(cells[place:], results)
-        progress = f"[{place}/{len(cells)}] {cell.name}: {_describe(result)}"
-        yield cell, result, f"{progress}{' (kept)' if kept else ''}{left}"
+    kept = {cell: result for cell, result in results.items() if result is not None}
+    for place, (cell, result) in enumerate(kept.items(), 1):
+        yield cell, result, f"[{place}/{len(results)}] {cell.name}: {_describe(result)} (kept)"
+    waiting = [cell for cell in results if cell not in kept]
+    ended = run_jobs(lambda cell: _run(cell, options), waiting, options.jobs)
+    for place, (cell, outcome) in enumerate(ended, len(kept) + 1):
+        result = {"cell": asdict(cell), "settings": settings_of(cell, options), **outcome}
+        write_json(_file(output, cell), result)
+        results[cell] = result
+        left = _seconds_left(results, options.jobs)
+        yield cell, result, f"[{place}/{len(results)}] {cell.name}: {_describe(result)}{left}"
 
 
 def kept_results(options: BenchmarkOptions) -> dict[Cell, dict[str, Any] | None]:
@@ -248,9 +251,9 @@ def _describe(result: dict[str, Any]) -> str:
     return f"{value}, {result['wall_seconds']:.0f} s"
 
 
-def _seconds_left(cells: list[Cell], results: dict[Cell, dict[str, Any] | None]) -> str:
+def _seconds_left(results: dict[Cell, dict[str, Any] | None], jobs: int) -> str:
     """How long the cells without a result will take, from those of the same approach."""
-    waiting = [cell for cell in cells if results[cell] is None]
+    waiting = [cell for cell, result in results.items() if result is None]
     seconds: dict[str, list[float]] = {}
     for cell, result in results.items():
         if result and result["status"] == "completed":
@@ -259,4 +262,4 @@ def _seconds_left(cells: list[Cell], results: dict[Cell, dict[str, Any] | None])
         return ""
     typical = statistics.mean(value for part in seconds.values() for value in part)
     left = sum(statistics.median(seconds.get(cell.approach, [typical])) for cell in waiting)
-    return f"; about {max(1, round(left / 60))} min left"
+    return f"; about {max(1, round(left / jobs / 60))} min left"

@@ -49,9 +49,9 @@ def keep_results(results: dict[str, Any], output: Path) -> None:
 def hardware() -> str:
     """The processor and its threads."""
     import_tensorflow()
-    from anomaly_tf.training.device import cpu_name
+    from anomaly_tf.training.device import describe_cpu
 
-    return f"CPU: {cpu_name()}, {os.cpu_count()} threads"
+    return f"CPU: {describe_cpu()}"
 
 
 def peak_memory(command: list[str]) -> float:

@@ -14,6 +14,8 @@ import dataclasses
 import json
 import shutil
 import statistics
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,12 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly_tf.benchmark import defaults_of
 from anomaly_tf.command_line import load_config, parse_options
-from anomaly_tf.config import CONFIGS, BalancedConfig, Checked, Config, UnseenConfig
+from anomaly_tf.config import CONFIGS, BalancedConfig, Checked, Config, UnseenConfig, number
 from anomaly_tf.data.protocols import class_roles, make_split
 from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import write_json
+from anomaly_tf.jobs import run_jobs
 from anomaly_tf.run_directory import RunDirectory
 from anomaly_tf.script import import_tensorflow, run_script
 from benchmarks.measuring import hardware, kept_results, script
@@ -44,11 +47,13 @@ class StudyOptions(Checked):
         studies: Names of files in configs/studies; by default all.
         data_dir: Folder with Fashion-MNIST.
         output: Folder for the results.
+        jobs: Trainings at a time, each on its share of the processor's threads.
     """
 
     studies: tuple[str, ...] = ()
     data_dir: str = "data"
     output: str = "results/quality"
+    jobs: int = number(1, 1, 64)
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,14 @@ def main(arguments: list[str]) -> None:
         path = Path(options.output) / f"{name}.json"
         results = results_so_far(study, path) | {"hardware": hardware()}
         done = {_key(cell): cell for cell in results["cells"]}
-        for cell in (cells := _cells(study)):
-            # A kept one is called what the file calls it now.
-            found = done.get(_key(cell)) or _measured(study, cell, options.data_dir)
-            done[_key(cell)] = found | cell
+        cells = _cells(study)
+        waiting = {_key(cell): cell for cell in cells if _key(cell) not in done}
+        for cell, found in _measured(study, list(waiting.values()), options):
+            done[_key(cell)] = cell | found
             write_json(path, results | {"cells": list(done.values())})
             print(f"{name}: {done[_key(cell)]}", flush=True)
-        results["cells"] = [done[_key(cell)] for cell in cells]
+        # A kept one is called what the file calls it now.
+        results["cells"] = [done[_key(cell)] | cell for cell in cells]
         if study.score_rules and "score_rules" not in results:
             results["score_rules"] = _score_rules(study, options.data_dir)
         write_json(path, results)
@@ -128,12 +134,12 @@ def _cells(study: Study) -> list[dict[str, Any]]:
             "group": group,
             "variant": variant,
             "options": study.options | options,
-            "normal_class": number,
+            "normal_class": normal_class,
             "seed": seed,
         }
         for group, variants in study.variants.items()
         for variant, options in variants.items()
-        for number in study.normal_classes
+        for normal_class in study.normal_classes
         for seed in study.seeds
     ]
 
@@ -143,11 +149,11 @@ def _key(cell: dict[str, Any]) -> str:
     return json.dumps([cell[name] for name in ("options", "normal_class", "seed")], sort_keys=True)
 
 
-def configured(study: Study, number: int, seed: int, data_dir: str) -> Config:
+def configured(study: Study, normal_class: int, seed: int, data_dir: str) -> Config:
     """The study's approach and protocol for a normal class and a seed, otherwise by default."""
     config = CONFIGS[study.approach](
         protocol=study.protocol,  # type: ignore[arg-type]
-        normal_class=(number,),
+        normal_class=(normal_class,),
         seed=seed,
         data_dir=data_dir,
     )
@@ -159,14 +165,24 @@ def configured(study: Study, number: int, seed: int, data_dir: str) -> Config:
     return config
 
 
-def _measured(study: Study, cell: dict[str, Any], data_dir: str) -> dict[str, Any]:
-    """Trains a cell and judges it by validation images."""
-    import_tensorflow()
-    from anomaly_tf.deploy.trained import TrainedDetector
+def _measured(
+    study: Study, cells: list[dict[str, Any]], options: StudyOptions
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Trains cells and judges them by validation images."""
+    with tempfile.TemporaryDirectory() as folder:
 
-    config = configured(study, cell["normal_class"], cell["seed"], data_dir)
-    run = RunDirectory(Path("runs/study") / study.approach)
-    shutil.rmtree(run.path, ignore_errors=True)
+        def trained(cell: dict[str, Any]) -> RunDirectory:
+            run = RunDirectory(Path(folder) / str(cells.index(cell)))
+            script("train.py", *_flags(study, cell, options.data_dir, run))
+            return run
+
+        for cell, run in run_jobs(trained, cells, options.jobs):
+            yield cell, _judged(study, run)
+            shutil.rmtree(run.path)
+
+
+def _flags(study: Study, cell: dict[str, Any], data_dir: str, run: RunDirectory) -> list[str]:
+    """What train.py is told to train a cell."""
     chosen = {
         "approach": study.approach,
         "protocol": study.protocol,
@@ -175,11 +191,18 @@ def _measured(study: Study, cell: dict[str, Any], data_dir: str) -> dict[str, An
         "data-dir": data_dir,
         "run-dir": run.path,
     } | cell["options"]
+    config = configured(study, cell["normal_class"], cell["seed"], data_dir)
     if isinstance(config, BalancedConfig) and study.protocol == "unseen":
         for name in ("seen_classes", "unseen_classes"):
             chosen[f"unseen.{name}"] = ",".join(map(str, getattr(config.unseen, name)))
-    flags = [part for name, value in chosen.items() for part in (f"--{name}", value)]
-    script("train.py", *flags)
+    return [str(part) for name, value in chosen.items() for part in (f"--{name}", value)]
+
+
+def _judged(study: Study, run: RunDirectory) -> dict[str, Any]:
+    """AUROC on validation images, seconds of training, and on what."""
+    import_tensorflow()
+    from anomaly_tf.deploy.trained import TrainedDetector
+
     trained = load_config(run.config)
     detector = TrainedDetector.load(run.path)
     if study.protocol == "unseen":  # the classes that are held back, too
@@ -191,7 +214,11 @@ def _measured(study: Study, cell: dict[str, Any], data_dir: str) -> dict[str, An
         told = normal | (True if classes is None else np.isin(validation.classes, classes))
         return round(float(roc_auc_score(~normal[told], scores[told])), 5)
 
-    found: dict[str, Any] = {"seconds": detector.info["training"]["train_seconds"]}
+    training = detector.info["training"]
+    found: dict[str, Any] = {
+        "seconds": training["train_seconds"],
+        "hardware": training["hardware"],
+    }
     if study.protocol == "unseen":
         roles = detector.info["roles"]
         return found | {"auroc": auroc(roles["unseen"]), "auroc_seen": auroc(roles["seen"])}
@@ -204,13 +231,13 @@ def _score_rules(study: Study, data_dir: str) -> list[dict[str, Any]]:
     from benchmarks.score_rules import RULES
 
     found = []
-    for number in study.normal_classes:
+    for normal_class in study.normal_classes:
         for seed in study.seeds:
-            config = configured(study, number, seed, data_dir)
+            config = configured(study, normal_class, seed, data_dir)
             epochs = study.options.get("training.epochs", config.training.epochs)
             training = dataclasses.replace(config.training, epochs=epochs)
             rules = RULES[study.approach](dataclasses.replace(config, training=training))
-            found.append({"normal_class": number, "seed": seed, "auroc": rules})
+            found.append({"normal_class": normal_class, "seed": seed, "auroc": rules})
             print(found[-1], flush=True)
     return found
 
@@ -220,27 +247,26 @@ def table(results: dict[str, Any]) -> str:
     study, cells = results["study"], results["cells"]
     unseen = study["protocol"] == "unseen"
     classes = study["normal_classes"]
-    names = [*(["seen"] if unseen else []), *(f"class {number}" for number in classes)]
+    names = [*(["seen"] if unseen else []), *(f"class {normal_class}" for normal_class in classes)]
     lines = [
-        "| what | variant | AUROC | change | " + " | ".join([*names, "seconds"]) + " |",
-        "|---" * (5 + len(names)) + "|",
+        "| what | variant | AUROC | change | " + " | ".join(names) + " |",
+        "|---" * (4 + len(names)) + "|",
     ]
     first = None
     for group, variants in study["variants"].items():
         for variant in variants:
             chosen = [c for c in cells if (c["group"], c["variant"]) == (group, variant)]
 
-            def mean(key: str, number: int | None = None, chosen: list = chosen) -> float:
+            def mean(key: str, normal_class: int | None = None, chosen: list = chosen) -> float:
                 return statistics.mean(
-                    c[key] for c in chosen if number in (None, c["normal_class"])
+                    c[key] for c in chosen if normal_class in (None, c["normal_class"])
                 )
 
             value = mean("auroc")
             first = value if first is None else first
             more = [f"{mean('auroc_seen'):.4f}"] if unseen else []
-            more += [f"{mean('auroc', number):.4f}" for number in classes]
+            more += [f"{mean('auroc', normal_class):.4f}" for normal_class in classes]
             change = f"{value - first:+.4f}" if value != first else ""
-            more.append(f"{mean('seconds'):.0f}")
             lines.append(f"| {group} | {variant} | {value:.4f} | {change} | {' | '.join(more)} |")
     rules = results.get("score_rules", ())
     if rules:

@@ -143,6 +143,15 @@ def test_cells_are_kept_and_a_failure_stops_nothing(small_options, tmp_path, mon
     assert "(kept)" in again[0][1]
 
 
+def test_cells_side_by_side_all_end(small_options):
+    options = dataclasses.replace(small_options, normal_classes=(77, 78, 79), jobs=2)
+    done = list(run_cells(options))
+    assert {cell.normal_class for cell, _, _ in done} == {77, 78, 79}
+    for cell, outcome, _ in done:  # neither is told what is the other's
+        assert f"normal class {cell.normal_class} does not exist" in outcome["reason"]
+    assert [said.split("]")[0] for _, _, said in done] == ["[1/3", "[2/3", "[3/3"]
+
+
 def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken(tmp_path):
     path = tmp_path / "cell.json"
     path.write_text(json.dumps(result()))
@@ -168,8 +177,8 @@ def test_the_table_gives_means_and_the_spread_over_seeds():
     results = [
         result(normal=0, seed=0, auroc=0.90),
         result(normal=1, seed=0, auroc=0.94),
-        result(normal=0, seed=1, auroc=0.92),
-        result(normal=1, seed=1, auroc=0.96),
+        result(normal=0, seed=1, auroc=0.92, train_seconds=90.0),
+        result(normal=1, seed=1, auroc=0.96, train_seconds=90.0),
         failed("no space | left", normal=2, seed=1),
         result("cnn", "classification", None, auroc=None, accuracy=0.93, test_detection_rate=None),
     ]
@@ -177,6 +186,7 @@ def test_the_table_gives_means_and_the_spread_over_seeds():
     # Means over the classes are 0.92 and 0.94; their deviation is 0.02 / sqrt(2).
     assert rows[0]["AUROC"] == "0.9300 ± 0.0141"
     assert (rows[0]["normal class"], rows[0]["seeds"]) == ("0, 1", "0, 1")
+    assert rows[0]["training"] == "40 s"
     assert (rows[0]["weights"], rows[0]["reported"]) == ("123,456", ".870")
     assert rows[1]["AUROC"] == "failed: no space / left"
     assert rows[1]["normal class"] == "2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,12 +60,14 @@ def select_device(jit_compile: Literal["auto", "on", "off"]) -> Device:
             "TensorFlow finds no GPU; for an NVIDIA one run 'make setup GPU=1', and "
             "TF_CPP_MIN_LOG_LEVEL=0 shows what it looked for"
         )
-    return Device("/CPU:0", xla, f"{cpu_name()}, {os.cpu_count()} threads ({why}); {note}")
+    return Device("/CPU:0", xla, f"{describe_cpu()} ({why}); {note}")
 
 
-def cpu_name() -> str:
-    """The processor's model name, as far as the system tells."""
+def describe_cpu() -> str:
+    """The processor's model, as far as the system tells, and how many threads this process has."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    threads = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"

@@ -57,7 +57,7 @@ from anomaly_tf.training.callbacks import (
     write_history,
 )
 from anomaly_tf.training.checkpoint import Progress, digest_of_sets, load_checkpoint
-from anomaly_tf.training.device import Device, cpu_name, select_device
+from anomaly_tf.training.device import Device, describe_cpu, select_device
 
 PICTURES_PER_GROUP = 8
 # In one batch by default: 128 images of 64 x 64, 32 of 128 x 128.
@@ -474,4 +474,4 @@ def hardware(device: Device) -> str:
     """One line on the machine, for published numbers."""
     if device.is_gpu:
         return f"{device.name.strip('/')}: {device.reason}"
-    return f"CPU: {cpu_name()}, {os.cpu_count()} threads"
+    return f"CPU: {describe_cpu()}"

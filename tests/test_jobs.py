@@ -1,0 +1,67 @@
+"""Work side by side: every item once, on a share of the threads, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from anomaly_tf.jobs import run_jobs, thread_shares
+
+ASK = "import os; print(*sorted(os.sched_getaffinity(0)))"
+HAS_AFFINITY = hasattr(os, "sched_getaffinity")
+
+
+def threads_of_a_process(_: int) -> list[int]:
+    said = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True)
+    return [int(number) for number in said.stdout.split()]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_every_item_is_worked_on_once(jobs):
+    assert dict(run_jobs(lambda item: item**2, range(10), jobs)) == {n: n**2 for n in range(10)}
+
+
+def test_jobs_run_side_by_side():
+    both = threading.Barrier(2, timeout=60)
+    # Each waits for the other: one after the other they would never end.
+    assert len(list(run_jobs(lambda item: both.wait(), range(2), 2))) == 2
+
+
+def test_what_fails_is_told_and_nothing_further_begins():
+    begun = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        raise RuntimeError(f"item {item}")
+
+    with pytest.raises(RuntimeError, match="item 0"):
+        list(run_jobs(work, range(100), 1))
+    assert begun == [0]
+
+
+@pytest.mark.skipif(not HAS_AFFINITY, reason="this system does not say on which threads")
+def test_processes_keep_to_their_share():
+    before = os.sched_getaffinity(0)
+    (_, alone), *_ = run_jobs(threads_of_a_process, [0], 1)
+    assert set(alone) == before
+    shares = thread_shares(2)
+    for _, threads in run_jobs(threads_of_a_process, range(4), 2):
+        assert threads in shares
+    # This process has what it had.
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(not HAS_AFFINITY, reason="this system does not say on which threads")
+@pytest.mark.parametrize("jobs", [1, 2, 3, 64])
+def test_shares_cover_all_threads(jobs):
+    threads = os.sched_getaffinity(0)
+    shares = thread_shares(jobs)
+    assert len(shares) == jobs
+    assert all(shares)
+    assert set().union(*shares) == threads
+    if jobs <= len(threads):
+        assert sum(map(len, shares)) == len(threads)
