@@ -100,6 +100,12 @@ def test_bfloat16_gives_the_same_auroc(train, trained):
     assert validation_auroc(outcome) == pytest.approx(validation_auroc(trained[0]), abs=0.005)
 
 
+def test_no_batches_wait_for_a_tuner_at_their_end(split):
+    config = fit.resolve(SotaConfig(sampling=SAMPLING), split)
+    batches = fit.training_batches(config, split, select_device("auto"))
+    assert batches.options().autotune.enabled is False
+
+
 def test_every_epoch_sees_new_batches(train, split, monkeypatch):
     """`fit` continues the one sequence of batches instead of starting it again each epoch."""
     seen = []

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
+from anomaly_tf.data.iteration import untuned
 from anomaly_tf.data.warping import warp
 
 Kind = Literal["noise", "rotation", "both"]
@@ -100,7 +101,7 @@ def corrupted(
     )
     change = corruption_map(kind, noise, rotation, seed, stream)
     changed = batches.enumerate().map(change, num_parallel_calls=tf.data.AUTOTUNE)
-    return np.concatenate(list(changed.as_numpy_iterator()))
+    return np.concatenate(list(untuned(changed).as_numpy_iterator()))
 
 
 def rotate(images: tf.Tensor, degrees: float, seed: tf.Tensor) -> tf.Tensor:

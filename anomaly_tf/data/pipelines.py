@@ -17,6 +17,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from anomaly_tf.config import BalancedSamplingConfig, CorruptionConfig, SamplingConfig
 from anomaly_tf.data.corruptions import corrupt, rotate
+from anomaly_tf.data.iteration import untuned
 from anomaly_tf.data.stored import Images, StoredImages, apply, parts, sample, subset
 from anomaly_tf.data.synthetic import synthetic_anomalies
 from anomaly_tf.data.warping import warp
@@ -280,7 +281,7 @@ def _numbered(batch: Callable[[tf.Tensor], Any], steps: int, first_step: int) ->
     """What `batch` makes of the numbers from `first_step` on, made ahead of the training step."""
     numbers = tf.data.Dataset.range(first_step, first_step + steps)
     batches = numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return untuned(batches.prefetch(tf.data.AUTOTUNE))
 
 
 def _key(seed: int, step: tf.Tensor) -> tf.Tensor:
