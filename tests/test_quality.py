@@ -16,6 +16,7 @@ from benchmarks import quality, score_rules
 from benchmarks.quality import STUDIES, Study, configured, read_study, results_so_far, table
 
 NAMES = sorted(path.stem for path in STUDIES.glob("*.yaml"))
+PUBLISHED = sorted(path.stem for path in (ROOT / "results" / "quality").glob("*.json"))
 STUDY = Study(
     approach="vae",
     protocol="one_class",
@@ -95,7 +96,7 @@ def test_measured_with_other_defaults_it_is_refused(tmp_path):
         results_so_far(STUDY, path)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_document_shows_what_todays_defaults_gave(name):
     """Tables in docs/quality.md, and what was measured of the study as its file is now."""
     path = ROOT / "results" / "quality" / f"{name}.json"
