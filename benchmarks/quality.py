@@ -268,15 +268,36 @@ def table(results: dict[str, Any]) -> str:
             more += [f"{mean('auroc', normal_class):.4f}" for normal_class in classes]
             change = f"{value - first:+.4f}" if value != first else ""
             lines.append(f"| {group} | {variant} | {value:.4f} | {change} | {' | '.join(more)} |")
-    rules = results.get("score_rules", ())
-    if rules:
-        head = " | ".join(f"class {one['normal_class']}" for one in rules)
-        lines += ["", f"| score | mean | {head} |", "|---" * (2 + len(rules)) + "|"]
-        for name in rules[0]["auroc"]:
-            values = [one["auroc"][name] for one in rules]
-            shown = " | ".join(f"{value:.4f}" for value in (statistics.mean(values), *values))
-            lines.append(f"| {name} | {shown} |")
+    if rules := results.get("score_rules"):
+        lines += ["", *_rules_table(rules)]
     return "\n".join(lines)
+
+
+def _rules_table(rules: list[dict[str, Any]]) -> list[str]:
+    """Ways of scoring as Markdown.
+
+    Args:
+        rules: Of each class and seed the AUROC by score; by `model: score` where several models
+            are compared.
+
+    Returns:
+        A row for each score: the mean and each class, or the mean of each model.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for name in rules[0]["auroc"]:
+        values = {f"class {one['normal_class']}": one["auroc"][name] for one in rules}
+        mean = statistics.mean(values.values())
+        model, several, score = name.partition(": ")
+        if several:
+            rows.setdefault(score, {})[model] = mean
+        else:
+            rows[name] = {"mean": mean} | values
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [f"| score | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for score, row in rows.items():
+        shown = (f"{row[column]:.4f}" if column in row else "" for column in columns)
+        lines.append(f"| {score} | {' | '.join(shown)} |")
+    return lines
 
 
 if __name__ == "__main__":

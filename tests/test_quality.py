@@ -74,6 +74,28 @@ def test_a_table_compares_with_the_first_variant():
     assert lines[3] == "| networks | latent of 16 | 0.9000 | +0.0500 | 0.9000 | 0.9000 |"
 
 
+def test_ways_of_scoring_are_compared_by_class_or_by_model():
+    study = {"study": dataclasses.asdict(STUDY), "cells": MEASURED}
+    rules = [{"normal_class": 2, "auroc": {"a": 0.5}}, {"normal_class": 5, "auroc": {"a": 0.7}}]
+    shown = table(study | {"score_rules": rules}).split("\n\n")[1]
+    assert shown.splitlines() == [
+        "| score | mean | class 2 | class 5 |",
+        "|---|---|---|---|",
+        "| a | 0.6000 | 0.5000 | 0.7000 |",
+    ]
+    models = [
+        {"normal_class": 2, "auroc": {"one: a": 0.5, "two: a": 0.6, "one: b: c": 0.8}},
+        {"normal_class": 5, "auroc": {"one: a": 0.7, "two: a": 0.6, "one: b: c": 0.9}},
+    ]
+    shown = table(study | {"score_rules": models}).split("\n\n")[1]
+    assert shown.splitlines() == [
+        "| score | one | two |",
+        "|---|---|---|",
+        "| a | 0.6000 | 0.6000 |",
+        "| b: c | 0.8500 |  |",
+    ]
+
+
 def test_what_was_measured_is_not_trained_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quality, "read_study", lambda name: STUDY)
     path = tmp_path / "sota.json"
