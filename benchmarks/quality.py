@@ -285,13 +285,16 @@ def _rules_table(rules: list[dict[str, Any]]) -> list[str]:
     """
     rows: dict[str, dict[str, float]] = {}
     for name in rules[0]["auroc"]:
-        values = {f"class {one['normal_class']}": one["auroc"][name] for one in rules}
-        mean = statistics.mean(values.values())
+        classes: dict[str, list[float]] = {}
+        for one in rules:
+            classes.setdefault(f"class {one['normal_class']}", []).append(one["auroc"][name])
+        mean = statistics.mean(one["auroc"][name] for one in rules)
         model, several, score = name.partition(": ")
         if several:
             rows.setdefault(score, {})[model] = mean
         else:
-            rows[name] = {"mean": mean} | values
+            by_class = {number: statistics.mean(values) for number, values in classes.items()}
+            rows[name] = {"mean": mean} | by_class
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = [f"| score | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for score, row in rows.items():

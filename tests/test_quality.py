@@ -76,12 +76,14 @@ def test_a_table_compares_with_the_first_variant():
 
 def test_ways_of_scoring_are_compared_by_class_or_by_model():
     study = {"study": dataclasses.asdict(STUDY), "cells": MEASURED}
-    rules = [{"normal_class": 2, "auroc": {"a": 0.5}}, {"normal_class": 5, "auroc": {"a": 0.7}}]
+    # Of class 2 with two seeds.
+    aurocs = ((2, 0.4), (2, 0.6), (5, 0.8))
+    rules = [{"normal_class": number, "auroc": {"a": auroc}} for number, auroc in aurocs]
     shown = table(study | {"score_rules": rules}).split("\n\n")[1]
     assert shown.splitlines() == [
         "| score | mean | class 2 | class 5 |",
         "|---|---|---|---|",
-        "| a | 0.6000 | 0.5000 | 0.7000 |",
+        "| a | 0.6000 | 0.5000 | 0.8000 |",
     ]
     models = [
         {"normal_class": 2, "auroc": {"one: a": 0.5, "two: a": 0.6, "one: b: c": 0.8}},
