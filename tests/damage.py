@@ -47,8 +47,16 @@ def with_checksums(png: bytes) -> bytes:
     return b"".join([*parts, png[place:]])
 
 
+class FileContent(bytes):
+    """What is in a file.
+
+    Hypothesis holds on to thousands of drawn values if they are plain `bytes`, and a model has
+    megabytes.
+    """
+
+
 @st.composite
-def damaged(draw: st.DrawFn, contents: Sequence[bytes]) -> bytes:
+def damaged(draw: st.DrawFn, contents: Sequence[bytes]) -> FileContent:
     """One of the contents after one to four damages: to bits, numbers, order or length."""
     content = draw(st.sampled_from(contents))
     for _ in range(draw(st.integers(1, 4))):
@@ -70,7 +78,7 @@ def damaged(draw: st.DrawFn, contents: Sequence[bytes]) -> bytes:
         elif kind == "splice":
             other = draw(st.sampled_from(contents))
             content = head + other[min(place, len(other)) :]
-    return content
+    return FileContent(content)
 
 
 # Anything that JSON can say, and some that Python's reader takes beside.

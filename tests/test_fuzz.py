@@ -19,7 +19,17 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
-from damage import CASES, NUMBERS, VALUES, cases, changed, damaged, is_fuzzing, with_checksums
+from damage import (
+    CASES,
+    NUMBERS,
+    VALUES,
+    FileContent,
+    cases,
+    changed,
+    damaged,
+    is_fuzzing,
+    with_checksums,
+)
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -396,7 +406,9 @@ def test_any_tflite_file(tflite, images, place, deployed):
     expected = Detector.load(deployed["tflite"]).score(images)
 
     @cases(100, 1500)
-    @given(st.one_of(damaged([content]), damaged([behind]).map(lambda tail: model + tail)))
+    @given(
+        st.one_of(damaged([content]), damaged([behind]).map(lambda tail: FileContent(model + tail)))
+    )
     def check(changed_content):
         (place / "any.tflite").write_bytes(changed_content)
         try:
@@ -502,12 +514,12 @@ def test_any_keras_file(deployed, images, place):
     config = json.loads(members["config.json"])
     values = st.one_of(st.none(), st.booleans(), st.integers(-2, 100), st.text(max_size=5))
 
-    def repacked(text: bytes) -> bytes:
+    def repacked(text: bytes) -> FileContent:
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             for name, member in {**members, "config.json": text}.items():
                 archive.writestr(name, member)
-        return file.getvalue()
+        return FileContent(file.getvalue())
 
     @cases(15, 250)
     @given(st.one_of(damaged([content]), changed(config, values).map(repacked)), st.booleans())
