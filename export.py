@@ -20,7 +20,7 @@ from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import Checked, number
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import write_json
+from anomaly_tf.files import require_writable, write_json
 from anomaly_tf.run_directory import open_run
 from anomaly_tf.script import import_tensorflow, quiet_libraries, run_script
 
@@ -61,6 +61,8 @@ def main(arguments: list[str]) -> int:
             "--quantize and --batch-size are options of --format tflite; leave them out"
         )
     run, _ = open_run(options.run_dir)
+    folder = Path(options.output or run.path / "export")
+    require_writable(folder, "--output")
     config = load_config(run.config)
     config = dataclasses.replace(
         config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
@@ -75,7 +77,6 @@ def main(arguments: list[str]) -> int:
     from anomaly_tf.reporting.parity import ALLOWED_LOSS, compare, parity_table
 
     trained = TrainedDetector.load(options.run_dir, options.trust)
-    folder = Path(options.output or run.path / "export")
     if options.format == "saved_model":
         name, path = f"{config.approach}-saved_model", folder / config.approach / "1"
         with quiet_libraries():

@@ -27,7 +27,7 @@ from anomaly_tf.data.images import UnreadableImage, find_images, open_image, rea
 from anomaly_tf.deploy.detector import Detector, is_saved_model, run_of
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import atomic_path
+from anomaly_tf.files import atomic_path, require_writable
 from anomaly_tf.run_directory import open_run
 from anomaly_tf.script import (
     import_tensorflow,
@@ -196,7 +196,7 @@ class Heatmaps:
         folder: Where to write, each under the name that it was found by.
 
     Raises:
-        UserError: If the detector has no map.
+        UserError: If the detector has no map, or the folder cannot be written.
     """
 
     def __init__(self, detector: Detector, folder: Path) -> None:
@@ -205,6 +205,7 @@ class Heatmaps:
                 f"--heatmaps: the exported approach {detector.info['approach']} has no map; give "
                 "the run as --model"
             )
+        require_writable(folder, "--heatmaps")
         self._detector, self._folder = detector, folder
         self._used: set[Path] = set()
 

@@ -23,7 +23,7 @@ from anomaly_tf.command_line import CONFIG_FOLDER, require_approach
 from anomaly_tf.config import ALL_CLASSES_NORMAL, CONFIGS, Checked, Protocol, number, plain
 from anomaly_tf.data.sources import known_class_names
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import write_json
+from anomaly_tf.files import require_writable, write_json
 from anomaly_tf.jobs import run_jobs
 
 PROJECT = CONFIG_FOLDER.parent
@@ -129,8 +129,12 @@ def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any],
         Each cell, its result, and a line on the progress: first those that were kept, then the
         others as they end. A result holds `cell`, `settings`, `status` (`completed` or `failed`),
         and then `metrics` (as in `metrics.json`), `versions` and `wall_seconds`, or the `reason`.
+
+    Raises:
+        UserError: If the folder for the results cannot be written, or a file in it is damaged.
     """
     output = Path(options.output)
+    require_writable(output, "--output")
     results = kept_results(options)
     kept = {cell: result for cell, result in results.items() if result is not None}
     for place, (cell, result) in enumerate(kept.items(), 1):

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from anomaly_tf.errors import UserError
+
 # Names of unfinished files and folders begin so; those of a process that was killed stay.
 PARTIAL = ".partial-"
 
@@ -84,6 +86,27 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if received:
         before(*received[0])
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Makes sure, before work is done for it, that a folder can be written; it is not created.
+
+    Args:
+        folder: The folder, of which the last parts may not exist yet.
+        option: The option that chooses it, for the message.
+
+    Raises:
+        UserError: If it, or the folder that it would be made in, takes no new files.
+    """
+    try:
+        existing = folder.absolute()
+        while not existing.exists():
+            existing = existing.parent
+        tempfile.TemporaryDirectory(dir=existing, prefix=PARTIAL).cleanup()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror} ({existing}); choose another {option}"
+        ) from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import PARTIAL, sha256
+from anomaly_tf.files import PARTIAL, require_writable, sha256
 from anomaly_tf.metadata import RUN_FIELDS, read_metadata
 
 # Status in `detector.json` of a training that came to its end.
@@ -167,13 +167,7 @@ def plan_run(path: str | None, approach: str) -> RunDirectory:
     folder = Path(path) if path else _unused(Path("runs") / approach)
     run = RunDirectory(folder)
     run.require_unused()
-    parent = folder.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(
-            f"cannot write to {folder}: {parent} is not a writable folder; choose another --run-dir"
-        )
+    require_writable(folder, "--run-dir")
     return run
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from anomaly_tf.errors import UserError
 
-# A folder that is full, closed or limited.
+# A folder that is full, closed or limited, or a name that is longer than it takes.
 FOLDER_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -22,14 +22,15 @@ FOLDER_ERRORS = (
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
+    errno.ENAMETOOLONG,
 )
 
 
 def run_script(main: Callable[[list[str]], int | None]) -> None:
     """Runs a script's `main` and ends the process with its exit status.
 
-    A `UserError` becomes one line on stderr and exit status 2, and so does a folder that is full
-    or closed; Ctrl-C outside of training exit status 130. Any other exception is a defect and
+    A `UserError` becomes one line on stderr and exit status 2, and so does one of
+    `FOLDER_ERRORS`; Ctrl-C outside of training exit status 130. Any other exception is a defect and
     keeps its traceback.
     """
     try:

@@ -25,8 +25,9 @@ import numpy as np
 from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked
 from anomaly_tf.data.sources import load_dataset
-from anomaly_tf.files import write_json
+from anomaly_tf.files import require_writable, write_json
 from anomaly_tf.script import import_tensorflow, quiet_libraries, run_script
+from benchmarks.measuring import kept_results
 
 ROUNDS = 10
 CALLS = 300
@@ -59,11 +60,12 @@ class BenchOptions(Checked):
 def main(arguments: list[str]) -> None:
     """Measures, prints and keeps the results."""
     options = parse_options(BenchOptions, "bench-export", __doc__ or "", arguments)
-    run = Path(options.run_dir)
+    run, output = Path(options.run_dir), Path(options.output)
+    require_writable(output.parent, "--output")
+    results = kept_results(output)
     data = ("--data-dir", options.data_dir)
     if not run.exists():
         _script("train.py", "--approach", "sota", "--run-dir", run, *data)
-    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         reports = {
             name: _export(run, Path(folder, str(number)), (*options_, *data))
@@ -76,9 +78,9 @@ def main(arguments: list[str]) -> None:
         results["predict_process_seconds"] = _predict_seconds(files["int8"], options.data_dir)
     detector = json.loads((run / "detector.json").read_text("utf-8"))
     results["hardware"] = detector["training"]["hardware"]
-    write_json(Path(options.output), results)
+    write_json(output, results)
     print(_table(results))
-    print(f"written: {options.output}")
+    print(f"written: {output}")
 
 
 def _script(*arguments: object) -> None:

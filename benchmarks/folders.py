@@ -26,6 +26,7 @@ from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked, FolderConfig, SotaConfig
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.sources import load_dataset, open_dataset
+from anomaly_tf.files import require_writable
 from anomaly_tf.script import import_tensorflow, run_script
 from benchmarks.measuring import keep_results, kept_results, peak_memory, script
 from tests.surfaces import write_surfaces
@@ -59,6 +60,7 @@ def main(arguments: list[str]) -> None:
     """Makes the measurements, prints and keeps them."""
     options = parse_options(FolderBenchmarkOptions, "folders.py", __doc__ or "", arguments)
     output = Path(options.output)
+    require_writable(output.parent, "--output")
     results = kept_results(output)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

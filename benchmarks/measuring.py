@@ -31,11 +31,11 @@ def kept_results(output: Path) -> dict[str, Any]:
     Raises:
         UserError: If the file is damaged.
     """
-    if not output.is_file():
+    if not output.exists():
         return {}
     try:
         return dict(json.loads(output.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{output} is damaged ({error}); move it away to measure anew") from error
 
 

@@ -30,7 +30,7 @@ from anomaly_tf.config import CONFIGS, BalancedConfig, Checked, Config, UnseenCo
 from anomaly_tf.data.protocols import class_roles, make_split
 from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import write_json
+from anomaly_tf.files import require_writable, write_json
 from anomaly_tf.jobs import run_jobs
 from anomaly_tf.run_directory import RunDirectory
 from anomaly_tf.script import import_tensorflow, run_script
@@ -87,6 +87,7 @@ def main(arguments: list[str]) -> None:
     for name in options.studies:
         if name not in known:
             raise UserError(f"study {name!r} does not exist; choose of {', '.join(known)}")
+    require_writable(Path(options.output), "--output")
     for name in options.studies or known:
         study = read_study(name)
         path = Path(options.output) / f"{name}.json"

@@ -25,6 +25,7 @@ import numpy as np
 from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked
 from anomaly_tf.data.sources import load_dataset
+from anomaly_tf.files import require_writable
 from anomaly_tf.run_directory import RunDirectory, open_run
 from anomaly_tf.script import import_tensorflow, run_script
 from benchmarks.measuring import ENVIRONMENT, keep_results, kept_results, script
@@ -61,6 +62,7 @@ def main(arguments: list[str]) -> None:
     """Makes the measurements, prints and keeps them."""
     options = parse_options(ReliabilityOptions, "reliability.py", __doc__ or "", arguments)
     output = Path(options.output)
+    require_writable(output.parent, "--output")
     results = kept_results(output)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

@@ -18,6 +18,7 @@ from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import VaeConfig, VaeLosses
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_report
+from benchmarks import export, folders, quality, reliability
 
 PUBLISHED = sorted(path.parent.name for path in (ROOT / "results").glob("*/benchmark.md"))
 
@@ -99,6 +100,24 @@ def test_only_repeated_approaches_take_every_seed():
 def test_a_benchmark_that_makes_no_sense(options, words):
     with pytest.raises(UserError, match=words):
         cells_of(BenchmarkOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (script, ()),
+        (export, ()),
+        (folders, ("--parts", "digits")),
+        (quality, ("--studies", "sota")),
+        (reliability, ("--parts", "thresholds")),
+    ],
+)
+def test_results_that_could_not_be_kept_are_not_measured(module, options, tmp_path):
+    (tmp_path / "file").write_text("keep me")
+    arguments = [*options, "--data-dir", str(tmp_path), "--output", str(tmp_path / "file" / "new")]
+    with pytest.raises(UserError, match=r"cannot write to .*file.*choose another --output"):
+        module.main(arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.fixture

@@ -238,6 +238,7 @@ def test_ctrl_c_in_the_terminal_leaves_a_run_that_loads(small_folder, tmp_path):
         ("--corruption.noise=-0.1", ["--corruption.noise must be at least 0; got -0.1"]),
         ("--run-dir full", ["full already exists", "--run-dir"]),
         ("--run-dir file/run", ["cannot write to file/run", "--run-dir"]),
+        (f"--run-dir {'x' * 300}", ["xxx: File name too long"]),
     ],
 )
 def test_wrong_input_to_train(options, words, without_tensorflow, tmp_path):

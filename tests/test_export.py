@@ -371,6 +371,15 @@ def test_wrong_options_of_export(options, words, without_tensorflow, tmp_path):
     assert_one_line(done, *words)
 
 
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_an_output_that_is_no_folder(output, trained_run, without_tensorflow, tmp_path):
+    (tmp_path / "file").write_text("keep me")
+    options = ("--run-dir", trained_run, "--format", "tflite", "--output", output)
+    done = run_script("export.py", *options, cwd=tmp_path, env=without_tensorflow)
+    assert_one_line(done, f"cannot write to {output}", "choose another --output")
+    assert (tmp_path / "file").read_text() == "keep me"
+
+
 @pytest.mark.parametrize("options", [("saved_model",), ("tflite", "--quantize", "int8")])
 def test_no_space_left_leaves_the_old_export(options, exported, images, tmp_path):
     run, good, _ = exported("sota", "int8" if "int8" in options else "saved_model")

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from anomaly_tf.files import atomic_path, sha256, uninterrupted, write_json
+from anomaly_tf.errors import UserError
+from anomaly_tf.files import atomic_path, require_writable, sha256, uninterrupted, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -46,6 +47,19 @@ def test_json_without_a_standard_form_is_refused_and_nothing_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"auroc": float("nan")})
     assert json.loads(path.read_text()) == {"auroc": 0.5}
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_is(tmp_path):
+    require_writable(tmp_path, "--output")
+    require_writable(tmp_path / "new" / "below", "--output")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_a_folder_that_cannot_be_written(name, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"cannot write to .*{name}: .*; choose another --output"):
+        require_writable(tmp_path / name, "--output")
 
 
 def test_sha256_of_a_file(tmp_path):

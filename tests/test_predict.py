@@ -306,6 +306,7 @@ def test_more_than_one_batch_in_order(model, judged, without_tensorflow, tmp_pat
             ["--false-alarm-rate", "not allowed with", "--false-discovery-rate"],
         ),
         ("--model {model} photos --heat maps", ["--heat", "--help"]),
+        ("--model {model} photos --heatmaps photos/text.png", ["cannot write", "--heatmaps"]),
     ],
 )
 def test_wrong_input(options, words, model, without_tensorflow, tmp_path):
