@@ -10,7 +10,9 @@ The package in the order in which data flows:
 - `reporting`: pictures and tables
 - `deploy`: `Detector`, what a trained run becomes, and its exports
 - `benchmark`, `jobs`: approaches compared, several trainings at a time
-- `run_directory`, `metadata`, `files`, `errors`, `script`: what all of them share
+- `run_directory`, `metadata`, `files`, `errors`, `script`, `onednn`: what all of them share
+
+Importing it first lets TensorFlow compute with oneDNN on every x86 processor (`onednn.py`).
 
 >>> from anomaly_tf import Detector
 >>> detector = Detector.load("runs/sota/first")
@@ -18,6 +20,9 @@ The package in the order in which data flows:
 """
 
 from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.onednn import enable_onednn
+
+enable_onednn()
 
 __all__ = ["Detector"]
 __version__ = "0.1.0"

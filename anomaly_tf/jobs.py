@@ -1,4 +1,4 @@
-"""Several trainings at a time, each on its share of the processor's threads.
+"""The processor's threads, and several trainings at a time, each on its share of them.
 
 Networks for small images do not keep many threads busy: two trainings side by side, each on half of
 the threads, end sooner than one after the other on all of them.
@@ -58,6 +58,13 @@ def thread_shares(jobs: int) -> list[list[int]]:
         return [[]] * jobs
     threads = sorted(os.sched_getaffinity(0))
     return [threads[number::jobs] or [threads[number % len(threads)]] for number in range(jobs)]
+
+
+def available_threads() -> int:
+    """How many threads of the processor this process may use at the same time."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _keep_to(threads: list[int]) -> None:

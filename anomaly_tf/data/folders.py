@@ -42,6 +42,7 @@ from anomaly_tf.data.images import (
 from anomaly_tf.data.stored import PART, ImageFiles, Records, StoredImages, subset
 from anomaly_tf.errors import UserError
 from anomaly_tf.files import atomic_folder
+from anomaly_tf.jobs import available_threads
 from anomaly_tf.script import show_progress
 
 NORMAL_NAMES = ("normal", "good", "ok")
@@ -454,7 +455,7 @@ def _in_parallel(
     call: Callable[[str], Any], files: list[str], verb: str
 ) -> Iterator[tuple[str, Any]]:
     """Each file with what `call` makes of it; only a part of the results waits in memory."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_threads()) as pool:
         for start in range(0, len(files), PART):
             if len(files) > PART:
                 show_progress(start, len(files), f"images {verb}")

@@ -68,11 +68,11 @@ def find_images(places: list[str]) -> Iterator[tuple[Path, Path]]:
         if not place.is_dir():
             yield place, Path(place.name)
             continue
-        found = False
+        found, folder = False, place.resolve().name
         for name in files_below(place):
             if name.lower().endswith(SUFFIXES):
                 found = True
-                yield place / name, Path(place.resolve().name, name)
+                yield place / name, Path(folder, name)
         if not found:
             raise no_images(place)
 

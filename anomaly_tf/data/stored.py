@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_tf.data.images import read_image
+from anomaly_tf.jobs import available_threads
 
 # Images that are read, or passed on, at once.
 PART = 500
@@ -127,7 +128,7 @@ class ImageFiles:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(os.cpu_count())
+        return ThreadPoolExecutor(available_threads())
 
 
 class Records:

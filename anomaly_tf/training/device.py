@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tensorflow as tf
+
+from anomaly_tf.jobs import available_threads
+from anomaly_tf.onednn import describe_kernels
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,13 @@ def select_device(jit_compile: Literal["auto", "on", "off"]) -> Device:
 
 
 def describe_cpu() -> str:
-    """The processor's model, as far as the system tells, and how many threads this process has."""
+    """The processor's model as far as the system tells, threads of this process, and kernels.
+
+    For example `AMD EPYC, 2 threads, oneDNN, AVX2`.
+    """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    threads = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"
+    threads = available_threads()
+    return f"{name}, {threads} thread{'' if threads == 1 else 's'}, {describe_kernels()}"
