@@ -211,10 +211,14 @@ def test_a_constant_schedule_keeps_the_learning_rates(batch):
 
 def test_the_step_compiles_by_xla(batch):
     """XLA is the default on a GPU; here it is compiled and run on the CPU."""
-    compiled = tf.function(build().train_step, jit_compile=True)(batch)
-    for name, value in build().train_step(batch).items():
-        close = 0.2 if name == "classifier" else 1e-3  # its dropout draws others
-        assert float(compiled[name]) == pytest.approx(float(value), rel=close), name
+    models = build(), build()
+    for model in models:
+        for layer in model.networks["classifier"].layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0  # or each would draw others
+    compiled = tf.function(models[0].train_step, jit_compile=True)(batch)
+    for name, value in models[1].train_step(batch).items():
+        assert float(compiled[name]) == pytest.approx(float(value), rel=1e-3), name
 
 
 def test_mixed_precision_keeps_weights_and_losses_in_float32(batch):

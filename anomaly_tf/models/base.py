@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from anomaly_tf.config import TrainingConfig
+from anomaly_tf.models.fused import FusedAdam, follow, fused
 from anomaly_tf.models.gradients import learn_gradients
 
 
@@ -21,7 +22,7 @@ class Approach(keras.Model):
     Args:
         name: Name of the model.
         losses: Name of each loss that is tracked.
-        networks: The networks that learn.
+        networks: The networks that learn; kept as what `fused` makes of them.
         averages: Of those that the detector is made of, the first one first, by name: a network
             built likewise. It takes the exponential moving average of the other's weights and
             BatchNorm statistics, and does not learn.
@@ -40,11 +41,11 @@ class Approach(keras.Model):
         ema_decay: float,
     ) -> None:
         super().__init__(name=name)
-        self.networks = networks
+        self.networks = {part: fused(network) for part, network in networks.items()}
         self.averages = averages
         self.ema_decay = ema_decay
         for part, averaged in averages.items():
-            averaged.set_weights(networks[part].get_weights())
+            averaged.set_weights(self.networks[part].get_weights())
             averaged.trainable = False
         self.trackers = {loss: keras.metrics.Mean(loss) for loss in losses}
         self.built = True
@@ -106,8 +107,8 @@ class Approach(keras.Model):
         decay = tf.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
         for name, averaged in self.averages.items():
             current = self.networks[name].weights
-            for average, value in zip(averaged.weights, current, strict=True):
-                average.assign(average + (1.0 - decay) * (value - average))
+            for average, variable in zip(averaged.weights, current, strict=True):
+                follow(average, variable.value, 1.0 - decay)
 
 
 def with_hardest(
@@ -145,7 +146,7 @@ def with_hardest(
 def adam(learning_rate: float, training: TrainingConfig, beta_1: float = 0.9) -> keras.Optimizer:
     """Adam whose learning rate stays or falls to zero over the whole training, on a cosine."""
     if training.schedule == "constant":
-        return keras.optimizers.Adam(learning_rate, beta_1=beta_1)
+        return FusedAdam(learning_rate, beta_1=beta_1)
     steps = training.epochs * training.steps_per_epoch
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    return keras.optimizers.Adam(schedule, beta_1=beta_1)
+    return FusedAdam(schedule, beta_1=beta_1)

@@ -63,8 +63,7 @@ class DualGan(Approach):
         ema_decay: float,
         candidates: int,
     ) -> None:
-        generator = build_generator(image_shape, networks, networks.skip_connections)
-        trained = {"generator": generator}
+        trained = {"generator": build_generator(image_shape, networks, networks.skip_connections)}
         for name in ("normal_discriminator", "anomaly_discriminator"):
             trained[name] = build_discriminator(image_shape, networks, name)
         averages = {"generator": build_generator(image_shape, networks, networks.skip_connections)}
@@ -78,10 +77,10 @@ class DualGan(Approach):
         if whole and loss_config.gradient_score_weight:
             self.adapts_to = images_to_learn_from(image_shape)
         super().__init__("dual_gan", names, trained, averages, ema_decay)
-        self.encoder = generator.get_layer("encoder")
-        self.decoder = generator.get_layer("decoder")
-        self.normal_discriminator = trained["normal_discriminator"]
-        self.anomaly_discriminator = trained["anomaly_discriminator"]
+        self.encoder = self.networks["generator"].get_layer("encoder")
+        self.decoder = self.networks["generator"].get_layer("decoder")
+        self.normal_discriminator = self.networks["normal_discriminator"]
+        self.anomaly_discriminator = self.networks["anomaly_discriminator"]
         self.loss_config = loss_config
         self.candidates = candidates
         self.detector = reconstruction_detector(self.averaged, "absolute", self._terms)

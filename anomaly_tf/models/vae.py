@@ -99,9 +99,9 @@ class Vae(Approach):
         averaged = build_network(image_shape, networks, loss_config.noise)
         names = ("reconstruction", "kl", "loss")
         super().__init__("vae", names, {"vae": network}, {"vae": averaged}, ema_decay)
-        self.encoder = network.get_layer("encoder")
-        self.decoder = network.get_layer("decoder")
-        self.error_statistics = network.get_layer("error_statistics")
+        self.encoder = self.networks["vae"].get_layer("encoder")
+        self.decoder = self.networks["vae"].get_layer("decoder")
+        self.error_statistics = self.networks["vae"].get_layer("error_statistics")
         self.noise = keras.random.SeedGenerator()
         self.loss_config = loss_config
         self.detector = build_detector(averaged, loss_config)
