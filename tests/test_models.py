@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
 from anomaly_tf.config import (
     CONFIGS,
@@ -26,6 +27,7 @@ from anomaly_tf.models.blocks import (
     map_score,
     reconstruction_detector,
     smoothed,
+    smoothing_window,
     space_to_depth,
 )
 
@@ -278,6 +280,23 @@ def test_the_vae_smooths_the_same_way_and_leaves_its_latent_out_of_the_maximum()
     expected = smoothed_twice(np.square(standardised).mean(axis=-1) / 2, 5)
     np.testing.assert_allclose(outputs["error_map"], expected, rtol=1e-3)
     np.testing.assert_allclose(outputs["score"], expected.max(axis=(1, 2)), rtol=1e-3)
+
+
+def test_smoothing_is_the_same_in_keras_tensorflow_and_litert(tmp_path):
+    error_map = keras.Input((60, 77))
+    model = keras.Model(error_map, {"smoothed": smoothed(error_map)})
+    maps = np.random.default_rng(0).random((1, 60, 77), np.float32)
+    expected = smoothed_twice(maps, smoothing_window(60))
+    model.export(tmp_path / "saved", verbose=False)
+    serve = tf.saved_model.load(str(tmp_path / "saved")).signatures["serve"]
+    interpreter = Interpreter(
+        model_content=tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved")).convert()
+    )
+    (name,) = serve.structured_input_signature[1]
+    for said in (model(maps), serve(**{name: tf.constant(maps)})):
+        np.testing.assert_allclose(said["smoothed"], expected, atol=1e-5)
+    said = interpreter.get_signature_runner()(**{name: maps})
+    np.testing.assert_allclose(said["smoothed"], expected, atol=1e-5)
 
 
 def test_only_images_above_48_pixels_are_smoothed():
