@@ -14,20 +14,18 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from anomaly_tf.data.images import UnreadableImage, find_images, open_image, read_image
+from anomaly_tf.data.images import UnreadableImage, find_images
 from anomaly_tf.deploy.detector import Detector, is_saved_model, run_of
-from anomaly_tf.deploy.overlay import overlay
+from anomaly_tf.deploy.file_scoring import ImageFile, score_files
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import atomic_path, require_writable
+from anomaly_tf.files import require_writable
 from anomaly_tf.run_directory import open_run
 from anomaly_tf.script import (
     import_tensorflow,
@@ -36,12 +34,6 @@ from anomaly_tf.script import (
     run_script,
     show_progress,
 )
-
-BATCH = 64
-# A pixel is shown in the strongest colour when its error is this many times the threshold, where
-# that is compared with the mean of the map or with its maximum; the same for all images, so that
-# they can be compared.
-FULL_HEAT_BY_MEAN, FULL_HEAT_BY_MAXIMUM = 8, 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,7 +81,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Scores what the command line names; returns the exit status."""
     options = parse(arguments)
-    files = list(find_images(options.images))
+    found = list(find_images(options.images))
     batches = import_batches(options)
     detector = load(options.model, options.trust)
     if options.false_alarm_rate is not None:
@@ -97,10 +89,15 @@ def main(arguments: list[str]) -> int:
             detector.set_false_alarm_rate(options.false_alarm_rate)
         except ValueError as error:
             raise UserError(f"--false-alarm-rate: {error}") from error
-    heatmaps = Heatmaps(detector, Path(options.heatmaps)) if options.heatmaps else None
+    files = [ImageFile(path) for path, _ in found]
+    if options.heatmaps:
+        require_map(detector)
+        heatmaps = heatmap_paths(Path(options.heatmaps), [name for _, name in found])
+        files = [ImageFile(file.path, path) for file, path in zip(files, heatmaps, strict=True)]
     write = WRITERS[options.format]()
     level = options.false_discovery_rate
-    names, parts, anomalies = [], [np.zeros(0, np.float32)], 0
+    names: list[Path] = []
+    parts, anomalies, done = [np.zeros(0, np.float32)], 0, 0
 
     def show(files: list[Path], scores: np.ndarray, verdicts: np.ndarray) -> int:
         rows = zip(files, scores, verdicts, detector.p_values(scores), strict=True)
@@ -108,15 +105,20 @@ def main(arguments: list[str]) -> int:
             write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
         return int(verdicts.sum())
 
-    for part, images in read_in_batches(files, detector.image_shape):
-        scores = detector.score(images)
+    for part in score_files(detector, run_of(Path(options.model)), files):
         show_progress()
-        names += [file for file, _ in part]
-        parts.append(scores)
+        for _, result in part:
+            if isinstance(result, UnreadableImage):
+                print(f"error: {printable(str(result))}; skipped", file=sys.stderr)
+        scored = [(file.path, result) for file, result in part if isinstance(result, np.float32)]
+        names += [path for path, _ in scored]
+        parts.append(np.array([score for _, score in scored], np.float32))
         if level is None:
-            anomalies += show(names[-len(part) :], scores, scores >= detector.threshold)
-        if heatmaps:
-            heatmaps.write(part, images)
+            scores = parts[-1]
+            anomalies += show(names[-len(scored) :], scores, scores >= detector.threshold)
+        done += len(part)
+        if done < len(files):
+            show_progress(done, len(files))
     scores = np.concatenate(parts)
     limit = f"above the threshold of {detector.threshold:.4g}"
     if level is not None:
@@ -157,78 +159,31 @@ def load(model: str, trust: bool = False) -> Detector:
         return Detector.load(path, trust)
 
 
-def read_in_batches(
-    files: list[tuple[Path, Path]], shape: tuple[int, int, int]
-) -> Iterator[tuple[list[tuple[Path, Path]], np.ndarray]]:
-    """Files that can be read with their images, uint8 `(n, H, W, C)`, at most `BATCH` at a time.
-
-    Tells on stderr which cannot be read, and shows progress.
-    """
-
-    def read(file: tuple[Path, Path]) -> np.ndarray | UnreadableImage:
-        try:
-            return read_image(file[0], shape)
-        except UnreadableImage as error:
-            return error
-
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        for start in range(0, len(files), BATCH):
-            if len(files) > BATCH:
-                show_progress(start, len(files))
-            part = files[start : start + BATCH]
-            readable, images = [], []
-            for file, image in zip(part, pool.map(read, part), strict=True):
-                if isinstance(image, UnreadableImage):
-                    show_progress()
-                    print(f"error: {printable(str(image))}; skipped", file=sys.stderr)
-                else:
-                    readable.append(file)
-                    images.append(image)
-            if readable:
-                yield readable, np.stack(images)
+def require_map(detector: Detector) -> None:
+    """Refuses `--heatmaps` of a detector that has no map."""
+    if not detector.explains:
+        raise UserError(
+            f"--heatmaps: the exported approach {detector.info['approach']} has no map; give "
+            "the run as --model"
+        )
 
 
-class Heatmaps:
-    """Writes the pictures of `--heatmaps`.
-
-    Args:
-        detector: A detector with a map.
-        folder: Where to write, each under the name that it was found by.
+def heatmap_paths(folder: Path, names: list[Path]) -> list[Path]:
+    """Where in a folder the heat maps of files go, each under the name that it was found by.
 
     Raises:
-        UserError: If the detector has no map, or the folder cannot be written.
+        UserError: If the folder cannot be written.
     """
-
-    def __init__(self, detector: Detector, folder: Path) -> None:
-        if not detector.explains:
-            raise UserError(
-                f"--heatmaps: the exported approach {detector.info['approach']} has no map; give "
-                "the run as --model"
-            )
-        require_writable(folder, "--heatmaps")
-        self._detector, self._folder = detector, folder
-        self._used: set[Path] = set()
-
-    def write(self, files: list[tuple[Path, Path]], images: np.ndarray) -> None:
-        """Writes one PNG for each file, with the map of its image uint8 `(H, W, C)`."""
-        maps = self._detector.explain(images)
-        for (file, name), heat in zip(files, maps, strict=True):
-            # Grad-CAM has no scale of its own: its strongest pixel is shown strongest.
-            by_maximum = self._detector.scores_by_maximum
-            times = FULL_HEAT_BY_MAXIMUM if by_maximum else FULL_HEAT_BY_MEAN
-            full = times * self._detector.threshold
-            full = full if self._detector.reconstructs else float(heat.max())
-            with atomic_path(self._path(name)) as path:
-                overlay(open_image(file), heat, full or 1.0).save(path)
-
-    def _path(self, name: Path) -> Path:
+    require_writable(folder, "--heatmaps")
+    used: dict[Path, None] = {}  # in order
+    for name in names:
         path = name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png")
         number = 1
-        while path in self._used:
+        while path in used:
             number += 1
             path = name.with_name(f"{name.stem}-{number}.png")
-        self._used.add(path)
-        return self._folder / path
+        used[path] = None
+    return [folder / path for path in used]
 
 
 def write_table() -> Callable[..., None]:

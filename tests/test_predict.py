@@ -17,6 +17,7 @@ from PIL import Image
 
 import export
 from anomaly_tf import Detector
+from anomaly_tf.deploy.file_scoring import MANY
 from anomaly_tf.detection.batches import check_drift, select_anomalies
 from anomaly_tf.detection.threshold import conformal_threshold
 
@@ -273,9 +274,9 @@ def test_a_terminal_sees_how_far_it_is(model, judged, without_tensorflow, tmp_pa
     assert "\033" not in done.stdout
 
 
-def test_more_than_one_batch_in_order(model, judged, without_tensorflow, tmp_path):
-    pictures = [*judged["normal"], *judged["anomaly"]]
-    assert len(pictures) > 256
+def test_many_files_in_order(model, judged, without_tensorflow, tmp_path):
+    pictures = [*judged["normal"], *judged["anomaly"]] * 2
+    assert len(pictures) > MANY  # so that several processes score them, if there are two threads
     for number, picture in enumerate(pictures):
         Image.fromarray(picture).save(tmp_path / f"{number:03}.png")
     done = predict(model, tmp_path, "--format", "jsonl", env=without_tensorflow)

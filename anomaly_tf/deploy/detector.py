@@ -32,6 +32,9 @@ class Detector(ABC):
             the same and more; see `deploy/exporters.py`.
     """
 
+    # Whether a process may load one for itself in a fraction of a second.
+    loads_quickly = False
+
     def __init__(self, info: dict[str, Any]) -> None:
         self.info = info
 

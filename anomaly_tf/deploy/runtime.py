@@ -11,6 +11,10 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from ai_edge_litert.interpreter import Interpreter
 from anomaly_tf.data.images import read_image
 from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
 from anomaly_tf.errors import UserError
+from anomaly_tf.jobs import available_threads
 from anomaly_tf.metadata import LITERT_FIELDS, MOST_BYTES, parse_metadata
 from anomaly_tf.script import printable
 
@@ -32,20 +37,28 @@ SIGNATURE = "serve"
 class LiteRTDetector(Detector):
     """An exported .tflite file with its threshold; see `Detector`.
 
-    One object serves one thread at a time.
+    Images are shared out among threads, each of which has an interpreter of its own. Several
+    threads may use one object at the same time.
 
     Args:
         model: The bytes of the model.
         info: Its metadata; see `deploy/exporters.py`.
-        threads: CPU threads; by default the runtime's own choice.
+        threads: CPU threads that compute at the same time, at least 1; by default all that this
+            process has.
     """
 
+    loads_quickly = True
+
     def __init__(self, model: bytes, info: dict[str, Any], threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"expected at least 1 thread; got {threads}")
         super().__init__(info)
-        self._interpreter = Interpreter(model_content=model, num_threads=threads)
-        self._interpreter.allocate_tensors()
+        self._model = model
+        self._threads = threads or available_threads()
+        interpreter = self._new_interpreter()
+        self._idle = [interpreter]
         # The numbers of the tensors, because a call of the signature copies all outputs each time.
-        signature = self._interpreter.get_signature_runner(SIGNATURE)
+        signature = interpreter.get_signature_runner(SIGNATURE)
         images, outputs = signature.get_input_details()["images"], signature.get_output_details()
         self._input = images["index"]
         self._batch_size, *image_shape = images["shape"].tolist()
@@ -59,7 +72,7 @@ class LiteRTDetector(Detector):
 
         Args:
             path: The file.
-            threads: CPU threads; by default the runtime's own choice.
+            threads: As above.
 
         Raises:
             UserError: A `ValueError`; if the file cannot be read, was not made by `export.py`, is
@@ -84,24 +97,55 @@ class LiteRTDetector(Detector):
         return read_image(Path(path), self.image_shape)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        size = self._batch_size
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            missing = size - len(batch)
-            if missing:
-                batch = np.concatenate([batch, np.zeros((missing, *images.shape[1:]), np.uint8)])
-            self._interpreter.set_tensor(self._input, batch)
-            self._interpreter.invoke()
-            for name in names:
-                output = self._interpreter.get_tensor(self._indices[name])
-                parts[name].append(output[: size - missing])
-        whole = {
-            name: np.concatenate(part) if len(part) > 1 else part[0] for name, part in parts.items()
-        }
+        batches = -(-len(images) // self._batch_size)
+        workers = min(self._threads, batches)
+        # What each worker takes, in whole batches.
+        ends = [self._batch_size * (batches * n // workers) for n in range(workers + 1)]
+        shares = [images[start:end] for start, end in pairwise(ends)]
+        if workers == 1:
+            parts = [self._infer_share(images, names)]
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                parts = list(pool.map(lambda share: self._infer_share(share, names), shares))
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in names}
         if "reconstruction" in names:
             whole["reconstruction"] = as_uint8(whole["reconstruction"])
         return whole
+
+    def _infer_share(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """The outputs of images, at least one, by one interpreter."""
+        size = self._batch_size
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        with self._interpreter() as interpreter:
+            for start in range(0, len(images), size):
+                batch = images[start : start + size]
+                missing = size - len(batch)
+                if missing:
+                    padding = np.zeros((missing, *images.shape[1:]), np.uint8)
+                    batch = np.concatenate([batch, padding])
+                interpreter.set_tensor(self._input, batch)
+                interpreter.invoke()
+                for name in names:
+                    output = interpreter.get_tensor(self._indices[name])
+                    parts[name].append(output[: size - missing])
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    @contextmanager
+    def _interpreter(self) -> Iterator[Interpreter]:
+        """An interpreter that no other thread uses meanwhile."""
+        try:
+            interpreter = self._idle.pop()
+        except IndexError:
+            interpreter = self._new_interpreter()
+        try:
+            yield interpreter
+        finally:
+            self._idle.append(interpreter)
+
+    def _new_interpreter(self) -> Interpreter:
+        interpreter = Interpreter(model_content=self._model, num_threads=1)
+        interpreter.allocate_tensors()
+        return interpreter
 
 
 def read_file(path: Path) -> tuple[bytes, dict[str, Any]]:

@@ -1,0 +1,181 @@
+"""Scores of image files: read, scored and drawn on all threads of the processor, in order.
+
+Needs what the detector itself needs, and no more.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_tf.data.images import UnreadableImage, open_image, read_image
+from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.overlay import overlay
+from anomaly_tf.errors import UserError
+from anomaly_tf.files import atomic_path
+from anomaly_tf.jobs import available_threads
+from anomaly_tf.script import quiet_libraries
+
+# Files that are read and scored together.
+PART = 64
+# From so many files on, processes save more than their start takes. Threads read small files one
+# after the other: most of that time is Python's own, and Python runs one thread at a time.
+MANY = 500
+# A pixel is shown in the strongest colour when its error is this many times the threshold, where
+# that is compared with the mean of the map or with its maximum; the same for all images, so that
+# they can be compared.
+FULL_HEAT_BY_MEAN, FULL_HEAT_BY_MAXIMUM = 8, 2
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file to be scored.
+
+    Attributes:
+        path: Where it is.
+        heatmap: The PNG file to write its heat map to; none if None.
+    """
+
+    path: Path
+    heatmap: Path | None = None
+
+
+Result = float | UnreadableImage
+
+
+def score_files(
+    detector: Detector, model: Path, files: list[ImageFile]
+) -> Iterator[list[tuple[ImageFile, Result]]]:
+    """Scores image files in their order, and draws their heat maps.
+
+    Args:
+        detector: The detector. Many files are scored by processes of which each loads its own, if
+            that is quick.
+        model: Where it was loaded from.
+        files: At least one.
+
+    Yields:
+        For each part of the files, each with its score or why it cannot be read.
+
+    Raises:
+        UserError: If a process that scores was ended.
+        OSError: If a heat map cannot be written.
+    """
+    threads = available_threads()
+    size = min(PART, -(-len(files) // threads))
+    parts = (files[start : start + size] for start in range(0, len(files), size))
+    if detector.loads_quickly and threads > 1 and len(files) >= MANY:
+        # Spawned, because a copy of a process that has threads may lock.
+        context = multiprocessing.get_context("spawn")
+        settings = model, detector.threshold
+        with ProcessPoolExecutor(threads, context, _Worker.start, settings) as pool:
+            try:
+                yield from _in_order(pool, _Worker.score, parts, 2 * threads)
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a process that scores images was ended, as for lack of memory; score fewer "
+                    "images at a time"
+                ) from error
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from _in_order(pool, lambda part: _score(detector, part), parts, 2 * threads)
+
+
+def _in_order(
+    pool: Executor,
+    score: Callable[[list[ImageFile]], list[Result]],
+    parts: Iterator[list[ImageFile]],
+    ahead: int,
+) -> Iterator[list[tuple[ImageFile, Result]]]:
+    """Each part with its results; no more than `ahead` parts are begun before they are taken."""
+    begun: deque[tuple[list[ImageFile], Future[list[Result]]]] = deque()
+    try:
+        for part in parts:
+            with _children_without_ctrl_c():
+                begun.append((part, pool.submit(score, part)))
+            if len(begun) == ahead:
+                yield _finished(*begun.popleft())
+        while begun:
+            yield _finished(*begun.popleft())
+    finally:
+        for _, future in begun:
+            future.cancel()
+
+
+def _finished(
+    part: list[ImageFile], future: Future[list[Result]]
+) -> list[tuple[ImageFile, Result]]:
+    return list(zip(part, future.result(), strict=True))
+
+
+@contextmanager
+def _children_without_ctrl_c() -> Iterator[None]:
+    """Ctrl-C is for the process that waits; its children would print where they were."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # A process begins with the mask of the thread that starts it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Worker:
+    """What a process that scores images keeps between its parts."""
+
+    detector: Detector
+
+    @classmethod
+    def start(cls, model: Path, threshold: float) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with quiet_libraries():
+            from anomaly_tf.deploy.runtime import LiteRTDetector
+
+            cls.detector = LiteRTDetector.load(model, threads=1)
+        cls.detector.info["threshold"]["value"] = threshold
+
+    @classmethod
+    def score(cls, part: list[ImageFile]) -> list[Result]:
+        return _score(cls.detector, part)
+
+
+def _score(detector: Detector, part: list[ImageFile]) -> list[Result]:
+    """Of each file its score, or why it cannot be read."""
+    results: list[Result] = []
+    readable, images = [], []
+    for number, file in enumerate(part):
+        try:
+            images.append(read_image(file.path, detector.image_shape))
+            readable.append(number)
+            results.append(0.0)
+        except UnreadableImage as error:
+            results.append(error)
+    if images:
+        stacked = np.stack(images)
+        for number, score in zip(readable, detector.score(stacked), strict=True):
+            results[number] = score
+        if part[0].heatmap:
+            _draw(detector, [part[number] for number in readable], stacked)
+    return results
+
+
+def _draw(detector: Detector, files: list[ImageFile], images: np.ndarray) -> None:
+    """Writes for each file a PNG with the map of its image uint8 `(H, W, C)` over it."""
+    times = FULL_HEAT_BY_MAXIMUM if detector.scores_by_maximum else FULL_HEAT_BY_MEAN
+    for file, heat in zip(files, detector.explain(images), strict=True):
+        # Grad-CAM has no scale of its own: its strongest pixel is shown strongest.
+        full = times * detector.threshold if detector.reconstructs else float(heat.max())
+        assert file.heatmap
+        with atomic_path(file.heatmap) as path:
+            overlay(open_image(file.path), heat, full or 1.0).save(path)

@@ -1,0 +1,132 @@
+"""Files are scored on all threads with the same result in the same order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ENVIRONMENT, ROOT
+from PIL import Image
+
+from anomaly_tf.data.images import UnreadableImage
+from anomaly_tf.deploy import file_scoring
+from anomaly_tf.deploy.file_scoring import PART, ImageFile, score_files
+from anomaly_tf.deploy.runtime import LiteRTDetector
+from anomaly_tf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model(deployed) -> Path:
+    return deployed["tflite"]
+
+
+@pytest.fixture(scope="module")
+def images(small_arrays) -> np.ndarray:
+    return small_arrays[2][:240]
+
+
+@pytest.fixture
+def photos(images, tmp_path) -> list[ImageFile]:
+    """More than a part for each of two threads; one in the middle is no picture."""
+    files = []
+    for number, image in enumerate(images):
+        path = tmp_path / f"{number:03}.png"
+        Image.fromarray(image[..., 0]).save(path)
+        files.append(ImageFile(path, tmp_path / "heat" / path.name))
+    files[70].path.write_text("no picture")
+    (tmp_path / "heat").mkdir()
+    return files
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 64])
+def test_scores_do_not_depend_on_the_number_of_threads(count, model, images):
+    expected = LiteRTDetector.load(model, threads=1).infer(images[:count], ("score", "error_map"))
+    for threads in (2, 3, None):
+        detector = LiteRTDetector.load(model, threads)
+        found = detector.infer(images[:count], ("score", "error_map"))
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values)
+
+
+def test_several_threads_share_one_detector(model, images):
+    detector = LiteRTDetector.load(model, threads=1)
+    parts = np.split(images, 8)
+    right = [detector.score(part) for part in parts]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(detector.score, parts * 12))
+    for scores, expected in zip(found, right * 12, strict=True):
+        np.testing.assert_array_equal(scores, expected)
+
+
+def test_no_threads_are_too_few(model):
+    with pytest.raises(ValueError, match="at least 1 thread; got 0"):
+        LiteRTDetector.load(model, threads=0)
+
+
+@pytest.mark.parametrize("many", [10, 10_000], ids=["processes", "threads"])
+def test_files_are_scored_in_order_and_drawn(many, model, photos, images, monkeypatch):
+    monkeypatch.setattr(file_scoring, "MANY", many)
+    monkeypatch.setattr(file_scoring, "available_threads", lambda: 2)
+    detector = LiteRTDetector.load(model)
+    parts = list(score_files(detector, model, photos))
+    assert {len(part) for part in parts} == {PART, len(photos) % PART}
+    files, results = zip(*(row for part in parts for row in part), strict=True)
+    assert list(files) == photos
+    assert isinstance(results[70], UnreadableImage)
+    assert str(photos[70].path) in str(results[70])
+    expected = list(detector.score(images))
+    assert results[:70] + results[71:] == tuple(expected[:70] + expected[71:])
+    drawn = {path.name for path in photos[0].heatmap.parent.iterdir()}
+    assert drawn == {file.path.name for file in photos} - {photos[70].path.name}
+
+
+def test_the_maps_of_processes_are_those_of_this_one(model, photos, monkeypatch):
+    monkeypatch.setattr(file_scoring, "available_threads", lambda: 2)
+    detector = LiteRTDetector.load(model)
+    detector.set_false_alarm_rate(0.3)  # which scales the colours
+    drawn = []
+    for many in (10, 10_000):
+        monkeypatch.setattr(file_scoring, "MANY", many)
+        list(score_files(detector, model, photos[:12]))
+        drawn.append([np.asarray(Image.open(file.heatmap)) for file in photos[:12]])
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_a_process_that_is_killed_is_reported(model, photos, monkeypatch):
+    monkeypatch.setattr(file_scoring, "MANY", 10)
+    monkeypatch.setattr(file_scoring, "available_threads", lambda: 2)
+    parts = score_files(LiteRTDetector.load(model), model, photos * 20)
+    next(parts)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(UserError, match=r"was ended.*score fewer images"):
+        list(parts)
+
+
+def test_ctrl_c_ends_all_processes_with_one_line(model, photos, tmp_path):
+    (tmp_path / "many").mkdir()
+    for number in range(4000):
+        os.link(photos[0].path, tmp_path / "many" / f"{number:04}.png")
+    command = [sys.executable, "-u", "predict.py", "--model", str(model), str(tmp_path / "many")]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()  # which comes with the first results
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "interrupted\n")
