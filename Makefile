@@ -8,6 +8,7 @@ BIN := .venv/bin
 LOCK := requirements$(if $(GPU),-gpu).lock
 READY := .venv/ready-$(basename $(LOCK))
 AUDIT := .venv-audit/ready
+PEER_READY := .venv-peer/ready
 SOURCES := anomaly_tf tests benchmarks train.py evaluate.py export.py predict.py benchmark.py
 
 .PHONY: help setup train test fuzz lint format tensorboard bench bench-export bench-folders bench-reliability study benchmark-quick audit lock clean
@@ -46,8 +47,13 @@ format: $(READY) ## Format the code and mend what the linter can
 tensorboard: $(READY) ## Open TensorBoard on runs/
 	$(BIN)/tensorboard --logdir runs
 
-bench: $(READY) ## Measure training speed, overhead and memory
-	$(BIN)/python -m benchmarks.training
+bench: $(READY) $(if $(PEER),$(PEER_READY)) ## Measure training speed and memory (PEER=1: beside PyTorch; ARGS: its options)
+	$(BIN)/python -m benchmarks.training $(if $(PEER),--peer .venv-peer/bin/python) $(ARGS)
+
+$(PEER_READY): requirements-peer.txt
+	$(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 bench-export: $(READY) ## Measure quality, size and speed of every export (ARGS: its options)
 	$(BIN)/python -m benchmarks.export $(ARGS)
@@ -87,4 +93,4 @@ lock: $(READY) ## Renew the lock files from the requirements
 		requirements-audit.txt -o requirements-audit.lock
 
 clean: ## Remove the virtual environment and caches, but no runs and no data
-	rm -rf .venv .venv-audit .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-audit .venv-peer .mypy_cache .ruff_cache .pytest_cache

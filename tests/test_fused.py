@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import keras
@@ -113,6 +114,18 @@ def test_a_fused_network_is_the_same_function_of_the_same_weights():
     assert kinds >= {FusedBatchNormalization, FusedCropping2D}
     assert not kinds & {layers.BatchNormalization, layers.Cropping2D}
     assert [layer.name for layer in layers_of(changed)] == [x.name for x in layers_of(plain)]
+
+
+def test_a_fused_network_draws_what_the_plain_one_would():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((64,))
+    plain = keras.Model(image, layers.Dropout(0.5)(layers.Dense(64)(image)))
+    state = random.getstate()
+    changed = fused(plain)
+    assert random.getstate() == state  # so that what is built next is the same as well
+    ones = np.ones((4, 64), np.float32)
+    for _ in range(3):
+        np.testing.assert_array_equal(changed(ones, training=True), plain(ones, training=True))
 
 
 def test_fused_adam_is_keras_adam():

@@ -1,5 +1,6 @@
 """What every approach keeps: shapes, ranges, and a detector that stands alone."""
 
+import itertools
 import subprocess
 import sys
 
@@ -37,10 +38,17 @@ def approach(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=[(28, 28, 1), (17, 10, 3)], ids=str)
-def model(approach, request) -> keras.Model:
+SHAPES = [(28, 28, 1), (17, 10, 3)]
+
+
+def built(approach: str, shape: tuple[int, int, int]) -> keras.Model:
     keras.utils.set_random_seed(0)
-    return APPROACHES[approach](CONFIGS[approach](), request.param, 7, jit_compile=False)
+    return APPROACHES[approach](CONFIGS[approach](), shape, 7, jit_compile=False)
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def model(approach, request) -> keras.Model:
+    return built(approach, request.param)
 
 
 @pytest.fixture
@@ -187,21 +195,33 @@ def test_a_score_does_not_depend_on_the_rest_of_the_batch(model, images):
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
-def test_the_detector_is_whole_without_this_package(model, images, tmp_path):
+LOAD = """
+import pathlib, sys
+import keras, numpy
+
+for file in pathlib.Path().glob("*.keras"):
+    model = keras.models.load_model(file, compile=False, safe_mode=True)
+    images = numpy.load(file.with_suffix(".npy"))
+    numpy.save(file.with_suffix(".scores.npy"), model(images)["score"])
+assert "anomaly_tf" not in sys.modules
+"""
+
+
+def test_every_detector_is_whole_without_this_package(tmp_path):
     """Saved, and loaded by Keras alone in safe mode in a process that cannot see anomaly_tf."""
-    model.detector.save(tmp_path / "detector.keras")
-    np.save(tmp_path / "images.npy", images)
-    program = (
-        "import keras, numpy, sys\n"
-        "model = keras.models.load_model('detector.keras', compile=False, safe_mode=True)\n"
-        "numpy.save('scores.npy', model(numpy.load('images.npy'))['score'])\n"
-        "assert 'anomaly_tf' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=True, timeout=120)
-    # Same weights, same operations: equal but for the order of float32 sums.
-    np.testing.assert_allclose(
-        np.load(tmp_path / "scores.npy"), model.detector(images)["score"], rtol=1e-5
-    )
+    expected = {}
+    for approach, shape in itertools.product(APPROACHES, SHAPES):
+        name = f"{approach}-{len(expected)}"
+        model = built(approach, shape)
+        images = np.random.default_rng(0).integers(0, 256, (5, *shape), np.uint8)
+        model.detector.save(tmp_path / f"{name}.keras")
+        np.save(tmp_path / f"{name}.npy", images)
+        expected[name] = model.detector(images)["score"].numpy()
+    subprocess.run([sys.executable, "-I", "-c", LOAD], cwd=tmp_path, check=True, timeout=120)
+    for name, scores in expected.items():
+        # Same weights, same operations: equal but for the order of float32 sums.
+        found = np.load(tmp_path / f"{name}.scores.npy")
+        np.testing.assert_allclose(found, scores, rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,9 @@ from anomaly_tf.detection.threshold import conformal_threshold
 
 
 @pytest.fixture(scope="module")
-def model(trained_run, tmp_path_factory) -> Path:
+def model(deployed) -> Path:
     """A .tflite file."""
-    folder = tmp_path_factory.mktemp("model")
-    options = ["--run-dir", str(trained_run), "--format", "tflite", "--output", str(folder)]
-    assert export.main(options) == 0
-    return folder / "sota.tflite"
+    return deployed["tflite"]
 
 
 @pytest.fixture(scope="module")

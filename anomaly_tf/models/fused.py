@@ -6,6 +6,7 @@ Adam. TensorFlow has one kernel for each, which it compiles for processors and G
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import keras
@@ -57,7 +58,10 @@ FUSED: dict[Any, Any] = {
 
 
 def fused(network: keras.Model) -> keras.Model:
-    """The same functional model, of the same weights and names, with the layers of `FUSED`."""
+    """The same functional model, of the same weights and names, with the layers of `FUSED`.
+
+    Nothing is drawn for it: what a seed gives stays the same, initial weights and dropout included.
+    """
 
     def copy(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, keras.Model):
@@ -65,8 +69,11 @@ def fused(network: keras.Model) -> keras.Model:
         kind: Any = FUSED.get(type(layer), type(layer))
         return kind.from_config(layer.get_config())
 
+    drawn = random.getstate()
     changed = keras.models.clone_model(network, clone_function=copy)
-    changed.set_weights(network.get_weights())
+    random.setstate(drawn)
+    for new, old in zip(changed.variables, network.variables, strict=True):
+        new.assign(old)
     return changed
 
 

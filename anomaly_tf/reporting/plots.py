@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from sklearn.metrics import (
@@ -92,19 +93,37 @@ def explanations(
         pictures["reconstruction"] = reconstructed
     rows = len(pictures) + 1
     size = 1.25 * max(len(images), 5) + 1.2, 1.35 * rows + 0.6
-    figure, axes = _grid(title, len(images), rows, size)
-    for axis, name in zip(
-        axes[:, 0], (*pictures, "Grad-CAM" if reconstructed is None else "error"), strict=True
-    ):
-        axis.set_ylabel(name)
-    for column, caption in enumerate(captions):
-        for row, picture in enumerate(pictures.values()):
-            axes[row, column].imshow(_shown(picture[column]), cmap="gray", vmin=0, vmax=255)
-        heat = axes[-1, column].imshow(maps[column], cmap="Reds", vmin=0, vmax=scale)
-        axes[0, column].set_title(caption, fontsize=8)
+    figure = Figure(figsize=size, layout="compressed")
+    figure.suptitle(title if captions else f"{title}: none")
+    axes = figure.subplots(rows)
+    for axis, (name, row) in zip(axes, pictures.items(), strict=False):
+        _show_in_a_row(axis, name, row if row.shape[-1] == 3 else row[..., 0], "gray", 255)
+    name = "Grad-CAM" if reconstructed is None else "error"
+    _show_in_a_row(axes[-1], name, maps, "Reds", scale)
     if captions:
-        figure.colorbar(heat, ax=axes[-1, :], shrink=0.9)
+        centres = [axes[0].patches[n].get_center()[0] for n in range(len(captions))]
+        axes[0].set_xticks(centres, captions, fontsize=8)
+        axes[0].tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
+        figure.colorbar(axes[-1].images[0], ax=axes[-1], shrink=0.9)
     return figure
+
+
+def _show_in_a_row(axis: Axes, name: str, images: np.ndarray, colours: str, largest: float) -> None:
+    """Pictures `(N, H, W)` or `(N, H, W, 3)` side by side, each in a frame, on one scale from 0.
+
+    In one axis: a layout of an axis for each picture takes longer than all drawing.
+    """
+    axis.set(ylabel=name, xticks=[], yticks=[], frame_on=False)
+    if not len(images):
+        return
+    _, height, width = images.shape[:3]
+    step = width + max(2, width // 10)
+    for number, image in enumerate(images):
+        left = number * step - 0.5
+        extent = (left, left + width, height - 0.5, -0.5)
+        axis.imshow(image, cmap=colours, vmin=0, vmax=largest, extent=extent)
+        axis.add_patch(Rectangle((left, -0.5), width, height, fill=False, linewidth=0.8))
+    axis.set(xlim=(-1.5, len(images) * step - step + width + 0.5), ylim=(height + 0.5, -1.5))
 
 
 def _grid(
