@@ -30,7 +30,7 @@ train: $(READY) ## Train approach sota on Fashion-MNIST and evaluate it
 	$(BIN)/python evaluate.py --run-dir $(RUN)
 
 test: $(READY) ## Run the whole test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY) ## Try thousands of generated inputs (minutes)
 	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile fuzz

@@ -175,9 +175,17 @@ def test_the_picture_shows_originals_maps_and_the_edge_of_each_defect(channels, 
     red, green, blue = drawn[1, 1, :3]
     assert red > 150 > 60 > max(green, blue)
     assert (drawn[3, 3, :3] == 128).all()
-    for picture in figure.axes[:2] + explained.axes[:4]:
-        shown = np.asarray(picture.images[0].get_array())
+    pictures = [figure.axes[0].images[0], figure.axes[1].images[0]]
+    for axis, name in zip(explained.axes, ("original", "reconstruction", "error"), strict=False):
+        assert axis.get_ylabel() == name
+        assert len(axis.images) == 2
+        pictures += axis.images if name != "error" else []
+    for picture in pictures:
+        shown = np.asarray(picture.get_array())
         assert shown.shape == ((4, 4) if channels == 1 else (4, 4, 3))
+    assert [label.get_text() for label in explained.axes[0].get_xticklabels()] == ["bent", "good"]
+    np.testing.assert_array_equal(explained.axes[2].images[0].get_array(), maps[0])
+    assert explained.axes[2].images[1].get_clim() == (0, 2)
 
 
 def test_a_picture_of_no_image_says_so():

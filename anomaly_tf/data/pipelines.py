@@ -280,6 +280,9 @@ class _Pool:
 def _numbered(batch: Callable[[tf.Tensor], Any], steps: int, first_step: int) -> tf.data.Dataset:
     """What `batch` makes of the numbers from `first_step` on, made ahead of the training step."""
     numbers = tf.data.Dataset.range(first_step, first_step + steps)
+    # AutoGraph would rewrite the source of all that it calls, for half a second, and find nothing
+    # to change: only Python's own values decide there.
+    batch = tf.autograph.experimental.do_not_convert(batch)
     batches = numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return untuned(batches.prefetch(tf.data.AUTOTUNE))
 

@@ -213,6 +213,16 @@ class Detector(ABC):
         """
         return self.infer(images, ("reconstruction",))["reconstruction"]
 
+    def explain_and_reconstruct(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Both in one pass; None for the second if there is no reconstruction.
+
+        Takes and raises what `explain` does.
+        """
+        if not self.reconstructs:
+            return self.explain(images), None
+        outputs = self.infer(images, ("error_map", "reconstruction"))
+        return outputs["error_map"], outputs["reconstruction"]
+
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Class probabilities float32 `(N, classes)`, each row summing to 1.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +18,8 @@ class Approach(keras.Model):
     """A model in training: means of its losses, an optimizer per network, a moving average.
 
     A subclass owns `train_step` and ends it with `learn` and `track`, and sets `detector`, made of
-    the averages.
+    the averages. Where values of tensors are to decide in `train_step`, it says so by TensorFlow's
+    operations: AutoGraph, which takes a second of each start, does not rewrite it.
 
     Args:
         name: Name of the model.
@@ -31,6 +33,10 @@ class Approach(keras.Model):
 
     # How many normal images `adapt` wants; none if the score holds no `gradient_distance`.
     adapts_to = 0
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.train_step = tf.autograph.experimental.do_not_convert(cls.train_step)
 
     def __init__(
         self,

@@ -358,8 +358,7 @@ def _explanations(detector: Detector, split: Split, scores: np.ndarray) -> dict[
         return f"{name}\n{scores[number]:.3g}"
 
     images = test.images[np.concatenate([chosen for _, chosen in groups.values()])]
-    maps = detector.explain(images)
-    rebuilt = detector.reconstruct(images) if detector.reconstructs else None
+    maps, rebuilt = detector.explain_and_reconstruct(images)
     scale = _scale_of(maps)
     figures, first = {}, 0
     for name, (title, chosen) in groups.items():

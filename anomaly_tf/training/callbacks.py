@@ -190,23 +190,27 @@ class Pictures(keras.callbacks.Callback):
         """Writes one picture per group, after `MOST_PICTURES` of all epochs at most."""
         if not has_pictures(epoch, self.params["epochs"]):
             return
-        maps = {name: self._detector.explain(images) for name, images in self._groups.items()}
+        shown = {
+            name: self._detector.explain_and_reconstruct(images)
+            for name, images in self._groups.items()
+        }
         # One scale for all epochs, so that they can be compared: the first one's.
-        largest = max(float(part.max()) for part in maps.values())
+        largest = max(float(maps.max()) for maps, _ in shown.values())
         scale = self._progress.picture_scale = self._progress.picture_scale or largest or 1.0
         with self._writer.as_default(step=epoch):
             for name, images in self._groups.items():
+                maps, rebuilt = shown[name]
                 rows = [images / 255.0]
-                if self._detector.reconstructs:
-                    rows.append(self._detector.reconstruct(images) / 255.0)
-                heat = np.clip(maps[name] / scale, 0, 1)[..., np.newaxis]
+                if rebuilt is not None:
+                    rows.append(rebuilt / 255.0)
+                heat = np.clip(maps / scale, 0, 1)[..., np.newaxis]
                 rows.append(np.repeat(heat, images.shape[-1], axis=-1))
                 grid = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
                 # A small picture is enlarged, about 84 pixels high on the screen.
                 zoom = max(1, 84 // images.shape[1])
                 enlarged = np.kron(grid, np.ones((zoom, zoom, 1)))
                 tf.summary.image(
-                    f"{'reconstructions' if self._detector.reconstructs else 'grad_cam'}/{name}",
+                    f"{'grad_cam' if rebuilt is None else 'reconstructions'}/{name}",
                     enlarged[np.newaxis].astype(np.float32),
                     description="top to bottom: original, reconstruction if there is one, map; "
                     "white in the map is the largest value of the first epoch",
