@@ -57,6 +57,8 @@ EXPORTS = [
     for approach in PROTOCOLS
     for kind in FORMATS
     if kind not in ("float16", "dynamic") or approach in STORED
+    # The detector of gan is made as that of contrastive.
+    if approach != "gan" or kind == "saved_model"
 ]
 
 
@@ -85,6 +87,12 @@ def exported(evaluated, deployed, tmp_path_factory) -> Callable[..., tuple[Path,
         return kept[key]
 
     return run
+
+
+@pytest.fixture
+def smallest_copy(evaluated, tmp_path) -> Path:
+    """A copy of the run that exports fastest, to be changed."""
+    return Path(shutil.copytree(evaluated("autoencoder", "one_class").run, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +134,8 @@ def test_every_export_scores_as_the_run_does(approach, kind, exported, images):
 
 @pytest.mark.parametrize("kind", ["none", "int8"])
 def test_a_fixed_larger_batch_scores_the_same(kind, exported, images):
-    _, one, _ = exported("sota", kind)
-    _, several, _ = exported("sota", kind, "--batch-size", "32")
+    _, one, _ = exported("contrastive", kind)
+    _, several, _ = exported("contrastive", kind, "--batch-size", "32")
     assert "batch32" in several.name
     batched, single = LiteRTDetector.load(several), LiteRTDetector.load(one)
     assert batched.info["batch_size"] == 32
@@ -168,11 +176,11 @@ def test_a_tflite_file_carries_its_metadata(exported):
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
-def test_a_tflite_file_keeps_the_promise_by_its_own_scores(quantize, run_copy, images, tmp_path):
-    trained = TrainedDetector.load(run_copy)
+def test_a_tflite_file_keeps_the_promise_by_its_own_scores(quantize, smallest_copy, images, tmp_path):
+    trained = TrainedDetector.load(smallest_copy)
     trained.set_false_alarm_rate(0.05)
-    trained.save_info(RunDirectory(run_copy))
-    options = ["--run-dir", str(run_copy), "--output", str(tmp_path / "export")]
+    trained.save_info(RunDirectory(smallest_copy))
+    options = ["--run-dir", str(smallest_copy), "--output", str(tmp_path / "export")]
     assert export.main([*options, "--format", "tflite", "--quantize", quantize]) in (0, 3)
     (path,) = (tmp_path / "export").glob("*.tflite")
     leaving = Detector.load(path)
@@ -186,13 +194,13 @@ def test_a_tflite_file_keeps_the_promise_by_its_own_scores(quantize, run_copy, i
     assert report["exported"]["threshold"] == leaving.threshold
 
 
-def test_a_saved_model_takes_the_promised_threshold_inside(run_copy, images, tmp_path):
-    trained = TrainedDetector.load(run_copy)
+def test_a_saved_model_takes_the_promised_threshold_inside(smallest_copy, images, tmp_path):
+    trained = TrainedDetector.load(smallest_copy)
     trained.set_false_alarm_rate(0.05)
-    trained.save_info(RunDirectory(run_copy))
-    options = ["--run-dir", str(run_copy), "--output", str(tmp_path), "--format", "saved_model"]
+    trained.save_info(RunDirectory(smallest_copy))
+    options = ["--run-dir", str(smallest_copy), "--output", str(tmp_path), "--format", "saved_model"]
     assert export.main(options) == 0
-    path = tmp_path / "sota" / "1"
+    path = tmp_path / "autoencoder" / "1"
     leaving = Detector.load(path)
     assert leaving.info["threshold"] == trained.info["threshold"]
     found = tf.saved_model.load(str(path)).signatures["serve"](images=tf.constant(images))
@@ -283,14 +291,14 @@ def test_a_transposed_convolution_as_a_subpixel_convolution():
 
 
 def test_a_loss_of_quality_ends_in_status_three(exported, monkeypatch, capsys, tmp_path):
-    run, _, _ = exported("sota", "none")
+    run, _, _ = exported("autoencoder", "none")
     monkeypatch.setattr(parity, "ALLOWED_LOSS", -1.0)
     options = ["--run-dir", str(run), "--format", "tflite", "--output", str(tmp_path)]
     assert export.main(options) == 3
     told = capsys.readouterr()
     assert "error: the export lost" in told.err
     assert "AUROC" in told.out
-    assert (tmp_path / "sota.tflite").is_file()
+    assert (tmp_path / "autoencoder.tflite").is_file()
 
 
 @pytest.mark.parametrize(
@@ -392,7 +400,7 @@ def test_an_output_that_is_no_folder(output, trained_run, without_tensorflow, tm
 
 @pytest.mark.parametrize("options", [("saved_model",), ("tflite", "--quantize", "int8")])
 def test_no_space_left_leaves_the_old_export(options, exported, images, tmp_path):
-    run, good, _ = exported("sota", "int8" if "int8" in options else "saved_model")
+    run, good, _ = exported("autoencoder", "int8" if "int8" in options else "saved_model")
     folder = Path(shutil.copytree(good.parents[len(options) == 1], tmp_path / "out"))
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
