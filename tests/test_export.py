@@ -176,7 +176,9 @@ def test_a_tflite_file_carries_its_metadata(exported):
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
-def test_a_tflite_file_keeps_the_promise_by_its_own_scores(quantize, smallest_copy, images, tmp_path):
+def test_a_tflite_file_keeps_the_promise_by_its_own_scores(
+    quantize, smallest_copy, images, tmp_path
+):
     trained = TrainedDetector.load(smallest_copy)
     trained.set_false_alarm_rate(0.05)
     trained.save_info(RunDirectory(smallest_copy))
@@ -198,7 +200,14 @@ def test_a_saved_model_takes_the_promised_threshold_inside(smallest_copy, images
     trained = TrainedDetector.load(smallest_copy)
     trained.set_false_alarm_rate(0.05)
     trained.save_info(RunDirectory(smallest_copy))
-    options = ["--run-dir", str(smallest_copy), "--output", str(tmp_path), "--format", "saved_model"]
+    options = [
+        "--run-dir",
+        str(smallest_copy),
+        "--output",
+        str(tmp_path),
+        "--format",
+        "saved_model",
+    ]
     assert export.main(options) == 0
     path = tmp_path / "autoencoder" / "1"
     leaving = Detector.load(path)
