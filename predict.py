@@ -110,12 +110,12 @@ def main(arguments: list[str]) -> int:
         for _, result in part:
             if isinstance(result, UnreadableImage):
                 print(f"error: {printable(str(result))}; skipped", file=sys.stderr)
-        scored = [(file.path, result) for file, result in part if isinstance(result, np.float32)]
-        names += [path for path, _ in scored]
-        parts.append(np.array([score for _, score in scored], np.float32))
+        scored = [file.path for file, result in part if not isinstance(result, UnreadableImage)]
+        scores = np.array([r for _, r in part if not isinstance(r, UnreadableImage)], np.float32)
+        names += scored
+        parts.append(scores)
         if level is None:
-            scores = parts[-1]
-            anomalies += show(names[-len(scored) :], scores, scores >= detector.threshold)
+            anomalies += show(scored, scores, scores >= detector.threshold)
         done += len(part)
         if done < len(files):
             show_progress(done, len(files))

@@ -104,6 +104,15 @@ def test_exit_status_as_grep(model, photos, without_tensorflow):
     assert "2 unreadable" in broken.stdout
 
 
+def test_nothing_that_can_be_read(model, without_tensorflow, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    done = predict(model, *[tmp_path / "text.png"] * 3, env=without_tensorflow)
+    assert done.returncode == 2
+    assert done.stderr.count("is not an image") == done.stderr.count("\n") == 3
+    assert "0 images, 0 above" in done.stdout
+    assert done.stdout.endswith("; 3 unreadable\n")
+
+
 def test_another_false_alarm_rate(model, judged, photos, without_tensorflow):
     picture = photos / "more" / "ä, c.png"
     strict = predict(
