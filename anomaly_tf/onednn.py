@@ -40,7 +40,8 @@ def describe_kernels() -> str:
 
     if _pywrap_util_port.IsMklEnabled():
         limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-        return ", ".join(("oneDNN", *fastest_instructions(_processor_flags(), limit)))
+        flags = set(processor_info("flags").split())
+        return ", ".join(("oneDNN", *fastest_instructions(flags, limit)))
     if platform.machine().lower() not in X86:
         return "Eigen"
     if SWITCH in os.environ:
@@ -60,8 +61,9 @@ def fastest_instructions(flags: set[str], limit: str = "") -> list[str]:
     return [name for name in allowed if set(INSTRUCTION_SETS[name]) <= flags][:1]
 
 
-def _processor_flags() -> set[str]:
-    """Empty where the system does not say."""
+def processor_info(name: str) -> str:
+    """What Linux says of the processor under this name; empty where nothing is said."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(name))
+    return next(found, "")

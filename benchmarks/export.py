@@ -80,10 +80,12 @@ def main(arguments: list[str]) -> None:
         files = {name: Path(report.pop("path")) for name, report in reports.items()}
         import_tensorflow()
         results["latency_us"] = _latencies(run, files, options.data_dir)
-        images = load_dataset("fashion_mnist", Path(options.data_dir)).test_images[:]
-        results["predict_process_seconds"] = predict_seconds(files["int8"], images[:1], PROCESSES)
+        pictures = Path(folder, "pictures")
+        count = write_pictures(pictures, options.data_dir)
+        first = pictures / "00000.png"
+        results["predict_process_seconds"] = predict_seconds(files["int8"], first, PROCESSES)
         results["predict_images_per_second"] = {
-            name: round(len(images) / predict_seconds(files[name], images, BULK_PROCESSES))
+            name: round(count / predict_seconds(files[name], pictures, BULK_PROCESSES))
             for name in ("float32", "int8")
         }
         results["large_picture_ms"] = large_picture_milliseconds()
@@ -157,19 +159,25 @@ def _onnx_predict(run: Path) -> Callable[[np.ndarray], np.ndarray]:
     return predict
 
 
-def predict_seconds(model: Path, images: np.ndarray, processes: int) -> float:
-    """Median duration of a predict.py process on uint8 images `(N, H, W, 1)` as PNG files."""
-    with tempfile.TemporaryDirectory() as folder:
-        for number, image in enumerate(images):
-            Image.fromarray(image[..., 0]).save(Path(folder, f"{number:05}.png"))
-        command = [sys.executable, "predict.py", "--model", str(model), folder, "--format", "csv"]
-        seconds = []
-        for _ in range(processes):
-            start = time.perf_counter()
-            status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
-            seconds.append(time.perf_counter() - start)
-            if status not in (0, 1):  # normal, anomaly
-                raise RuntimeError(f"{command} ended with status {status}")
+def write_pictures(folder: Path, data_dir: str) -> int:
+    """Writes the test images as PNG files; returns their number."""
+    folder.mkdir()
+    images = load_dataset("fashion_mnist", Path(data_dir)).test_images[:]
+    for number, image in enumerate(images):
+        Image.fromarray(image[..., 0]).save(folder / f"{number:05}.png")
+    return len(images)
+
+
+def predict_seconds(model: Path, pictures: Path, processes: int) -> float:
+    """Median duration of a predict.py process on a file or a folder of files."""
+    command = [sys.executable, "predict.py", "--model", str(model), str(pictures)]
+    seconds = []
+    for _ in range(processes):
+        start = time.perf_counter()
+        status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+        seconds.append(time.perf_counter() - start)
+        if status not in (0, 1):  # normal, anomaly
+            raise RuntimeError(f"{command} ended with status {status}")
     return float(np.median(seconds))
 
 
@@ -180,6 +188,7 @@ def large_picture_milliseconds() -> float:
     from anomaly_tf.config import CONFIGS
     from anomaly_tf.deploy.conversion import convert
     from anomaly_tf.models import APPROACHES
+    from anomaly_tf.reporting.parity import median_seconds
 
     picture = np.random.default_rng(0).integers(0, 256, (1, *LARGE), np.uint8)
     detector = APPROACHES["vae"](CONFIGS["vae"](), LARGE, 2, jit_compile=False).detector
@@ -187,13 +196,8 @@ def large_picture_milliseconds() -> float:
         model = convert(detector, 1, "none", picture)
         interpreter = Interpreter(model_content=model, num_threads=1)
         score = interpreter.get_signature_runner("serve")
-        score(images=picture)
-    seconds = []
-    for _ in range(CALLS):
-        start = time.perf_counter()
-        score(images=picture)
-        seconds.append(time.perf_counter() - start)
-    return round(1000 * float(np.median(seconds)), 2)
+    seconds = median_seconds(lambda images: score(images=images), picture)
+    return round(1000 * seconds, 2)
 
 
 def _table(results: dict[str, Any]) -> str:

@@ -71,10 +71,11 @@ def exported(evaluated, deployed, tmp_path_factory) -> Callable[..., tuple[Path,
     def run(approach: str, kind: str, *more: str) -> tuple[Path, Path, dict]:
         key = approach, kind, more
         if key not in kept:
-            trained, folder = deployed["run"], made.get(kind)
-            if approach != "sota":
-                trained = evaluated(approach, PROTOCOLS[approach]).run
-            if approach != "sota" or folder is None or more:
+            if approach == "sota":
+                trained, folder = deployed["run"], None if more else made.get(kind)
+            else:
+                trained, folder = evaluated(approach, PROTOCOLS[approach]).run, None
+            if folder is None:
                 folder = tmp_path_factory.mktemp("export")
                 options = ["--run-dir", str(trained), "--output", str(folder), *more]
                 if kind == "saved_model":
@@ -200,15 +201,8 @@ def test_a_saved_model_takes_the_promised_threshold_inside(smallest_copy, images
     trained = TrainedDetector.load(smallest_copy)
     trained.set_false_alarm_rate(0.05)
     trained.save_info(RunDirectory(smallest_copy))
-    options = [
-        "--run-dir",
-        str(smallest_copy),
-        "--output",
-        str(tmp_path),
-        "--format",
-        "saved_model",
-    ]
-    assert export.main(options) == 0
+    options = ["--run-dir", str(smallest_copy), "--output", str(tmp_path)]
+    assert export.main([*options, "--format", "saved_model"]) == 0
     path = tmp_path / "autoencoder" / "1"
     leaving = Detector.load(path)
     assert leaving.info["threshold"] == trained.info["threshold"]

@@ -66,7 +66,7 @@ def test_several_threads_share_one_detector(model, images):
 
 
 def test_no_threads_are_too_few(model):
-    with pytest.raises(ValueError, match="at least 1 thread; got 0"):
+    with pytest.raises(ValueError, match=r"^expected at least 1 thread; got 0$"):
         LiteRTDetector.load(model, threads=0)
 
 

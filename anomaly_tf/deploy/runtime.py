@@ -50,11 +50,9 @@ class LiteRTDetector(Detector):
     loads_quickly = True
 
     def __init__(self, model: bytes, info: dict[str, Any], threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"expected at least 1 thread; got {threads}")
         super().__init__(info)
         self._model = model
-        self._threads = threads or available_threads()
+        self._threads = _thread_count(threads)
         interpreter = self._new_interpreter()
         self._idle = [interpreter]
         # The numbers of the tensors, because a call of the signature copies all outputs each time.
@@ -77,7 +75,9 @@ class LiteRTDetector(Detector):
         Raises:
             UserError: A `ValueError`; if the file cannot be read, was not made by `export.py`, is
                 truncated, or its metadata belongs to another file.
+            ValueError: If `threads` is below 1.
         """
+        threads = _thread_count(threads)
         model, info = read_file(Path(path))
         try:
             return cls(model, info, threads)
@@ -146,6 +146,12 @@ class LiteRTDetector(Detector):
         interpreter = Interpreter(model_content=self._model, num_threads=1)
         interpreter.allocate_tensors()
         return interpreter
+
+
+def _thread_count(threads: int | None) -> int:
+    if threads is not None and threads < 1:
+        raise ValueError(f"expected at least 1 thread; got {threads}")
+    return threads or available_threads()
 
 
 def read_file(path: Path) -> tuple[bytes, dict[str, Any]]:

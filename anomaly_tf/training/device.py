@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import tensorflow as tf
 
 from anomaly_tf.jobs import available_threads
-from anomaly_tf.onednn import describe_kernels
+from anomaly_tf.onednn import describe_kernels, processor_info
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,7 @@ def select_device(jit_compile: Literal["auto", "on", "off"]) -> Device:
 
 
 def describe_cpu() -> str:
-    """The processor's model as far as the system tells, threads of this process, and kernels.
-
-    For example `AMD EPYC, 2 threads, oneDNN, AVX2`.
-    """
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
+    """CPU model, number of threads and kernels: `AMD EPYC, 2 threads, oneDNN, AVX2`."""
+    name = processor_info("model name") or platform.processor() or platform.machine()
     threads = available_threads()
     return f"{name}, {threads} thread{'' if threads == 1 else 's'}, {describe_kernels()}"
