@@ -152,22 +152,23 @@ class _Worker:
 
 def _score(detector: Detector, part: list[ImageFile]) -> list[Result]:
     """Of each file its score, or why it cannot be read."""
-    results: list[Result] = []
-    readable, images = [], []
-    for number, file in enumerate(part):
-        try:
-            images.append(read_image(file.path, detector.image_shape))
-            readable.append(number)
-            results.append(0.0)
-        except UnreadableImage as error:
-            results.append(error)
-    if images:
-        stacked = np.stack(images)
-        for number, score in zip(readable, detector.score(stacked), strict=True):
-            results[number] = score
-        if part[0].heatmap:
-            _draw(detector, [part[number] for number in readable], stacked)
-    return results
+    read = [_read(file, detector.image_shape) for file in part]
+    images = [image for image in read if isinstance(image, np.ndarray)]
+    if not images:
+        return [image for image in read if isinstance(image, UnreadableImage)]
+    stacked = np.stack(images)
+    scores = iter(detector.score(stacked))
+    if part[0].heatmap:
+        pairs = zip(part, read, strict=True)
+        _draw(detector, [file for file, image in pairs if isinstance(image, np.ndarray)], stacked)
+    return [image if isinstance(image, UnreadableImage) else next(scores) for image in read]
+
+
+def _read(file: ImageFile, shape: tuple[int, int, int]) -> np.ndarray | UnreadableImage:
+    try:
+        return read_image(file.path, shape)
+    except UnreadableImage as error:
+        return error
 
 
 def _draw(detector: Detector, files: list[ImageFile], images: np.ndarray) -> None:
