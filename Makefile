@@ -9,7 +9,7 @@ LOCK := requirements$(if $(GPU),-gpu).lock
 READY := .venv/ready-$(basename $(LOCK))
 AUDIT := .venv-audit/ready
 PEER_READY := .venv-peer/ready
-SOURCES := anomaly_tf tests benchmarks train.py evaluate.py export.py predict.py benchmark.py
+SOURCES := anomaly_tf tests measurements train.py evaluate.py export.py predict.py benchmark.py
 
 .PHONY: help setup train test fuzz lint format tensorboard bench bench-export bench-folders bench-reliability study benchmark-quick audit lock clean
 .DELETE_ON_ERROR:
@@ -48,7 +48,7 @@ tensorboard: $(READY) ## Open TensorBoard on runs/
 	$(BIN)/tensorboard --logdir runs
 
 bench: $(READY) $(if $(PEER),$(PEER_READY)) ## Measure training speed and memory (PEER=1: beside PyTorch; ARGS: its options)
-	$(BIN)/python -m benchmarks.training $(if $(PEER),--peer .venv-peer/bin/python) $(ARGS)
+	$(BIN)/python -m measurements.training $(if $(PEER),--peer .venv-peer/bin/python) $(ARGS)
 
 $(PEER_READY): requirements-peer.txt
 	$(PYTHON) -m venv .venv-peer
@@ -56,16 +56,16 @@ $(PEER_READY): requirements-peer.txt
 	@touch $@
 
 bench-export: $(READY) ## Measure quality, size and speed of every export (ARGS: its options)
-	$(BIN)/python -m benchmarks.export $(ARGS)
+	$(BIN)/python -m measurements.export $(ARGS)
 
 bench-folders: $(READY) ## Measure quality, speed and memory of training on files (ARGS: its options)
-	$(BIN)/python -m benchmarks.folders $(ARGS)
+	$(BIN)/python -m measurements.folders $(ARGS)
 
 bench-reliability: $(READY) ## Measure the promises of docs/reliability.md (ARGS: its options)
-	$(BIN)/python -m benchmarks.reliability $(ARGS)
+	$(BIN)/python -m measurements.reliability $(ARGS)
 
 study: $(READY) ## Measure what moves the quality, on validation images (ARGS: --studies NAME)
-	$(BIN)/python -m benchmarks.quality $(ARGS)
+	$(BIN)/python -m measurements.quality $(ARGS)
 
 benchmark-quick: $(READY) ## Compare all approaches in 15 minutes, shortened (ARGS: for benchmark.py)
 	$(BIN)/python benchmark.py --config configs/benchmarks/quick.yaml $(ARGS)

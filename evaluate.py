@@ -15,7 +15,7 @@ from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import Checked, ThresholdConfig
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.detection.threshold import require_calibration
-from anomaly_tf.run_directory import open_run
+from anomaly_tf.runs.directory import open_run
 from anomaly_tf.script import import_tensorflow, run_script
 
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     run, info = open_run(options.run_dir)
     new_threshold = any(argument.startswith("--threshold") for argument in arguments)
     if new_threshold:
-        require_calibration(options.threshold, len(info["calibration"]["scores"]))
+        require_calibration(options.threshold, len(info.calibration.scores))
     config = load_config(run.config)
     config = dataclasses.replace(
         config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
@@ -55,15 +55,19 @@ def main(arguments: list[str]) -> None:
     import_tensorflow()
     import tensorflow as tf
 
-    from anomaly_tf.deploy.trained import TrainedDetector
+    from anomaly_tf.deploy.keras_run import TrainedDetector
     from anomaly_tf.reporting.evaluation import evaluate, table
 
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    with run.locked() if new_threshold else nullcontext():  # training must not save in between
+    changed = new_threshold or info.heat_scale is None
+    with run.locked() if changed else nullcontext():  # training must not save in between
         detector = TrainedDetector.load(options.run_dir, options.trust)
         if new_threshold:
             detector.set_threshold(options.threshold)
+        if detector.info.heat_scale is None:  # a run of an earlier version
+            detector.set_heat_scale(split.validation.normal, config.score_map.unit)
+        if changed:
             detector.save_info(run)
     print(table(evaluate(detector, split, config, run)))
     print(f"written: {run.metrics} and pictures in {run.plots}")

@@ -20,8 +20,8 @@ from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import Checked, number
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import require_writable, write_json
-from anomaly_tf.run_directory import open_run
+from anomaly_tf.runs.directory import open_run
+from anomaly_tf.runs.files import require_writable, write_json
 from anomaly_tf.script import import_tensorflow, quiet_libraries, run_script
 
 REPRESENTATIVE_IMAGES = 500
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     import_tensorflow()
     from anomaly_tf.deploy.detector import Detector
     from anomaly_tf.deploy.exporters import export_saved_model, export_tflite
-    from anomaly_tf.deploy.trained import TrainedDetector
+    from anomaly_tf.deploy.keras_run import TrainedDetector
     from anomaly_tf.reporting.parity import ALLOWED_LOSS, compare, parity_table
 
     trained = TrainedDetector.load(options.run_dir, options.trust)

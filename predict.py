@@ -22,11 +22,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from anomaly_tf.data.images import UnreadableImage, find_images
-from anomaly_tf.deploy.detector import Detector, is_saved_model, run_of
+from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.file_scoring import ImageFile, score_files
+from anomaly_tf.deploy.loading import is_saved_model, run_of
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import require_writable
-from anomaly_tf.run_directory import open_run
+from anomaly_tf.runs.directory import open_run
+from anomaly_tf.runs.files import require_writable
 from anomaly_tf.script import (
     import_tensorflow,
     printable,
@@ -163,7 +164,7 @@ def require_map(detector: Detector) -> None:
     """Refuses `--heatmaps` of a detector that has no map."""
     if not detector.explains:
         raise UserError(
-            f"--heatmaps: the exported approach {detector.info['approach']} has no map; give "
+            f"--heatmaps: the exported approach {detector.info.approach} has no map; give "
             "the run as --model"
         )
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.data.protocols import class_roles, describe_roles, make_split
 from anomaly_tf.data.sources import known_class_names, open_dataset
 from anomaly_tf.detection.threshold import require_calibration
-from anomaly_tf.run_directory import RunDirectory, plan_run
+from anomaly_tf.runs.detector_info import DetectorInfo
+from anomaly_tf.runs.directory import RunDirectory, plan_run
 from anomaly_tf.script import import_tensorflow, printable, run_script
 
 # A 95th percentile of fewer is but the largest of them.
@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> int:
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
-    from anomaly_tf.training.fit import describe_choice, train
+    from anomaly_tf.training.loop import train
+    from anomaly_tf.training.recording import describe_choice
 
     print(
         f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
@@ -53,11 +54,11 @@ def main(arguments: list[str]) -> int:
     command = shlex.join(["python", "train.py", *arguments])
     outcome = train(config, dataset, split, run, command, resume=bool(options.resume))
     if outcome.info:
-        facts = outcome.info["training"]
+        facts = outcome.info.training
         print(
-            f"best epoch {facts['best_epoch']} of {facts['epochs']}, {describe_choice(facts)}, "
-            f"threshold {outcome.info['threshold']['value']:.4g}, "
-            f"{facts['train_seconds']:.0f} s, {facts['images_per_second']:.0f} images/s\n"
+            f"best epoch {facts.best_epoch} of {facts.epochs}, {describe_choice(facts)}, "
+            f"threshold {outcome.info.threshold.value:.4g}, "
+            f"{facts.train_seconds:.0f} s, {facts.images_per_second:.0f} images/s\n"
             f"{_caution(outcome.info)}run: {run.path}\n"
             f"next: {_evaluation(run)}"
         )
@@ -70,10 +71,10 @@ def _evaluation(run: RunDirectory) -> str:
     return shlex.join(["python", "evaluate.py", "--run-dir", str(run.path)])
 
 
-def _caution(info: dict[str, Any]) -> str:
+def _caution(info: DetectorInfo) -> str:
     """What few images for a percentile mean; the conformal method refuses too few by itself."""
-    size = info["calibration"]["size"]
-    if size >= ENOUGH_CALIBRATION or info["threshold"]["method"] == "conformal":
+    size = info.calibration.size
+    if size >= ENOUGH_CALIBRATION or info.threshold.method == "conformal":
         return ""
     return (
         f"note: the threshold rests on {size} normal images only; expect more false alarms than "

@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.command_line import CONFIG_FOLDER, require_approach
-from anomaly_tf.config import ALL_CLASSES_NORMAL, CONFIGS, Checked, Protocol, number, plain
+from anomaly_tf.config import ALL_CLASSES_NORMAL, Checked, Protocol, number, plain
 from anomaly_tf.data.sources import known_class_names
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import require_writable, write_json
 from anomaly_tf.jobs import run_jobs
+from anomaly_tf.runs.files import require_writable, write_json
 
 PROJECT = CONFIG_FOLDER.parent
 
@@ -51,7 +52,7 @@ class BenchmarkOptions(Checked):
 
     section: ClassVar[str] = ""
 
-    approaches: tuple[str, ...] = tuple(CONFIGS)
+    approaches: tuple[str, ...] = tuple(APPROACHES)
     protocols: tuple[Protocol, ...] = ("imbalance", "one_class", "classification")
     normal_classes: tuple[int, ...] = number((0,), 0, 255)
     seeds: tuple[int, ...] = number((0,), 0, 2**31 - 1)
@@ -108,7 +109,7 @@ def cells_of(options: BenchmarkOptions) -> list[Cell]:
         for approach in approaches
         if seed == options.seeds[0] or approach in repeated
         for protocol in options.protocols
-        if protocol in CONFIGS[approach].protocols
+        if protocol in options_of(approach).protocols
         for normal_class in ((None,) if protocol in ALL_CLASSES_NORMAL else options.normal_classes)
     ]
     if not cells:
@@ -185,7 +186,7 @@ CONFIGURED = ("sampling", "training", "threshold", "corruption", "unseen", "netw
 
 def defaults_of(approach: str) -> dict[str, Any]:
     """What an approach learns with by default, as plain values."""
-    configuration = plain(asdict(CONFIGS[approach]()))
+    configuration = plain(asdict(options_of(approach)()))
     return {name: configuration[name] for name in CONFIGURED if name in configuration}
 
 
@@ -193,7 +194,7 @@ def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
     """Trains and evaluates one cell."""
     run = Path(options.output) / "runs" / cell.name
     shutil.rmtree(run, ignore_errors=True)  # what a stopped benchmark left half-trained
-    epochs = CONFIGS[cell.approach]().training.epochs
+    epochs = options_of(cell.approach)().training.epochs
     train = ["train.py", "--approach", cell.approach, "--protocol", cell.protocol]
     if cell.normal_class is not None:
         train += ["--normal-class", str(cell.normal_class)]

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from anomaly_tf.config import ALIASES, CONFIGS, Checked, Config
-from anomaly_tf.errors import UserError
-from anomaly_tf.run_directory import RunDirectory
+from anomaly_tf.approaches import ALIASES, APPROACHES, options_of
+from anomaly_tf.config import Checked, Config
+from anomaly_tf.errors import OptionError, UserError
+from anomaly_tf.runs.directory import RunDirectory
 
 FLAGS = ("--deterministic", "--trust")  # they need no value
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
@@ -63,7 +64,7 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     parser.add_argument(
         "--resume", metavar="RUN", help="Go on with an interrupted run, instead of all the others."
     )
-    parser.add_class_arguments(CONFIGS[approach], as_group=True)
+    parser.add_class_arguments(options_of(approach), as_group=True)
     source = file or CONFIG_FOLDER / f"{approach}.yaml"
     options = _parse(parser, arguments, read_yaml(source) | {"approach": approach}, source)
     run_dir = options.pop("run_dir")
@@ -71,7 +72,7 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     if options.pop("resume", None) is not None:
         raise UserError("option --resume is empty; give the folder of an interrupted run")
     options["approach"] = approach  # under its own name, whichever it was called by
-    return TrainOptions(_build(CONFIGS[approach], parser, options), run_dir)
+    return TrainOptions(_build(options_of(approach), parser, options), run_dir)
 
 
 def _config_of_run(folder: Path, arguments: Sequence[str]) -> Config:
@@ -97,8 +98,8 @@ def require_approach(name: Any) -> str:
         UserError: If there is none; the message suggests the nearest.
     """
     own = ALIASES.get(name, name) if isinstance(name, str) else None
-    if own not in CONFIGS:
-        raise UserError(_unknown("approach", str(name), [*CONFIGS, *ALIASES]))
+    if own not in APPROACHES:
+        raise UserError(_unknown("approach", str(name), [*APPROACHES, *ALIASES]))
     return own
 
 
@@ -114,8 +115,8 @@ def load_config(path: Path) -> Config:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     parser = _parser("", "")
-    parser.add_class_arguments(CONFIGS[approach], as_group=True)
-    return _build(CONFIGS[approach], parser, _parse(parser, [], values, path))
+    parser.add_class_arguments(options_of(approach), as_group=True)
+    return _build(options_of(approach), parser, _parse(parser, [], values, path))
 
 
 def parse_options(
@@ -253,9 +254,8 @@ def _build(options: type[Options], parser: ArgumentParser, values: Namespace) ->
     try:
         made = parser.instantiate(values)
         return options(**{item.name: made[item.name] for item in dataclasses.fields(options)})
-    except ValueError as error:
-        name, reason = str(error).split(" ", 1)
-        raise UserError(f"option --{name.replace('_', '-')} {reason}") from error
+    except OptionError as error:
+        raise error.as_user_error() from error
 
 
 KINDS = {

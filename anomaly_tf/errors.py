@@ -1,4 +1,4 @@
-"""The one exception that a user can cause and can mend."""
+"""The exceptions that a user can cause and can mend."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,20 @@ class UserError(ValueError):
     The message is one line that names the thing and the remedy. The scripts print it on
     stderr and end with exit status 2; nothing is left half-written.
     """
+
+
+class OptionError(ValueError):
+    """A value that an option cannot have; the message is `name reason`.
+
+    Attributes:
+        name: The option, dots lead into a section: `training.batch_size`.
+        reason: What it must be, and what came.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} {reason}")
+        self.name, self.reason = name, reason
+
+    def as_user_error(self) -> UserError:
+        """The same for the command line, where the option has hyphens."""
+        return UserError(f"option --{self.name.replace('_', '-')} {self.reason}")

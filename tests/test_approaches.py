@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anomaly_tf import Detector
-from anomaly_tf.models import losses
+from anomaly_tf.networks import losses
 
 LEARNT = {"losses", "scores", "confusion_matrix", "normal", "worst_false_alarms"}
 DETECTED = {"roc", "precision_recall", "auroc_by_class", "anomaly", "worst_misses"}

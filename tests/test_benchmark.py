@@ -13,12 +13,12 @@ from conftest import ROOT
 
 import benchmark as script
 from anomaly_tf import benchmark
+from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
 from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, kept_results, run_cells
 from anomaly_tf.command_line import parse_options
-from anomaly_tf.config import VaeConfig, VaeLosses
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_report
-from benchmarks import export, folders, quality, reliability
+from measurements import export, folders, quality, reliability
 
 PUBLISHED = sorted(path.parent.name for path in (ROOT / "results").glob("*/benchmark.md"))
 
@@ -76,7 +76,7 @@ def test_a_change_of_defaults_is_a_change_of_settings(monkeypatch):
     other = dataclasses.make_dataclass(
         "Other", [("losses", VaeLosses, VaeLosses(noise=0.2))], bases=(VaeConfig,), frozen=True
     )
-    monkeypatch.setitem(benchmark.CONFIGS, "vae", other)
+    monkeypatch.setattr(benchmark, "options_of", lambda approach: other)
     assert benchmark.settings_of(cell, options) != settings
 
 

@@ -14,19 +14,16 @@ from sklearn.datasets import load_digits
 
 import train
 from anomaly_tf import Detector
+from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
+from anomaly_tf.approaches.classifier.options import ClassifierConfig
+from anomaly_tf.approaches.contrastive.options import ContrastiveConfig
+from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.command_line import load_config
-from anomaly_tf.config import (
-    AutoencoderConfig,
-    CnnConfig,
-    Config,
-    ContrastiveConfig,
-    CorruptionConfig,
-    SotaConfig,
-)
+from anomaly_tf.config import Config, CorruptionConfig
 from anomaly_tf.data.protocols import Split, make_split
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.data.stored import Images
-from anomaly_tf.run_directory import RunDirectory
+from anomaly_tf.runs.directory import RunDirectory
 
 
 def contents(images: Images) -> set[str]:
@@ -36,11 +33,11 @@ def contents(images: Images) -> set[str]:
 @pytest.mark.parametrize(
     "config",
     [
-        SotaConfig(normal_class=(3,)),
-        SotaConfig(normal_class=(3,), protocol="unseen"),
+        DualGanConfig(normal_class=(3,)),
+        DualGanConfig(normal_class=(3,), protocol="unseen"),
         ContrastiveConfig(protocol="corruption", corruption=CorruptionConfig(kinds=("noise",))),
         AutoencoderConfig(normal_class=(3,), seed=7),
-        CnnConfig(),
+        ClassifierConfig(),
     ],
     ids=lambda config: config.protocol,
 )
@@ -111,7 +108,7 @@ def assert_calibrated_on_validation(run: RunDirectory, split: Split) -> None:
     scores = np.sort(detector.score(part.images[:])[part.labels == 0])
     # The order of float32 sums may depend on the machine's load: a few units in the last place.
     np.testing.assert_allclose(detector.calibration_scores, scores, rtol=1e-5)
-    assert detector.info["calibration"]["size"] == len(scores) == len(part.normal)
+    assert detector.info.calibration.size == len(scores) == len(part.normal)
     learnt = np.sort(detector.score(split.train.normal[: len(scores)]))
     assert not np.allclose(detector.calibration_scores, learnt, rtol=1e-3)
 

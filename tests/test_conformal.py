@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from anomaly_tf import Detector
-from benchmarks import conformal
+from measurements import conformal
 
 SPLITS = 800
 

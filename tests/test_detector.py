@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from anomaly_tf import Detector
 from anomaly_tf.config import ThresholdConfig
-from anomaly_tf.deploy.trained import TrainedDetector
+from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.detector_info import Threshold
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def test_scores_verdicts_and_maps(detector, images):
 
 def test_a_score_equal_to_the_threshold_is_an_anomaly(detector, images):
     scores = detector.score(images)
-    info = {**detector.info, "threshold": {"value": float(scores[7])}}
+    info = dataclasses.replace(detector.info, threshold=Threshold(float(scores[7])))
     assert TrainedDetector(detector.model, info).predict(images)[7] == 1
 
 
@@ -94,18 +96,18 @@ def test_wrong_arrays(method, wrong, words, detector, images):
 
 
 def test_a_new_threshold_comes_from_the_stored_scores(detector):
-    copy = TrainedDetector(detector.model, dict(detector.info))
+    copy = TrainedDetector(detector.model, dataclasses.replace(detector.info))
     copy.set_threshold(ThresholdConfig(percentile=80))
-    scores = np.array(detector.info["calibration"]["scores"])
+    scores = np.array(detector.info.calibration.scores)
     assert copy.threshold == pytest.approx(np.percentile(scores, 80))
     assert copy.threshold < detector.threshold
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.1])
 def test_a_promised_false_alarm_rate(rate, detector, images):
-    copy = TrainedDetector(detector.model, dict(detector.info))
+    copy = TrainedDetector(detector.model, dataclasses.replace(detector.info))
     copy.set_threshold(ThresholdConfig(method="conformal", false_alarm_rate=rate))
-    assert copy.info["threshold"] == {
+    assert copy.info.to_json()["threshold"] == {
         "value": copy.threshold,
         "method": "conformal",
         "false_alarm_rate": rate,
@@ -120,10 +122,10 @@ def test_a_promised_false_alarm_rate(rate, detector, images):
 
 
 def test_a_rate_that_the_calibration_images_cannot_promise(detector):
-    copy = TrainedDetector(detector.model, dict(detector.info))
+    copy = TrainedDetector(detector.model, dataclasses.replace(detector.info))
     with pytest.raises(ValueError, match=r"a rate of 0\.001 needs 999 normal validation images"):
         copy.set_false_alarm_rate(0.001)
-    assert copy.info["threshold"] == detector.info["threshold"]
+    assert copy.info.threshold == detector.info.threshold
 
 
 def test_what_is_not_a_run_is_refused(tmp_path, run_copy):

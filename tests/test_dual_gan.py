@@ -9,15 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_tf.config import (
-    AdversarialTrainingConfig,
-    BalancedSamplingConfig,
-    DualGanLosses,
-    DualGanNetworks,
-    SotaConfig,
-)
-from anomaly_tf.models import dual_gan
-from anomaly_tf.models.dual_gan import DualGan
+from anomaly_tf.approaches.dual_gan import model as dual_gan
+from anomaly_tf.approaches.dual_gan.model import DualGan
+from anomaly_tf.approaches.dual_gan.options import DualGanConfig, DualGanLosses, DualGanNetworks
+from anomaly_tf.config import AdversarialTrainingConfig, BalancedSamplingConfig
 
 SHAPE = (28, 28, 1)
 NONE = DualGanLosses(
@@ -43,7 +38,7 @@ def build(losses: DualGanLosses = DualGanLosses(), ema_decay: float = 0.9) -> Du
     keras.utils.set_random_seed(0)
     training = AdversarialTrainingConfig(ema_decay=ema_decay)
     sampling = BalancedSamplingConfig()  # whatever is in a batch is learnt from
-    config = SotaConfig(networks=SMALL, losses=losses, training=training, sampling=sampling)
+    config = DualGanConfig(networks=SMALL, losses=losses, training=training, sampling=sampling)
     return dual_gan.build(config, SHAPE, 10, jit_compile=False)
 
 
@@ -170,7 +165,7 @@ def test_gradients_of_normal_images_are_part_of_the_score_if_asked_for(batch):
 
 def test_a_large_image_is_judged_by_its_errors_alone():
     networks = dataclasses.replace(SMALL, filters=None, discriminator_filters=None)
-    config = SotaConfig(networks=networks, losses=DualGanLosses(gradient_score_weight=0.5))
+    config = DualGanConfig(networks=networks, losses=DualGanLosses(gradient_score_weight=0.5))
     small, large = (
         dual_gan.build(config, (side, 64, 3), 2, jit_compile=False) for side in (48, 64)
     )
@@ -193,17 +188,17 @@ def test_discriminators_return_a_grid_and_have_the_same_shape():
 def test_learning_rates_fall_on_a_cosine(batch):
     model = build()
     rates = model.learning_rates()
-    assert rates["generator_learning_rate"] == pytest.approx(SotaConfig().training.learning_rate)
-    half = SotaConfig().training.epochs * SotaConfig().training.steps_per_epoch // 2
+    assert rates["generator_learning_rate"] == pytest.approx(DualGanConfig().training.learning_rate)
+    half = DualGanConfig().training.epochs * DualGanConfig().training.steps_per_epoch // 2
     model.optimizer.iterations.assign(half)
     assert model.learning_rates()["generator_learning_rate"] == pytest.approx(
-        SotaConfig().training.learning_rate / 2, rel=1e-3
+        DualGanConfig().training.learning_rate / 2, rel=1e-3
     )
 
 
 def test_a_constant_schedule_keeps_the_learning_rates(batch):
     training = AdversarialTrainingConfig(schedule="constant", learning_rate=0.01)
-    config = SotaConfig(networks=SMALL, training=training)
+    config = DualGanConfig(networks=SMALL, training=training)
     model = dual_gan.build(config, SHAPE, 10, jit_compile=False)
     model.optimizer.iterations.assign(2000)
     assert model.learning_rates()["generator_learning_rate"] == pytest.approx(0.01)

@@ -23,12 +23,12 @@ from keras import layers
 import export
 from anomaly_tf import Detector
 from anomaly_tf.deploy.conversion import with_subpixel_convolutions
-from anomaly_tf.deploy.runtime import LiteRTDetector
-from anomaly_tf.deploy.trained import TrainedDetector
+from anomaly_tf.deploy.keras_run import TrainedDetector
+from anomaly_tf.deploy.litert import LiteRTDetector
 from anomaly_tf.detection.threshold import conformal_threshold
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting import parity
-from anomaly_tf.run_directory import RunDirectory
+from anomaly_tf.runs.directory import RunDirectory
 
 PROTOCOLS = {
     "autoencoder": "one_class",
@@ -126,11 +126,11 @@ def test_every_export_scores_as_the_run_does(approach, kind, exported, images):
             close = 1 if name == "reconstruction" else 1e-4 * right.std()
             np.testing.assert_allclose(given, right, rtol=1e-4, atol=close)
     # The threshold fits the scores of the file itself: one in twenty normal validation images.
-    calibration = np.array(leaving.info["calibration"]["scores"])
+    calibration = np.array(leaving.info.calibration.scores)
     assert np.mean(calibration >= leaving.threshold) == pytest.approx(
         0.05, abs=1 / len(calibration)
     )
-    assert len(calibration) == trained.info["calibration"]["size"]
+    assert len(calibration) == trained.info.calibration.size
 
 
 @pytest.mark.parametrize("kind", ["none", "int8"])
@@ -139,7 +139,7 @@ def test_a_fixed_larger_batch_scores_the_same(kind, exported, images):
     _, several, _ = exported("contrastive", kind, "--batch-size", "32")
     assert "batch32" in several.name
     batched, single = LiteRTDetector.load(several), LiteRTDetector.load(one)
-    assert batched.info["batch_size"] == 32
+    assert batched.info.batch_size == 32
     for count in (0, 5, 32, 70):
         scores = batched.score(images[:count])
         assert scores.shape == (count,)
@@ -437,7 +437,7 @@ def test_the_runtime_needs_no_tensorflow(edge_python, exported, images, tmp_path
     _, path, _ = exported("sota", "int8")
     code = (
         "import sys, numpy as np\n"
-        "from anomaly_tf.deploy.runtime import LiteRTDetector\n"
+        "from anomaly_tf.deploy.litert import LiteRTDetector\n"
         "detector = LiteRTDetector.load(sys.argv[1], threads=1)\n"
         "images = np.load(sys.argv[2])\n"
         "np.savez(sys.argv[3], score=detector.score(images), map=detector.explain(images),\n"

@@ -18,7 +18,7 @@ from PIL import Image
 from anomaly_tf.data.images import UnreadableImage
 from anomaly_tf.deploy import file_scoring
 from anomaly_tf.deploy.file_scoring import PART, ImageFile, score_files
-from anomaly_tf.deploy.runtime import LiteRTDetector
+from anomaly_tf.deploy.litert import LiteRTDetector
 from anomaly_tf.errors import UserError
 
 

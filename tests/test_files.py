@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import atomic_path, require_writable, sha256, uninterrupted, write_json
+from anomaly_tf.runs.files import atomic_path, require_writable, sha256, uninterrupted, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

@@ -13,7 +13,9 @@ import pytest
 from conftest import assert_one_line, run_script
 from PIL import Image
 
-from anomaly_tf.config import AutoencoderConfig, FolderConfig, SotaConfig
+from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
+from anomaly_tf.approaches.dual_gan.options import DualGanConfig
+from anomaly_tf.config import FolderConfig
 from anomaly_tf.data.folders import load_folder, read_masks, recognise
 from anomaly_tf.data.images import read_image
 from anomaly_tf.data.protocols import LEAST_CUT, make_split
@@ -131,14 +133,14 @@ def test_normal_images_alone_suffice_for_one_class_and_for_nothing_else(photos, 
     assert [len(part) for part in (split.train, split.validation, split.test)] == [5, 2, 3]
     assert not split.test.labels.any()
     with pytest.raises(UserError, match=r"sota learns from labelled anomalies.*autoencoder or vae"):
-        make_split(config(tmp_path, SotaConfig), dataset)
+        make_split(config(tmp_path, DualGanConfig), dataset)
     synthetic = config(tmp_path, protocol="corruption")
     split = make_split(synthetic, dataset)
     assert split.test.labels.tolist() == [0] * 3 + [1] * 9
     assert split.test.files[3].endswith("(synthetic)")
 
 
-@pytest.mark.parametrize("approach", [AutoencoderConfig, SotaConfig])
+@pytest.mark.parametrize("approach", [AutoencoderConfig, DualGanConfig])
 def test_a_split_is_made_once_and_holds_every_image_once(approach, photos, tmp_path):
     pictures(photos / "normal", 60)
     pictures(photos / "dent", 10)
@@ -152,7 +154,7 @@ def test_a_split_is_made_once_and_holds_every_image_once(approach, photos, tmp_p
     normal = [int((part.labels == 0).sum()) for part in (split.train, split.validation, split.test)]
     assert normal == [27, 13, LEAST_CUT]
     # What one_class does not learn from is tested on.
-    assert bool(split.train.labels.any()) == (approach is SotaConfig)
+    assert bool(split.train.labels.any()) == (approach is DualGanConfig)
     assert split.validation.labels.any()
     assert split.test.labels.sum() >= (10 if approach is AutoencoderConfig else 3)
     assert make_split(chosen, dataset).test.files == split.test.files
@@ -163,7 +165,7 @@ def test_a_split_is_made_once_and_holds_every_image_once(approach, photos, tmp_p
 def test_a_run_reads_its_own_split_again(photos, tmp_path):
     pictures(photos / "normal", 30, mode="RGB")
     pictures(photos / "a 'dent'\n", 6, mode="RGB")
-    chosen = config(tmp_path, SotaConfig, seed=4)
+    chosen = config(tmp_path, DualGanConfig, seed=4)
     dataset = load_folder(photos, chosen)
     split = make_split(chosen, dataset)
     save_split(split, dataset, tmp_path / "split.json")

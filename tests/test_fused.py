@@ -11,16 +11,16 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from anomaly_tf.config import CONFIGS, ConvolutionalNetworks
-from anomaly_tf.models import APPROACHES
-from anomaly_tf.models.blocks import build_generator
-from anomaly_tf.models.fused import (
+from anomaly_tf.approaches import APPROACHES, build_model, options_of
+from anomaly_tf.networks.blocks import build_generator
+from anomaly_tf.networks.fused import (
     FusedAdam,
     FusedBatchNormalization,
     FusedCropping2D,
     follow,
     fused,
 )
+from anomaly_tf.networks.sizes import ConvolutionalNetworks
 
 
 def learnt(layer: keras.Layer, batches: list[np.ndarray]) -> list[np.ndarray]:
@@ -161,8 +161,8 @@ def test_a_moving_average_follows_by_its_share():
 @pytest.mark.parametrize("approach", APPROACHES)
 def test_a_step_updates_each_variable_by_one_operation(approach):
     """Hundreds of small operations would take more time than they compute."""
-    config = CONFIGS[approach]()
-    model = APPROACHES[approach](config, (28, 28, 1), 10, jit_compile=False)
+    config = options_of(approach)()
+    model = build_model(config, (28, 28, 1), 10, jit_compile=False)
     images = tf.TensorSpec((12, 28, 28, 1), tf.float32)
     batch = {
         "normal images": images,

@@ -35,14 +35,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anomaly_tf import Detector
+from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.command_line import load_config, parse_train_options
-from anomaly_tf.config import CONFIGS, Config, flatten, save_config
+from anomaly_tf.config import Config, flatten, save_config
 from anomaly_tf.data.images import UnreadableImage, open_image, read_header, read_image
-from anomaly_tf.deploy.runtime import METADATA_NAME
+from anomaly_tf.deploy.litert import METADATA_NAME
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import sha256
-from anomaly_tf.metadata import EXPORT_FIELDS, LITERT_FIELDS, RUN_FIELDS, parse_metadata
+from anomaly_tf.runs.detector_info import EXPORT_FIELDS, LITERT_FIELDS, RUN_FIELDS, DetectorInfo
+from anomaly_tf.runs.files import sha256
 from anomaly_tf.script import printable
 
 KINDS = ("run", "saved_model", "tflite")
@@ -181,7 +182,7 @@ def test_what_is_no_array(thing, detectors):
 
 # Options and configuration files.
 
-NAMES = sorted({"resume", *(name for one in CONFIGS.values() for name in flatten(one()))})
+NAMES = sorted({"resume", *(name for one in APPROACHES for name in flatten(options_of(one)()))})
 SECTIONS = sorted({name.split(".")[0] for name in NAMES if "." in name})
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=12)
 WORDS = st.one_of(
@@ -201,7 +202,7 @@ def options(draw: st.DrawFn) -> list[str]:
     """A command line of known and unknown options."""
     arguments = []
     if draw(st.booleans()):
-        arguments += ["--approach", draw(st.sampled_from(sorted(CONFIGS)))]
+        arguments += ["--approach", draw(st.sampled_from(sorted(APPROACHES)))]
     for _ in range(draw(st.integers(0, 4))):
         name = draw(
             st.one_of(st.sampled_from(NAMES), st.sampled_from([*SECTIONS, "config"]), TEXTS)
@@ -463,17 +464,17 @@ def test_metadata_is_right_or_refused(kind, fields, deployed):
     @given(st.one_of(changed(info), damaged([path.read_bytes()])))
     def check(content):
         try:
-            given_back = parse_metadata(content, fields)
+            given_back = DetectorInfo.parse(content, fields)
         except ValueError as error:
             assert_one_line(error, said=str(content))
         else:
-            scores = np.array(given_back["calibration"]["scores"], np.float32)
-            threshold = np.float32(given_back["threshold"]["value"])
+            scores = np.array(given_back.calibration.scores, np.float32)
+            threshold = np.float32(given_back.threshold.value)
             assert np.isfinite(scores).all()
             assert np.isfinite(threshold)
-            height, width, channels = given_back["image_shape"]
+            height, width, channels = given_back.image_shape
             assert np.zeros((0, height, width, channels), np.uint8).ndim == 4
-            json.dumps(given_back, allow_nan=False)
+            json.dumps(given_back.to_json(), allow_nan=False)
         CASES["metadata"] += 1
 
     check()

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from anomaly_tf.models.gradients import (
+from anomaly_tf.networks.gradients import (
     RIDGE,
     gradient_distance,
     gradient_features,

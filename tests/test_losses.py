@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_tf.models import losses
+from anomaly_tf.networks import losses
 
 
 def images(*values: float, size: int = 4) -> tf.Tensor:

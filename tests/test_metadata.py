@@ -13,7 +13,8 @@ import pytest
 from anomaly_tf import Detector
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.errors import UserError
-from anomaly_tf.metadata import MOST_BYTES, is_inner_path, parse_metadata
+from anomaly_tf.runs.checks import is_inner_path
+from anomaly_tf.runs.detector_info import MAX_BYTES, DetectorInfo
 
 RIGHT: dict[str, Any] = {
     "threshold": {"value": 0.5, "method": "percentile", "percentile": 95},
@@ -79,9 +80,9 @@ def changed(info: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     ],
 )
 def test_a_wrong_value_is_refused(name, value):
-    assert parse_metadata(json.dumps(RIGHT).encode(), FIELDS) == RIGHT
+    assert DetectorInfo.parse(json.dumps(RIGHT).encode(), FIELDS).to_json() == RIGHT
     with pytest.raises(ValueError, match=r"\S"):
-        parse_metadata(json.dumps(changed(RIGHT, name, value)).encode(), FIELDS)
+        DetectorInfo.parse(json.dumps(changed(RIGHT, name, value)).encode(), FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +95,12 @@ def test_a_wrong_value_is_refused(name, value):
         (b'{"other": -Infinity}', "-Infinity is no number"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"a":' + b"1" * 5000 + b"}", "limit"),
-        (b" " * (MOST_BYTES + 1), "more than 64 MB"),
+        (b" " * (MAX_BYTES + 1), "more than 64 MB"),
     ],
 )
 def test_what_is_no_metadata(content, words):
     with pytest.raises(ValueError, match=words):
-        parse_metadata(content, FIELDS)
+        DetectorInfo.parse(content, FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +175,8 @@ def test_a_bomb_of_metadata_in_a_tflite_file(copies):
     text = file.read_bytes()
     file.unlink()
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("anomaly_tf.json", text + b" " * MOST_BYTES)
-    assert path.stat().st_size < MOST_BYTES / 10
+        archive.writestr("anomaly_tf.json", text + b" " * MAX_BYTES)
+    assert path.stat().st_size < MAX_BYTES / 10
     with pytest.raises(UserError, match="holds no metadata"):
         Detector.load(path)
 

@@ -10,27 +10,20 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from anomaly_tf.config import (
-    CONFIGS,
-    AdversarialNetworks,
-    BalancedConfig,
-    BalancedSamplingConfig,
-    ClassifierNetworks,
-    ConvolutionalNetworks,
-    DenseNetworks,
-    VaeLosses,
-)
-from anomaly_tf.models import APPROACHES, Approach, vae
-from anomaly_tf.models.blocks import (
-    build_generator,
-    depth_to_space,
-    halved_sizes,
+from anomaly_tf.approaches import APPROACHES, build_model, options_of
+from anomaly_tf.approaches.autoencoder.options import DenseNetworks
+from anomaly_tf.approaches.base import Approach
+from anomaly_tf.approaches.vae import model as vae
+from anomaly_tf.approaches.vae.options import VaeLosses
+from anomaly_tf.config import BalancedConfig, BalancedSamplingConfig, reconstruction_map
+from anomaly_tf.networks.blocks import build_generator, depth_to_space, halved_sizes, space_to_depth
+from anomaly_tf.networks.detectors import (
     map_score,
     reconstruction_detector,
     smoothed,
     smoothing_window,
-    space_to_depth,
 )
+from anomaly_tf.networks.sizes import AdversarialNetworks, ClassifierNetworks, ConvolutionalNetworks
 
 
 @pytest.fixture(params=APPROACHES)
@@ -39,11 +32,12 @@ def approach(request) -> str:
 
 
 SHAPES = [(28, 28, 1), (17, 10, 3)]
+BY_ERROR = reconstruction_map("squared error")
 
 
 def built(approach: str, shape: tuple[int, int, int]) -> keras.Model:
     keras.utils.set_random_seed(0)
-    return APPROACHES[approach](CONFIGS[approach](), shape, 7, jit_compile=False)
+    return build_model(options_of(approach)(), shape, 7, jit_compile=False)
 
 
 @pytest.fixture(params=SHAPES, ids=str)
@@ -57,8 +51,8 @@ def images(model) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def test_every_configuration_has_an_approach_and_the_reverse():
-    assert list(APPROACHES) == list(CONFIGS)
+def test_an_approach_is_called_as_the_registry_calls_it(approach):
+    assert options_of(approach)().approach == approach
 
 
 def test_detector_shapes_and_ranges(model, images):
@@ -101,7 +95,7 @@ def test_scores_are_what_each_approach_says(approach, model, images):
 
 def batch_for(approach: str, images: np.ndarray) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
     """Images as a batch of which an approach learns from four."""
-    candidates = getattr(CONFIGS[approach]().sampling, "candidates", 1)
+    candidates = getattr(options_of(approach)().sampling, "candidates", 1)
     count = 4 * candidates
     drawn = np.random.default_rng(1).integers(0, 256, (count, *images.shape[1:]))
     scaled = tf.constant(drawn / 127.5 - 1.0, tf.float32)
@@ -109,7 +103,7 @@ def batch_for(approach: str, images: np.ndarray) -> tf.Tensor | tuple[tf.Tensor,
         "normal images": scaled,
         "normal and anomalous images": (scaled[: count // 2], scaled[count // 2 :]),
         "classes": (scaled, tf.constant([0, 1, 2, 3])),
-    }[CONFIGS[approach].learns_from]
+    }[options_of(approach).learns_from]
 
 
 def test_a_step_teaches_the_networks_and_names_its_losses(approach, model, images):
@@ -129,7 +123,7 @@ def test_a_step_teaches_the_networks_and_names_its_losses(approach, model, image
         assert np.mean(moved) > 0.9, name  # a dead ReLU may keep a weight of a tiny batch
 
 
-BALANCED = [name for name in APPROACHES if issubclass(CONFIGS[name], BalancedConfig)]
+BALANCED = [name for name in APPROACHES if issubclass(options_of(name), BalancedConfig)]
 
 
 @pytest.mark.parametrize("approach", BALANCED)
@@ -139,8 +133,8 @@ def test_of_several_candidates_those_told_worst_by_the_detector_are_learnt_from(
     def built(candidates: int) -> Approach:
         keras.utils.set_random_seed(0)
         sampling = BalancedSamplingConfig(candidates=candidates)
-        config = CONFIGS[approach](sampling=sampling)
-        return APPROACHES[approach](config, (28, 28, 1), 10, jit_compile=False)
+        config = options_of(approach)(sampling=sampling)
+        return build_model(config, (28, 28, 1), 10, jit_compile=False)
 
     sets = [small_dataset.train_images[small_dataset.train_classes == c][:12] for c in (0, 1)]
     mining, plain = built(3), built(1)
@@ -160,7 +154,7 @@ def test_a_step_in_bfloat16_compiled_by_xla_keeps_losses_and_outputs_in_float32(
     """What a GPU runs by default, and its option: XLA and mixed precision, here on the CPU."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = APPROACHES[approach](CONFIGS[approach](), (16, 16, 1), 7, jit_compile=True)
+        model = build_model(options_of(approach)(), (16, 16, 1), 7, jit_compile=True)
     finally:
         keras.config.set_dtype_policy("float32")
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 1), np.uint8)
@@ -174,7 +168,7 @@ def test_a_step_in_bfloat16_compiled_by_xla_keeps_losses_and_outputs_in_float32(
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (33, 50, 3), (64, 64, 3), (128, 96, 3)], ids=str)
 def test_every_approach_fits_images_of_other_sizes(approach, shape):
-    model = APPROACHES[approach](CONFIGS[approach](), shape, 7, jit_compile=False)
+    model = build_model(options_of(approach)(), shape, 7, jit_compile=False)
     assert model.detector.count_params() < 15e6
     images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
     outputs = {name: value.numpy() for name, value in model.detector(images).items()}
@@ -281,7 +275,7 @@ def test_the_map_of_a_larger_image_is_smoothed_and_its_maximum_is_the_score():
     shape = (128, 150, 3)
     generator = build_generator(shape, ConvolutionalNetworks(filters=(4,), latent=2))
     images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
-    detector = reconstruction_detector(generator, "squared")
+    detector = reconstruction_detector(generator, "squared", BY_ERROR)
     outputs = {name: value.numpy() for name, value in detector(images).items()}
     errors = np.square((images / 127.5 - 1 - outputs["reconstruction"]) / 2).mean(axis=-1)
     expected = smoothed_twice(errors, 11)
@@ -304,7 +298,7 @@ def test_the_vae_smooths_the_same_way_and_leaves_its_latent_out_of_the_maximum()
 
 def test_smoothing_is_the_same_in_keras_tensorflow_and_litert(tmp_path):
     error_map = keras.Input((60, 77))
-    model = keras.Model(error_map, {"smoothed": smoothed(error_map)})
+    model = keras.Model(error_map, {"smoothed": smoothed(error_map, BY_ERROR)})
     maps = np.random.default_rng(0).random((1, 60, 77), np.float32)
     expected = smoothed_twice(maps, smoothing_window(60))
     model.export(tmp_path / "saved", verbose=False)
@@ -322,9 +316,9 @@ def test_smoothing_is_the_same_in_keras_tensorflow_and_litert(tmp_path):
 def test_only_images_above_48_pixels_are_smoothed():
     for shape, small in (((48, 200), True), ((49, 49), False)):
         error_map = keras.Input(shape)
-        assert (smoothed(error_map) is error_map) == small
+        assert (smoothed(error_map, BY_ERROR) is error_map) == small
         maps = np.random.default_rng(0).random((2, *shape)).astype(np.float32)
-        score = keras.Model(error_map, map_score(error_map))(maps)
+        score = keras.Model(error_map, map_score(error_map, BY_ERROR))(maps)
         expected = maps.mean(axis=(1, 2)) if small else maps.max(axis=(1, 2))
         np.testing.assert_allclose(score, expected, rtol=1e-5)
 

@@ -23,17 +23,16 @@ import evaluate
 import export
 import predict
 from anomaly_tf import Detector
-from anomaly_tf.config import CONFIGS
+from anomaly_tf.approaches import APPROACHES, build_model, options_of
 from anomaly_tf.deploy import origin
 from anomaly_tf.deploy.exporters import export_saved_model
-from anomaly_tf.deploy.runtime import METADATA_NAME
+from anomaly_tf.deploy.keras_run import TrainedDetector
+from anomaly_tf.deploy.litert import METADATA_NAME
 from anomaly_tf.deploy.saved_model import METADATA
-from anomaly_tf.deploy.trained import TrainedDetector
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import sha256
-from anomaly_tf.metadata import MOST_BYTES
-from anomaly_tf.models import APPROACHES
-from anomaly_tf.run_directory import RunDirectory
+from anomaly_tf.runs.detector_info import MAX_BYTES, DetectorInfo, Threshold, TrainingFacts
+from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.runs.files import sha256
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +86,11 @@ def forms(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
     for name in APPROACHES:
         for shape, precision in (((9, 9, 1), "float32"), ((49, 53, 3), "mixed_bfloat16")):
             keras.config.set_dtype_policy(precision)
-            model = APPROACHES[name](CONFIGS[name](), shape, 5, jit_compile=False).detector
+            model = build_model(options_of(name)(), shape, 5, jit_compile=False).detector
             keras.config.set_dtype_policy("float32")
             folder = tmp_path_factory.mktemp("form")
             model.save(folder / "model.keras")
-            info = {"threshold": {"value": 1.0}, "training": {"command": ""}}
+            info = DetectorInfo(threshold=Threshold(1.0), training=TrainingFacts(command=""))
             export_saved_model(TrainedDetector(model, info), folder / "saved")
             made[f"{name} {precision}"] = folder / "model.keras", folder / "saved"
     return made
@@ -270,7 +269,7 @@ def test_a_zip_bomb_is_not_unpacked(run_copy):
     assert (run_copy / "model.keras").stat().st_size < 2**22
     forge(run_copy)
     assert_refused(run_copy, "compressed", trust=True)
-    write_archive(run_copy / "model.keras", members | {"config.json": b" " * (MOST_BYTES + 1)})
+    write_archive(run_copy / "model.keras", members | {"config.json": b" " * (MAX_BYTES + 1)})
     forge(run_copy)
     assert_refused(run_copy, "more than 64 MB", trust=True)
 

@@ -65,7 +65,7 @@ def test_json_lines(model, photos, judged, without_tensorflow):
     scores = detector.score(images)
     assert [row["score"] for row in rows] == pytest.approx(list(scores), rel=1e-5)
     assert [row["is_anomaly"] for row in rows] == [False, False, True]
-    calibration = np.array(detector.info["calibration"]["scores"])
+    calibration = np.array(detector.info.calibration.scores)
     for row, score in zip(rows, scores, strict=True):
         rank = (1 + (calibration >= score).sum()) / (1 + len(calibration))
         assert row["rank"] == pytest.approx(rank, rel=1e-3)

@@ -5,14 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from anomaly_tf.config import (
-    AutoencoderConfig,
-    CnnConfig,
-    Config,
-    CorruptionConfig,
-    SotaConfig,
-    UnseenConfig,
-)
+from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
+from anomaly_tf.approaches.classifier.options import ClassifierConfig
+from anomaly_tf.approaches.dual_gan.options import DualGanConfig
+from anomaly_tf.config import Config, CorruptionConfig, UnseenConfig
 from anomaly_tf.data.protocols import LabelledImages, Roles, Split, class_roles, make_split
 from anomaly_tf.errors import UserError
 
@@ -21,7 +17,7 @@ NAMES = tuple("abcdefghij")
 
 @pytest.fixture(scope="module")
 def split(fashion) -> Split:
-    return make_split(SotaConfig(normal_class=(3,)), fashion)
+    return make_split(DualGanConfig(normal_class=(3,)), fashion)
 
 
 def contents(part: LabelledImages) -> set[bytes]:
@@ -31,10 +27,10 @@ def contents(part: LabelledImages) -> set[bytes]:
 @pytest.mark.parametrize(
     "config",
     [
-        SotaConfig(normal_class=(3,)),
-        SotaConfig(normal_class=(3,), protocol="unseen"),
+        DualGanConfig(normal_class=(3,)),
+        DualGanConfig(normal_class=(3,), protocol="unseen"),
         AutoencoderConfig(normal_class=(3,)),
-        CnnConfig(),
+        ClassifierConfig(),
     ],
     ids=lambda config: config.protocol,
 )
@@ -66,7 +62,7 @@ def test_labels_say_anomaly_for_every_other_class(split):
 
 
 def test_the_seed_decides_the_cut(fashion):
-    first, same, other = (make_split(SotaConfig(seed=s), fashion).validation for s in (1, 1, 2))
+    first, same, other = (make_split(DualGanConfig(seed=s), fashion).validation for s in (1, 1, 2))
     np.testing.assert_array_equal(first.images, same.images)
     assert not np.array_equal(first.images, other.images)
 
@@ -86,7 +82,7 @@ def test_one_class_trains_on_the_normal_class_alone(fashion):
 
 def test_unseen_classes_are_met_only_at_test(fashion):
     chosen = UnseenConfig(seen_classes=(0, 1), unseen_classes=(6, 7))
-    config = SotaConfig(normal_class=(3,), protocol="unseen", unseen=chosen)
+    config = DualGanConfig(normal_class=(3,), protocol="unseen", unseen=chosen)
     split = make_split(config, fashion)
     assert split.roles == Roles((3,), (0, 1), (6, 7))
     for part in (split.train, split.validation):
@@ -105,7 +101,7 @@ def test_unseen_classes_are_met_only_at_test(fashion):
     ],
 )
 def test_classes_that_are_not_named_get_their_role(normal, chosen, seen, unseen):
-    config = SotaConfig(normal_class=(normal,), protocol="unseen", unseen=UnseenConfig(**chosen))
+    config = DualGanConfig(normal_class=(normal,), protocol="unseen", unseen=UnseenConfig(**chosen))
     assert class_roles(config, NAMES) == Roles((normal,), seen, unseen)
 
 
@@ -121,7 +117,7 @@ def test_classes_that_are_not_named_get_their_role(normal, chosen, seen, unseen)
     ],
 )
 def test_roles_that_cannot_be(chosen, words):
-    config = SotaConfig(protocol="unseen", unseen=UnseenConfig(**chosen))
+    config = DualGanConfig(protocol="unseen", unseen=UnseenConfig(**chosen))
     with pytest.raises(UserError, match=words):
         class_roles(config, NAMES)
 
@@ -129,7 +125,7 @@ def test_roles_that_cannot_be(chosen, words):
 @pytest.mark.parametrize("protocol", ["imbalance", "unseen"])
 def test_one_class_alone_has_no_anomalies(protocol):
     with pytest.raises(UserError, match=r"holds normal images alone.*--protocol corruption"):
-        class_roles(SotaConfig(protocol=protocol), ("only",))
+        class_roles(DualGanConfig(protocol=protocol), ("only",))
 
 
 def test_corruption_trains_on_every_class_clean_and_tests_on_corrupted_copies(small_dataset):
@@ -155,14 +151,14 @@ def test_corruption_trains_on_every_class_clean_and_tests_on_corrupted_copies(sm
 
 
 def test_classification_has_no_anomalies(small_dataset):
-    split = make_split(CnnConfig(), small_dataset)
+    split = make_split(ClassifierConfig(), small_dataset)
     assert not any(part.labels.any() for part in (split.train, split.validation, split.test))
     assert set(split.train.classes) == set(range(10))
 
 
 def test_a_class_that_does_not_exist(fashion):
     with pytest.raises(UserError, match="normal class 10 does not exist; choose one of: 0 T-shirt"):
-        make_split(SotaConfig(normal_class=(10,)), fashion)
+        make_split(DualGanConfig(normal_class=(10,)), fashion)
 
 
 def test_a_data_set_too_small_to_cut(small_dataset):
@@ -172,14 +168,14 @@ def test_a_data_set_too_small_to_cut(small_dataset):
         train_classes=np.arange(12, dtype=np.uint8) % 10,
     )
     with pytest.raises(UserError, match="too small"):
-        make_split(SotaConfig(), tiny)
+        make_split(DualGanConfig(), tiny)
 
 
 @pytest.mark.parametrize(
     ("config", "part", "only_normal", "words"),
     [
-        (SotaConfig(), "train", True, "no anomaly image in its training files"),
-        (SotaConfig(), "test", False, "no normal image in its test files"),
+        (DualGanConfig(), "train", True, "no anomaly image in its training files"),
+        (DualGanConfig(), "test", False, "no normal image in its test files"),
         (AutoencoderConfig(), "train", False, "no normal image in its training files"),
         (AutoencoderConfig(), "test", True, "no anomaly image in its test files"),
     ],

@@ -9,11 +9,11 @@ import pytest
 from conftest import ROOT
 from sklearn.metrics import roc_auc_score
 
+from anomaly_tf.approaches import options_of
 from anomaly_tf.command_line import parse_train_options
-from anomaly_tf.config import CONFIGS
 from anomaly_tf.errors import UserError
-from benchmarks import quality, score_rules
-from benchmarks.quality import STUDIES, Study, configured, read_study, results_so_far, table
+from measurements import quality, score_rules
+from measurements.quality import STUDIES, Study, configured, read_study, results_so_far, table
 
 NAMES = sorted(path.stem for path in STUDIES.glob("*.yaml"))
 PUBLISHED = sorted(path.stem for path in (ROOT / "results" / "quality").glob("*.json"))
@@ -160,7 +160,7 @@ def scored(small_folder, monkeypatch):
     monkeypatch.setattr(score_rules, "_trained", keep)
 
     def run(approach: str, **losses) -> tuple[dict[str, float], list]:
-        config = CONFIGS[approach]()
+        config = options_of(approach)()
         training = dataclasses.replace(
             config.training, epochs=1, steps_per_epoch=2, batch_size=32, ema_decay=0.5
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -16,13 +17,12 @@ from conftest import ENVIRONMENT, ROOT, assert_one_line, run_command, run_script
 
 import evaluate
 import train
-from anomaly_tf.config import CONFIGS, SotaConfig
+from anomaly_tf.approaches import APPROACHES, build_model, options_of
+from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.errors import UserError
-from anomaly_tf.models import APPROACHES
-from anomaly_tf.run_directory import RunDirectory
-from anomaly_tf.training import fit
+from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.training.callbacks import MOST_PICTURES, has_pictures
 from anomaly_tf.training.checkpoint import (
     Progress,
@@ -175,10 +175,10 @@ def test_the_stored_command_reproduces_the_run(whole, tmp_path):
 
 
 def built(approach: str) -> keras.Model:
-    config = CONFIGS[approach]()
+    config = options_of(approach)()
     shape = (28, 28, 1)
-    return APPROACHES[approach](
-        fit.dataclasses.replace(config, networks=config.networks.for_image(shape)),
+    return build_model(
+        dataclasses.replace(config, networks=config.networks.for_image(shape)),
         shape,
         10,
         False,
@@ -190,7 +190,7 @@ def state(model: keras.Model) -> list[np.ndarray]:
     return [np.array(variable) for variable in [*model.variables, *optimizers]]
 
 
-@pytest.mark.parametrize("approach", CONFIGS)
+@pytest.mark.parametrize("approach", APPROACHES)
 def test_a_checkpoint_holds_all_that_training_changes(approach, tmp_path):
     """Weights, averages, optimizers, and the random generators, which Keras's files leave out."""
     model, path = built(approach), tmp_path / "checkpoint.npz"
@@ -238,10 +238,10 @@ def test_a_damaged_or_strange_checkpoint_is_refused_in_one_line(tmp_path):
 
 
 def test_the_digest_of_the_sets_changes_with_an_image_and_with_a_class(small_dataset):
-    split = make_split(SotaConfig(), small_dataset)
+    split = make_split(DualGanConfig(), small_dataset)
     before = digest_of_sets(split)
-    assert digest_of_sets(make_split(SotaConfig(), small_dataset)) == before
-    assert digest_of_sets(make_split(SotaConfig(seed=1), small_dataset)) != before
+    assert digest_of_sets(make_split(DualGanConfig(), small_dataset)) == before
+    assert digest_of_sets(make_split(DualGanConfig(seed=1), small_dataset)) != before
     split.validation.images[0, 3, 3] ^= 1
     assert digest_of_sets(split) != before
     split.validation.images[0, 3, 3] ^= 1

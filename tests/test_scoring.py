@@ -8,9 +8,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from anomaly_tf.config import CONFIGS
+from anomaly_tf.approaches import build_model, options_of
 from anomaly_tf.detection.scoring import GradCam, Scorer
-from anomaly_tf.models import APPROACHES
 
 
 def detector_with(head: keras.Model) -> keras.Model:
@@ -72,7 +71,7 @@ def test_grad_cam_does_not_depend_on_the_batch_and_is_not_rescaled(head, images)
 def test_grad_cam_of_the_classifier_points_at_what_it_sees():
     """Nothing is there but one bright square: evidence cannot come from the other side."""
     keras.utils.set_random_seed(0)
-    model = APPROACHES["cnn"](CONFIGS["cnn"](), (28, 28, 1), 10, jit_compile=False).detector
+    model = build_model(options_of("cnn")(), (28, 28, 1), 10, jit_compile=False).detector
     explain = GradCam(model)
     square = np.zeros((1, 28, 28, 1), np.uint8)
     square[:, :8, :8] = 255

@@ -8,9 +8,9 @@ import json
 import pytest
 from conftest import ROOT
 
-from anomaly_tf.config import CONFIGS
+from anomaly_tf.approaches import APPROACHES
 from anomaly_tf.errors import UserError
-from benchmarks import training
+from measurements import training
 
 
 def test_the_operations_of_a_step_are_those_counted_by_hand(fashion):
@@ -61,7 +61,7 @@ def test_an_unknown_approach_is_named(tmp_path):
 @pytest.mark.parametrize("kernels", ["AVX-512", "AVX2"])
 def test_the_document_shows_the_kept_results(kernels):
     kept = json.loads((ROOT / "results" / "training.json").read_text())[kernels]
-    assert list(kept["steps"]) == list(CONFIGS)
+    assert list(kept["steps"]) == list(APPROACHES)
     document = (ROOT / "docs" / "speed.md").read_text()
     assert training.table(kept) in document
     for line in training.summary(kept).splitlines():

@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_tf.config import (
-    AdversarialTrainingConfig,
-    BalancedSamplingConfig,
-    DualGanLosses,
-    SotaConfig,
-)
+from anomaly_tf.approaches.dual_gan.options import DualGanConfig, DualGanLosses
+from anomaly_tf.config import AdversarialTrainingConfig, BalancedSamplingConfig
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.deploy.detector import Detector
-from anomaly_tf.models import losses
-from anomaly_tf.run_directory import RunDirectory
-from anomaly_tf.training import fit
+from anomaly_tf.networks import losses
+from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.training import loop, setup
 from anomaly_tf.training.callbacks import NonFiniteLoss, StopOnNonFiniteLoss
 from anomaly_tf.training.device import select_device
 
@@ -30,35 +26,35 @@ SAMPLING = BalancedSamplingConfig(validation_fraction=0.25, anomaly_clusters=8)
 
 @pytest.fixture(scope="module")
 def split(small_dataset):
-    return make_split(SotaConfig(sampling=SAMPLING), small_dataset)
+    return make_split(DualGanConfig(sampling=SAMPLING), small_dataset)
 
 
 @pytest.fixture(scope="module")
 def train(small_dataset, split, tmp_path_factory):
     """Trains for a short time; further keywords are those of `AdversarialTrainingConfig`."""
 
-    def run(weights=DualGanLosses(), **keywords) -> tuple[fit.Outcome, RunDirectory]:  # noqa: B008
+    def run(weights=DualGanLosses(), **keywords) -> tuple[loop.Outcome, RunDirectory]:  # noqa: B008
         short = {"epochs": 2, "steps_per_epoch": 30, "batch_size": 64, "ema_decay": 0.9}
-        config = SotaConfig(
+        config = DualGanConfig(
             data_dir=str(tmp_path_factory.mktemp("data")),
             sampling=SAMPLING,
             training=AdversarialTrainingConfig(**short | keywords),
             losses=weights,
         )
         directory = RunDirectory(tmp_path_factory.mktemp("run"))
-        return fit.train(config, small_dataset, split, directory, "test"), directory
+        return loop.train(config, small_dataset, split, directory, "test"), directory
 
     return run
 
 
 @pytest.fixture(scope="module")
-def trained(train) -> tuple[fit.Outcome, RunDirectory]:
+def trained(train) -> tuple[loop.Outcome, RunDirectory]:
     """One short training with the default losses, in float32."""
     return train()
 
 
-def validation_auroc(outcome: fit.Outcome) -> float:
-    return outcome.info["training"]["validation"]["val_auroc"]
+def validation_auroc(outcome: loop.Outcome) -> float:
+    return outcome.info.training.validation["val_auroc"]
 
 
 def test_a_short_training_beats_the_floor(trained):
@@ -100,16 +96,17 @@ def test_bfloat16_gives_the_same_auroc(train, trained):
     assert validation_auroc(outcome) == pytest.approx(validation_auroc(trained[0]), abs=0.005)
 
 
-def test_no_batches_wait_for_a_tuner_at_their_end(split):
-    config = fit.resolve(SotaConfig(sampling=SAMPLING), split)
-    batches = fit.training_batches(config, split, select_device("auto"))
+def test_no_batches_wait_for_a_tuner_at_their_end(small_dataset, split):
+    batches = setup.TrainingSetup.of(
+        DualGanConfig(sampling=SAMPLING), small_dataset, split
+    ).batches()
     assert batches.options().autotune.enabled is False
 
 
 def test_every_epoch_sees_new_batches(train, split, monkeypatch):
     """`fit` continues the one sequence of batches instead of starting it again each epoch."""
     seen = []
-    original = fit.APPROACHES["sota"]
+    original = setup.build_model
 
     def build(*arguments, **keywords):
         model = original(*arguments, **keywords)
@@ -122,7 +119,7 @@ def test_every_epoch_sees_new_batches(train, split, monkeypatch):
         model.train_step = recording
         return model
 
-    monkeypatch.setitem(fit.APPROACHES, "sota", build)
+    monkeypatch.setattr(setup, "build_model", build)
     train(epochs=3, steps_per_epoch=2, batch_size=8)
     assert len(seen) == 6
     assert len(set(seen)) == 6
@@ -145,16 +142,16 @@ class _Interrupt(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(("epoch", "best"), [(0, 0), (1, 1)])
 def test_ctrl_c_leaves_a_usable_run(epoch, best, train, split, monkeypatch):
-    original = fit._callbacks
+    original = loop._callbacks
     monkeypatch.setattr(
-        fit, "_callbacks", lambda *arguments: [*original(*arguments), _Interrupt(epoch, 5)]
+        loop, "_callbacks", lambda *arguments: [*original(*arguments), _Interrupt(epoch, 5)]
     )
     outcome, run = train(steps_per_epoch=12)
     assert outcome.status == "interrupted"
     assert "interrupted" in outcome.message
     detector = Detector.load(run.path)
-    assert detector.info["training"]["best_epoch"] == best
-    assert detector.info["training"]["status"] == "interrupted"
+    assert detector.info.training.best_epoch == best
+    assert detector.info.training.status == "interrupted"
     assert np.isfinite(detector.score(split.validation.images[:3])).all()
 
 
@@ -163,7 +160,7 @@ def test_any_non_finite_loss_stops_the_run_and_the_last_good_weights_stay(
 ):
     """A discriminator's loss that becomes NaN in the second epoch; which one it was is said."""
     loss = "anomaly_discriminator"
-    original = fit.APPROACHES["sota"]
+    original = setup.build_model
 
     def build(*arguments, **keywords):
         model = original(*arguments, **keywords)
@@ -178,14 +175,14 @@ def test_any_non_finite_loss_stops_the_run_and_the_last_good_weights_stay(
         model.train_step = broken
         return model
 
-    monkeypatch.setitem(fit.APPROACHES, "sota", build)
+    monkeypatch.setattr(setup, "build_model", build)
     outcome, run = train(steps_per_epoch=12)
     assert outcome.status == "non_finite_loss"
     for words in (f"loss '{loss}' became nan", "epoch 2", "step 4", "kept the weights of epoch 1"):
         assert words in outcome.message
     detector = Detector.load(run.path)
     assert np.isfinite(detector.score(split.validation.images[:3])).all()
-    assert detector.info["training"]["best_epoch"] == 1
+    assert detector.info.training.best_epoch == 1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

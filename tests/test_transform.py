@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_tf.config import ClassifierNetworks, TransformConfig, TransformLosses
-from anomaly_tf.models import transform
-from anomaly_tf.models.transform import CHANGES, changed, turned, turns_of
+from anomaly_tf.approaches.transform import model as transform
+from anomaly_tf.approaches.transform.model import CHANGES, changed, turned, turns_of
+from anomaly_tf.approaches.transform.options import TransformConfig, TransformLosses
+from anomaly_tf.networks.sizes import ClassifierNetworks
 
 SMALL = ClassifierNetworks(filters=(4, 4), dense=8, dropout=0.0)
 

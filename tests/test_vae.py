@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_tf.config import ConvolutionalNetworks, TrainingConfig, VaeConfig, VaeLosses
-from anomaly_tf.models import vae
-from anomaly_tf.models.vae import Vae
+from anomaly_tf.approaches.vae import model as vae
+from anomaly_tf.approaches.vae.model import Vae
+from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
+from anomaly_tf.config import TrainingConfig
+from anomaly_tf.networks.sizes import ConvolutionalNetworks
 
 SHAPE = (28, 28, 1)
 PIXELS = 28 * 28

@@ -28,7 +28,7 @@ from anomaly_tf.data.arrays import (
 )
 from anomaly_tf.data.dataset import Arrays, ImageDataset, SourceUnavailable
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import atomic_path
+from anomaly_tf.runs.files import atomic_path
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",

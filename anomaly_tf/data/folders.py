@@ -41,8 +41,8 @@ from anomaly_tf.data.images import (
 )
 from anomaly_tf.data.stored import PART, ImageFiles, Records, StoredImages, subset
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import atomic_folder
 from anomaly_tf.jobs import available_threads
+from anomaly_tf.runs.files import atomic_folder
 from anomaly_tf.script import show_progress
 
 NORMAL_NAMES = ("normal", "good", "ok")

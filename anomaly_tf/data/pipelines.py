@@ -21,7 +21,7 @@ from anomaly_tf.data.iteration import untuned
 from anomaly_tf.data.stored import Images, StoredImages, apply, parts, sample, subset
 from anomaly_tf.data.synthetic import synthetic_anomalies
 from anomaly_tf.data.warping import warp
-from anomaly_tf.files import atomic_path
+from anomaly_tf.runs.files import atomic_path
 
 
 def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> np.ndarray:

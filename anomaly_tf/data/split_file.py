@@ -15,7 +15,7 @@ from anomaly_tf.data.protocols import LabelledImages, Roles, Split, make_split, 
 from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.data.stored import ImageFiles, StoredImages
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import write_json
+from anomaly_tf.runs.files import write_json
 
 SETS = ("train", "validation", "test")
 

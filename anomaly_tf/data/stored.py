@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_tf.data.images import read_image
+from anomaly_tf.data.images import UnreadableImage, read_image
 from anomaly_tf.jobs import available_threads
 
 # Images that are read, or passed on, at once.
@@ -51,6 +51,11 @@ class StoredImages:
     def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
         """Reads the images of a slice, of numbers or of a mask: uint8 `(n, H, W, C)`."""
         return self._read(self._numbers[chosen])
+
+    @property
+    def unreadable(self) -> UnreadableImage | None:
+        """The file that could not be read last: in tf.data its error becomes another one."""
+        return getattr(self._read, "unreadable", None)
 
     def subset(self, chosen: slice | np.ndarray) -> StoredImages:
         """The same without reading them."""
@@ -111,6 +116,7 @@ class ImageFiles:
         self, folder: Path, files: Sequence[str], image_shape: tuple[int, int, int]
     ) -> None:
         self._folder, self._files, self._shape = folder, files, image_shape
+        self.unreadable: UnreadableImage | None = None
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """The files with these numbers: uint8 `(n, H, W, C)`.
@@ -123,7 +129,11 @@ class ImageFiles:
         def read(place: int) -> None:
             images[place] = read_image(self._folder / self._files[numbers[place]], self._shape)
 
-        list(self._pool.map(read, range(len(numbers))))
+        try:
+            list(self._pool.map(read, range(len(numbers))))
+        except UnreadableImage as error:
+            self.unreadable = error
+            raise
         return images
 
     @cached_property

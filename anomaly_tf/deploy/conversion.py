@@ -14,8 +14,8 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
-from anomaly_tf.deploy.runtime import SIGNATURE
-from anomaly_tf.models.blocks import depth_to_space
+from anomaly_tf.deploy.litert import SIGNATURE
+from anomaly_tf.networks.blocks import depth_to_space
 
 Quantization = Literal["none", "float16", "dynamic", "int8"]
 

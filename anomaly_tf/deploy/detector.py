@@ -1,20 +1,20 @@
-"""What a trained run becomes, wherever it runs: scores, verdicts and error maps of new images.
+"""What every detector can do, wherever it runs: scores, verdicts and maps of new images.
 
-Needs numpy alone; each kind of detector imports what it runs on when it is loaded.
+Needs numpy only. What runs it stands in a module of its own (`keras_run`, `saved_model`, `litert`);
+`loading` chooses among them.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
 from anomaly_tf.errors import UserError
-from anomaly_tf.metadata import THRESHOLD_SETTINGS
-from anomaly_tf.run_directory import RunDirectory, open_run
+from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale, Threshold
 
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
@@ -28,49 +28,17 @@ class Detector(ABC):
     >>> detector.predict(images)   # int8 (N,), 1 = anomaly: score >= detector.threshold
 
     Args:
-        info: What `detector.json` holds; see `training/fit.py` for the keys. Exported files carry
-            the same and more; see `deploy/exporters.py`.
+        info: What `detector.json` holds, or an exported file.
     """
+
+    # `loading.load_detector`, set where all kinds are known; see `deploy/__init__.py`.
+    load: ClassVar[Callable[..., Detector]]
 
     # Whether a process may load one for itself in a fraction of a second.
     loads_quickly = False
 
-    def __init__(self, info: dict[str, Any]) -> None:
+    def __init__(self, info: DetectorInfo) -> None:
         self.info = info
-
-    @staticmethod
-    def load(path: str | Path, trust: bool = False) -> Detector:
-        """Loads a detector.
-
-        Args:
-            path: A run directory written by `train.py` (or its `model.keras`), or what `export.py`
-                made of it: the folder of a SavedModel or a .tflite file. The last needs no
-                TensorFlow.
-            trust: Load a model of unknown origin, too: one without a recorded digest, or of other
-                parts than this package's own; see `deploy/origin.py`. What has another digest
-                than was recorded is refused all the same.
-
-        Raises:
-            UserError: A `ValueError`; if there is no detector, it is incomplete, its files are not
-                those that were saved, or it is not to be trusted.
-        """
-        path = run_of(Path(path))
-        if path.suffix == ".keras":
-            raise UserError(f"{path} alone is no detector (no threshold); give the run's folder")
-        if path.is_file():
-            from anomaly_tf.deploy.runtime import LiteRTDetector
-
-            return LiteRTDetector.load(path)
-        if is_saved_model(path):
-            from anomaly_tf.deploy.saved_model import SavedModelDetector
-
-            return SavedModelDetector.load(path, trust)
-        if path.suffix == ".tflite":
-            raise UserError(f"{path} does not exist; give a file that export.py made")
-        open_run(path)  # which needs no TensorFlow to say what is missing
-        from anomaly_tf.deploy.trained import TrainedDetector
-
-        return TrainedDetector.load(path, trust)
 
     @property
     @abstractmethod
@@ -84,20 +52,18 @@ class Detector(ABC):
     @property
     def threshold(self) -> float:
         """Scores from here on are anomalies."""
-        return self.info["threshold"]["value"]
+        return self.info.threshold.value
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels that the detector takes."""
-        height, width, channels = self.info["image_shape"]
+        height, width, channels = self.info.image_shape
         return height, width, channels
 
     @property
     def threshold_method(self) -> str:
         """How the threshold was set, for a reader: `percentile 95`, `conformal 0.05`."""
-        threshold = self.info["threshold"]
-        setting = threshold[THRESHOLD_SETTINGS[threshold["method"]]]
-        return f"{threshold['method']} {setting:g}"
+        return f"{self.info.threshold.method} {self.info.threshold.setting:g}"
 
     def set_threshold(self, config: ThresholdConfig) -> None:
         """Sets the threshold anew from the stored scores of normal validation images.
@@ -112,11 +78,8 @@ class Detector(ABC):
 
     def set_percentile(self, percentile: float) -> None:
         """Sets the threshold to a percentile of the stored scores, in [0, 100]."""
-        self.info["threshold"] = {
-            "value": percentile_threshold(self.calibration_scores, percentile),
-            "method": "percentile",
-            "percentile": percentile,
-        }
+        value = percentile_threshold(self.calibration_scores, percentile)
+        self.info.threshold = Threshold(value, "percentile", percentile=percentile)
 
     def set_false_alarm_rate(self, rate: float) -> None:
         """Sets the threshold that a new normal image reaches with a probability of at most `rate`.
@@ -130,11 +93,8 @@ class Detector(ABC):
             ValueError: If the rate is out of range, or so small that the stored scores of normal
                 validation images cannot promise it.
         """
-        self.info["threshold"] = {
-            "value": conformal_threshold(self.calibration_scores, rate),
-            "method": "conformal",
-            "false_alarm_rate": rate,
-        }
+        value = conformal_threshold(self.calibration_scores, rate)
+        self.info.threshold = Threshold(value, "conformal", false_alarm_rate=rate)
 
     def score(self, images: np.ndarray) -> np.ndarray:
         """Anomaly scores, each independent of the other images.
@@ -166,7 +126,7 @@ class Detector(ABC):
     @property
     def calibration_scores(self) -> np.ndarray:
         """Scores of the normal validation images that set the threshold, float64 `(n,)`."""
-        return np.array(self.info["calibration"]["scores"])
+        return np.array(self.info.calibration.scores)
 
     @property
     def reconstructs(self) -> bool:
@@ -179,9 +139,19 @@ class Detector(ABC):
         return "probabilities" in self.outputs
 
     @property
-    def scores_by_maximum(self) -> bool:
-        """Whether a score is the largest of the error map; else it is the map's mean."""
-        return self.info.get("image_score") == "maximum"
+    def heat_scale(self) -> HeatScale:
+        """What is full red in a heat map of `explain`.
+
+        Raises:
+            UserError: If the detector was made before heat maps had a scale.
+        """
+        scale = self.info.heat_scale
+        if scale is None:
+            raise UserError(
+                "this detector was made by an earlier version and has no scale for heat maps; "
+                "python evaluate.py --run-dir RUN gives one to its run, then export it again"
+            )
+        return scale
 
     @property
     def explains(self) -> bool:
@@ -250,7 +220,7 @@ class Detector(ABC):
         for name in names:
             if name not in self.outputs:
                 raise ValueError(
-                    f"expected a detector with {name}; approach {self.info.get('approach')} has "
+                    f"expected a detector with {name}; approach {self.info.approach} has "
                     f"{', '.join(self.outputs)}"
                 )
         if not len(images):  # which some operations refuse: the shapes come from a blank image
@@ -278,37 +248,30 @@ class Detector(ABC):
         raise ValueError(f"{expected}; got {images.dtype}{values}, shape {images.shape}")
 
 
-def run_of(path: Path) -> Path:
-    """The run that a path to its `model.keras` lies in; any other path as it is."""
-    run = RunDirectory(path.parent)
-    return run.path if path == run.model and path.is_file() and run.detector.is_file() else path
-
-
 def check_shapes(
-    info: dict[str, Any], image_shape: tuple[int, ...], outputs: dict[str, tuple[int, ...]]
+    info: DetectorInfo,
+    image_shape: tuple[int, ...],
+    outputs: dict[str, tuple[int, ...]],
+    wanted: Iterable[str],
 ) -> None:
     """Makes sure that metadata and model belong together.
 
     Args:
-        info: Metadata with `image_shape` and `outputs`.
+        info: Metadata with `image_shape`.
         image_shape: Height, width and channels that the model takes.
         outputs: Name to shape of what the model gives for one image.
+        wanted: Names of outputs that it must give.
 
     Raises:
         ValueError: If they do not.
     """
-    expected = tuple(info["image_shape"])
+    expected = tuple(info.image_shape)
     if image_shape != expected:
         raise ValueError(f"it takes images {image_shape}, not {expected}")
     shapes = {"score": (), "error_map": expected[:2], "reconstruction": expected}
-    for name in info["outputs"]:
+    for name in wanted:
         if name not in outputs or outputs[name] != shapes.get(name, outputs[name]):
             raise ValueError(f"it gives no {name} of images {expected}")
-
-
-def is_saved_model(folder: Path) -> bool:
-    """Whether a folder is a SavedModel, or the one above it, as TensorFlow Serving takes it."""
-    return any((place / "saved_model.pb").is_file() for place in (folder, folder / "1"))
 
 
 def as_uint8(reconstruction: np.ndarray) -> np.ndarray:

@@ -1,19 +1,12 @@
 """A trained detector leaves as a SavedModel or as a LiteRT file, each with its own metadata.
 
-The metadata is what `detector.json` holds of approach, classes, threshold and calibration, and
-
-| key | holds |
-|---|---|
-| `outputs` | names of what the file gives; see `Detector.infer` |
-| `preprocessing` | what a picture has to be before it enters |
-| `quantization`, `batch_size` | LiteRT only |
-| `model_sha256`, `model_bytes` | LiteRT only: digest and length of the model in the file |
-| `files_sha256` | SavedModel only: digest of each of its files |
-| `source` | digest of the run's `model.keras`, the command that trained it, versions |
+The metadata is what `detector.json` holds but for the training, and what `DetectorInfo` names for
+exported files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import importlib.metadata
@@ -24,34 +17,19 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from anomaly_tf.config import ThresholdConfig
 from anomaly_tf.data.stored import Images, apply
 from anomaly_tf.deploy.conversion import Quantization, convert
-from anomaly_tf.deploy.runtime import METADATA_NAME, LiteRTDetector
+from anomaly_tf.deploy.keras_run import TrainedDetector
+from anomaly_tf.deploy.litert import METADATA_NAME, LiteRTDetector
 from anomaly_tf.deploy.saved_model import METADATA
-from anomaly_tf.deploy.trained import TrainedDetector
 from anomaly_tf.detection.scoring import score_statistics
-from anomaly_tf.files import atomic_folder, atomic_path, sha256
-
-KEPT = (
-    "approach",
-    "protocol",
-    "dataset",
-    "class_names",
-    "roles",
-    "seed",
-    "image_shape",
-    "image_score",
-    "threshold",
-    "calibration",
-    "score_statistics",
-)
+from anomaly_tf.runs.detector_info import Calibration, DetectorInfo
+from anomaly_tf.runs.files import atomic_folder, atomic_path, sha256
 
 
 def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
@@ -93,7 +71,7 @@ def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
         archive.write_out(str(new), verbose=False)
         files = sorted(file for file in new.rglob("*") if file.is_file())
         digests = {str(file.relative_to(new)): sha256(file) for file in files}
-        metadata = _metadata(detector) | {"files_sha256": digests}
+        metadata = dataclasses.replace(_metadata(detector), files_sha256=digests)
         (new / METADATA).parent.mkdir()
         (new / METADATA).write_text(_json(metadata), "utf-8")
 
@@ -124,18 +102,21 @@ def export_tflite(
     """
     with _full_disk_as_os_error():
         model = convert(_exported_model(detector), batch_size, quantization, samples)
-    metadata = _metadata(detector) | {
-        "quantization": quantization,
-        "batch_size": batch_size,
-        "model_sha256": hashlib.sha256(model).hexdigest(),
-        "model_bytes": len(model),
-    }
+    metadata = dataclasses.replace(
+        _metadata(detector),
+        quantization=quantization,
+        batch_size=batch_size,
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        model_bytes=len(model),
+    )
     exported = LiteRTDetector(model, metadata)
     scores = np.sort(apply(exported.score, normal_images))
-    metadata["calibration"] = {"size": len(scores), "scores": scores.tolist()}
-    metadata["score_statistics"] = {"normal": score_statistics(scores)}
-    how = {name: part for name, part in detector.info["threshold"].items() if name != "value"}
-    exported.set_threshold(ThresholdConfig(**how))
+    metadata.calibration = Calibration(len(scores), scores.tolist())
+    metadata.score_statistics = {"normal": score_statistics(scores)}
+    if detector.info.threshold.method == "conformal":
+        exported.set_false_alarm_rate(detector.info.threshold.setting)
+    else:
+        exported.set_percentile(detector.info.threshold.setting)
     text = _json(metadata)
     content = io.BytesIO(model)
     with zipfile.ZipFile(content, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -166,34 +147,38 @@ def _resized(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
     return tf.ensure_shape(resized, (None, height, width, images.shape[-1]))
 
 
-def _metadata(detector: TrainedDetector) -> dict[str, Any]:
+def _metadata(detector: TrainedDetector) -> DetectorInfo:
     info = detector.info
-    colours = "grayscale" if detector.image_shape[-1] == 1 else "RGB"
-    return {
-        "format": "anomaly_tf detector",
-        "format_version": 1,
-        **{key: info[key] for key in KEPT if key in info},
-        "outputs": list(detector.outputs),
-        "preprocessing": {
+    return dataclasses.replace(
+        info,
+        format="anomaly_tf detector",
+        format_version=1,
+        outputs=list(detector.outputs),
+        preprocessing={
             "dtype": "uint8",
             "range": [0, 255],
-            "colours": colours,
+            "colours": "grayscale" if detector.image_shape[-1] == 1 else "RGB",
             "resizing": "bilinear, averaging when it shrinks",
             "scaling": "inside the model",
         },
-        "source": {
-            "model_sha256": info.get("model_sha256"),
-            "command": info["training"]["command"],
+        source={
+            "model_sha256": info.model_sha256,
+            "command": info.training.command,
             "versions": {
                 name: importlib.metadata.version(name)
                 for name in ("tensorflow", "keras", "ai-edge-litert")
             },
         },
-    }
+        # Of the run only.
+        training=None,  # type: ignore[arg-type]
+        versions=None,
+        model_sha256=None,
+        others={},
+    )
 
 
-def _json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+def _json(metadata: DetectorInfo) -> str:
+    return json.dumps(metadata.to_json(), indent=2, allow_nan=False) + "\n"
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from anomaly_tf.data.images import UnreadableImage, open_image, read_image
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import atomic_path
 from anomaly_tf.jobs import available_threads
+from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.script import quiet_libraries
 
 # Files that are read and scored together.
@@ -30,10 +30,6 @@ PART = 64
 # From so many files on, processes save more than their start takes. Threads read small files one
 # after the other: most of that time is Python's own, and Python runs one thread at a time.
 MANY = 500
-# A pixel is shown in the strongest colour when its error is this many times the threshold, where
-# that is compared with the mean of the map or with its maximum; the same for all images, so that
-# they can be compared.
-FULL_HEAT_BY_MEAN, FULL_HEAT_BY_MAXIMUM = 8, 2
 
 
 @dataclass(frozen=True)
@@ -140,10 +136,10 @@ class _Worker:
     def start(cls, model: Path, threshold: float) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with quiet_libraries():
-            from anomaly_tf.deploy.runtime import LiteRTDetector
+            from anomaly_tf.deploy.litert import LiteRTDetector
 
             cls.detector = LiteRTDetector.load(model, threads=1)
-        cls.detector.info["threshold"]["value"] = threshold
+        cls.detector.info.threshold.value = threshold
 
     @classmethod
     def score(cls, part: list[ImageFile]) -> list[Result]:
@@ -173,10 +169,8 @@ def _read(file: ImageFile, shape: tuple[int, int, int]) -> np.ndarray | Unreadab
 
 def _draw(detector: Detector, files: list[ImageFile], images: np.ndarray) -> None:
     """Writes for each file a PNG with the map of its image uint8 `(H, W, C)` over it."""
-    times = FULL_HEAT_BY_MAXIMUM if detector.scores_by_maximum else FULL_HEAT_BY_MEAN
+    full = detector.heat_scale.value
     for file, heat in zip(files, detector.explain(images), strict=True):
-        # Grad-CAM has no scale of its own: its strongest pixel is shown strongest.
-        full = times * detector.threshold if detector.reconstructs else float(heat.max())
         assert file.heatmap
         with atomic_path(file.heatmap) as path:
             overlay(open_image(file.path), heat, full or 1.0).save(path)

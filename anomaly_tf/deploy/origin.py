@@ -17,7 +17,7 @@ from typing import Any
 from tensorflow.core.protobuf import saved_model_pb2
 
 from anomaly_tf.errors import UserError
-from anomaly_tf.metadata import MOST_BYTES
+from anomaly_tf.runs.detector_info import MAX_BYTES
 from anomaly_tf.script import printable
 
 MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
@@ -86,8 +86,8 @@ def check_keras_file(path: Path, trust: bool) -> None:
                     raise ValueError(f"{member.filename} is compressed")
                 if stat.S_ISLNK(member.external_attr >> 16):
                     raise ValueError(f"{member.filename} is a link")
-            if archive.getinfo("config.json").file_size > MOST_BYTES:
-                raise ValueError(f"config.json has more than {MOST_BYTES // 2**20} MB")
+            if archive.getinfo("config.json").file_size > MAX_BYTES:
+                raise ValueError(f"config.json has more than {MAX_BYTES // 2**20} MB")
             if archive.testzip():
                 raise ValueError("a checksum in it is wrong")
             foreign = sorted(set(_foreign_classes(json.loads(archive.read("config.json")))))

@@ -11,8 +11,8 @@ import tensorflow as tf
 from anomaly_tf.deploy.detector import Detector, check_shapes
 from anomaly_tf.deploy.origin import TRUST, check_saved_model, refused
 from anomaly_tf.errors import UserError
-from anomaly_tf.files import sha256
-from anomaly_tf.metadata import EXPORT_FIELDS, read_metadata
+from anomaly_tf.runs.detector_info import EXPORT_FIELDS, DetectorInfo
+from anomaly_tf.runs.files import sha256
 
 # TensorFlow Serving leaves this folder of a SavedModel alone.
 METADATA = Path("assets.extra", "anomaly_tf.json")
@@ -27,10 +27,10 @@ class SavedModelDetector(Detector):
 
     Args:
         model: What `tf.saved_model.load` gave.
-        info: Its metadata; see `deploy/exporters.py`.
+        info: Its metadata.
     """
 
-    def __init__(self, model: Any, info: dict[str, Any]) -> None:
+    def __init__(self, model: Any, info: DetectorInfo) -> None:
         super().__init__(info)
         self._model = model  # the signature alone would not keep its variables alive
         self._serve = model.signatures["serve"]
@@ -51,15 +51,15 @@ class SavedModelDetector(Detector):
         if not (folder / "saved_model.pb").is_file():
             folder = folder / "1"
         try:
-            info = read_metadata(folder / METADATA, EXPORT_FIELDS)
+            info = DetectorInfo.read(folder / METADATA, EXPORT_FIELDS)
         except OSError as error:
             raise UserError(
                 f"{path} was not made by export.py (it holds no {METADATA}); export it again"
             ) from error
         except ValueError as error:
             raise UserError(f"{folder / METADATA} is damaged ({error}); export it again") from error
-        if "files_sha256" in info:
-            _check_files(folder, info["files_sha256"])
+        if info.files_sha256 is not None:
+            _check_files(folder, info.files_sha256)
         elif not trust:
             raise UserError(f"{folder / METADATA} records no digests of the model's files; {TRUST}")
         if not trust:
@@ -78,12 +78,13 @@ class SavedModelDetector(Detector):
         outputs = {
             name: tuple(spec.shape[1:]) for name, spec in self._serve.structured_outputs.items()
         }
-        check_shapes(self.info, (*self.image_shape[:2], channels), outputs)
+        shape = (*self.image_shape[:2], channels)
+        check_shapes(self.info, shape, outputs, self.info.outputs)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of what `infer` can give."""
-        return tuple(self.info["outputs"])
+        return tuple(self.info.outputs)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}

@@ -12,9 +12,9 @@ import matplotlib
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
-from anomaly_tf.config import CONFIGS
-from anomaly_tf.files import atomic_path
+from anomaly_tf.approaches import options_of
 from anomaly_tf.reporting import plots
+from anomaly_tf.runs.files import atomic_path
 
 Results = list[dict[str, Any]]
 HEAD = (
@@ -86,7 +86,7 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
     """
     rows: list[tuple[str, ...]] = []
     for (approach, protocol), cells in _by(results, "approach", "protocol").items():
-        reported = CONFIGS[approach].reported.get(protocol, "")
+        reported = options_of(approach).reported.get(protocol, "")
         done = [cell["metrics"] for cell in cells if cell["status"] == "completed"]
         if done:
             classes = sorted({m["normal_class"] for m in done if m["normal_class"] is not None})

@@ -20,9 +20,9 @@ from anomaly_tf.detection.metrics import (
     classification_metrics,
     detection_metrics,
 )
-from anomaly_tf.files import write_json
 from anomaly_tf.reporting import plots
-from anomaly_tf.run_directory import RunDirectory
+from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.runs.files import write_json
 from anomaly_tf.script import printable
 
 PICTURES = 8
@@ -56,13 +56,13 @@ def evaluate(detector: Detector, split: Split, config: Config, run: RunDirectory
     test, roles, names = split.test, split.roles, split.class_names
     scores = apply(detector.score, test.images)
     info = detector.info
-    training = info["training"]
-    all_normal = len(roles.normal) == len(info["class_names"]) > 1
+    training = info.training
+    all_normal = len(roles.normal) == len(info.class_names) > 1
     judged = split.judged
     metrics: dict[str, Any] = {
         "approach": config.approach,
         "protocol": config.protocol,
-        "dataset": info["dataset"],
+        "dataset": info.dataset,
         "normal_class": None if all_normal else _one_or_several(roles.normal),
         "normal_class_name": None
         if all_normal
@@ -73,11 +73,11 @@ def evaluate(detector: Detector, split: Split, config: Config, run: RunDirectory
         "normal_scores": _distribution(scores[test.labels == 0]),
         "threshold": detector.threshold,
         "threshold_method": detector.threshold_method,
-        "validation_auroc": training["validation"].get("val_auroc"),
-        "n_train": training["n_train"],
-        "n_validation": training["n_validation"],
+        "validation_auroc": training.validation.get("val_auroc"),
+        "n_train": training.n_train,
+        "n_validation": training.n_validation,
         "n_test": int(judged.sum()),
-        **{key: training[key] for key in TRAINING_FACTS},
+        **{key: getattr(training, key) for key in TRAINING_FACTS},
     }
     if config.protocol == "unseen":
         seen = (test.labels == 0) | ~judged
@@ -180,7 +180,7 @@ def _auroc_by_strength(
 
 def _classification(detector: Detector, split: Split, metrics: dict[str, Any]) -> dict[str, Any]:
     """What a classifier adds: its accuracy, and how it falls on corrupted images."""
-    test, names = split.test, tuple(detector.info["class_names"])
+    test, names = split.test, tuple(detector.info.class_names)
     predicted = apply(detector.probabilities, test.images).argmax(axis=1)
     clean = test.labels == 0
     found = classification_metrics(test.classes[clean], predicted[clean], names)

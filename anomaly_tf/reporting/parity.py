@@ -42,7 +42,7 @@ def compare(trained: Detector, exported: Detector, split: Split, path: Path) -> 
     report: dict[str, Any] = {"path": str(path), "n_test": int(judged.sum())}
     scores, verdicts = {}, {}
     many, rest = test.images[:TIMED_IMAGES], subset(test.images, slice(TIMED_IMAGES, None))
-    few = test.images[: exported.info.get("batch_size", 1)]
+    few = test.images[: exported.info.batch_size or 1]
     for name, detector in (("trained", trained), ("exported", exported)):
         latency = median_seconds(detector.score, few)
         start = time.perf_counter()

@@ -22,7 +22,7 @@ from sklearn.metrics import (
 )
 
 from anomaly_tf.deploy.overlay import overlay
-from anomaly_tf.files import atomic_path
+from anomaly_tf.runs.files import atomic_path
 
 NORMAL, ANOMALY, LINE = "#1f6fb2", "#d9602b", "#333333"
 # Of a defect; seen on grey pictures and on the yellow and red of a map.

@@ -14,10 +14,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from anomaly_tf.config import LearnsFrom
 from anomaly_tf.data.protocols import LabelledImages
-from anomaly_tf.deploy.trained import TrainedDetector
+from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.detection.scoring import Scorer
-from anomaly_tf.files import atomic_path
-from anomaly_tf.run_directory import RunDirectory
+from anomaly_tf.runs.detector_info import DetectorInfo
+from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.training.checkpoint import Progress, save_checkpoint
 
 # TensorBoard gets pictures and histograms after so many epochs at most, however long a training
@@ -184,7 +185,7 @@ class Pictures(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Makes the explainer, whose graph serves every epoch."""
-        self._detector = TrainedDetector(self.model.detector, {})
+        self._detector = TrainedDetector(self.model.detector, DetectorInfo())
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes one picture per group, after `MOST_PICTURES` of all epochs at most."""

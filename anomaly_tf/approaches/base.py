@@ -1,0 +1,158 @@
+"""What every approach does in training, whatever its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from anomaly_tf.config import TrainingConfig
+from anomaly_tf.networks.fused import FusedAdam, follow, fused
+from anomaly_tf.networks.gradients import learn_gradients
+
+
+class Approach(keras.Model):
+    """A model in training: means of its losses, an optimizer per network, a moving average.
+
+    A subclass owns `train_step` and ends it with `learn` and `track`, and sets `detector`, made of
+    the averages. Where values of tensors are to decide in `train_step`, it says so by TensorFlow's
+    operations: AutoGraph, which takes a second of each start, does not rewrite it.
+
+    Args:
+        name: Name of the model.
+        losses: Name of each loss that is tracked.
+        networks: The networks that learn; kept as what `fused` makes of them.
+        averages: Of those that the detector is made of, the first one first, by name: a network
+            built likewise. It takes the exponential moving average of the other's weights and
+            BatchNorm statistics, and does not learn.
+        ema_decay: Decay of the moving average per step.
+    """
+
+    # How many normal images `adapt` wants; none if the score holds no `gradient_distance`.
+    adapts_to = 0
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.train_step = tf.autograph.experimental.do_not_convert(cls.train_step)
+
+    def __init__(
+        self,
+        name: str,
+        losses: tuple[str, ...],
+        networks: dict[str, keras.Model],
+        averages: dict[str, keras.Model],
+        ema_decay: float,
+    ) -> None:
+        super().__init__(name=name)
+        self.networks = {part: fused(network) for part, network in networks.items()}
+        self.averages = averages
+        self.ema_decay = ema_decay
+        for part, averaged in averages.items():
+            averaged.set_weights(self.networks[part].get_weights())
+            averaged.trainable = False
+        self.trackers = {loss: keras.metrics.Mean(loss) for loss in losses}
+        self.built = True
+
+    @property
+    def averaged(self) -> keras.Model:
+        """The first of the averages."""
+        return next(iter(self.averages.values()))
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """One mean per loss."""
+        return list(self.trackers.values())
+
+    def compile(self, optimizers: dict[str, keras.Optimizer], jit_compile: bool = False) -> None:
+        """Takes one optimizer for each of the networks; the losses are the model's own."""
+        first = optimizers[next(iter(self.averages))]
+        super().compile(optimizer=first, jit_compile=jit_compile)
+        self.optimizers = optimizers
+        for name, optimizer in optimizers.items():
+            optimizer.build(self.networks[name].trainable_variables)
+
+    def adapt(self, images: np.ndarray) -> None:
+        """Sets mean and covariance of normal images' gradients, before training.
+
+        Args:
+            images: At most `adapts_to` normal training images, uint8 `(N, H, W, C)`.
+        """
+        learn_gradients(self.detector, images)
+
+    def learn(self, tape: tf.GradientTape, losses: dict[str, tf.Tensor]) -> None:
+        """One step of each network on its loss, and of the moving average.
+
+        Args:
+            tape: What recorded the losses; persistent if there are several networks.
+            losses: Network's name to the scalar that it minimises.
+        """
+        for name, loss in losses.items():
+            variables = self.networks[name].trainable_variables
+            self.optimizers[name].apply(tape.gradient(loss, variables), variables)
+        self._update_average()
+
+    def track(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Adds the losses of a batch; returns the means of the epoch so far."""
+        for name, value in values.items():
+            self.trackers[name].update_state(value)
+        return {name: tracker.result() for name, tracker in self.trackers.items()}
+
+    def learning_rates(self) -> dict[str, float]:
+        """The current learning rate of each network's optimizer."""
+        return {
+            f"{name}_learning_rate": float(optimizer.learning_rate)
+            for name, optimizer in self.optimizers.items()
+        }
+
+    def _update_average(self) -> None:
+        step = tf.cast(self.optimizer.iterations, tf.float32)
+        # A short memory at first: the random initial weights should not weigh for long.
+        decay = tf.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+        for name, averaged in self.averages.items():
+            current = self.networks[name].weights
+            for average, variable in zip(averaged.weights, current, strict=True):
+                follow(average, variable.value, 1.0 - decay)
+
+
+def with_hardest(
+    batch: tuple[tf.Tensor, tf.Tensor],
+    score: Callable[[tf.Tensor], tf.Tensor],
+    candidates: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What is learnt from of a batch of candidates: half as drawn, half those told worst.
+
+    Online hard example mining (A. Shrivastava et al. 2016) of both kinds. By the worst alone a
+    network at its beginning, which tells nothing yet, would learn the reverse.
+
+    Args:
+        batch: Normal images and anomalies, each `(candidates * N, H, W, C)`.
+        score: Anomaly score `(M,)` of images `(M, H, W, C)`, as the detector gives it so far.
+        candidates: How many images there are for each that is kept.
+
+    Returns:
+        Normal images and anomalies, each `(N, H, W, C)`: the first half of N as they come, then of
+        the rest the normal images of the highest and the anomalies of the lowest score.
+    """
+    if candidates == 1:
+        return batch
+    count = tf.shape(batch[0])[0] // candidates
+    drawn = (count + 1) // 2
+    rest = [images[drawn:] for images in batch]
+    normal, anomaly = tf.split(score(tf.concat(rest, axis=0)), 2)
+    worst = [tf.math.top_k(told, count - drawn).indices for told in (normal, -anomaly)]
+    return tuple(
+        tf.concat([images[:drawn], tf.gather(others, chosen)], axis=0)
+        for images, others, chosen in zip(batch, rest, worst, strict=True)
+    )
+
+
+def adam(learning_rate: float, training: TrainingConfig, beta_1: float = 0.9) -> keras.Optimizer:
+    """Adam whose learning rate stays or falls to zero over the whole training, on a cosine."""
+    if training.schedule == "constant":
+        return FusedAdam(learning_rate, beta_1=beta_1)
+    steps = training.epochs * training.steps_per_epoch
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    return FusedAdam(schedule, beta_1=beta_1)

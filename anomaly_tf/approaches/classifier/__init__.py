@@ -1,0 +1,1 @@
+"""The convolutional classifier, approach `cnn`."""

@@ -1,0 +1,1 @@
+"""The contrastive autoencoder, approach `contrastive`."""

@@ -1,0 +1,1 @@
+"""The dual-discriminator GAN, approach `sota`."""

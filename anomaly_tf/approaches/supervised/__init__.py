@@ -1,0 +1,1 @@
+"""The classifier of normal against anomalous, approach `supervised`."""

@@ -1,0 +1,52 @@
+"""Options of approach `transform`, a classifier of geometric transformations; no TensorFlow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from anomaly_tf.config import (
+    GRAD_CAM,
+    Checked,
+    NormalOnlyConfig,
+    SamplingConfig,
+    ScoreMap,
+    TrainingConfig,
+    number,
+)
+from anomaly_tf.networks.sizes import ClassifierNetworks
+
+
+@dataclass(frozen=True)
+class TransformLosses(Checked):
+    """Terms of the score of the classifier of transformations.
+
+    Attributes:
+        gradient_score_weight: Weight of the squared Mahalanobis distance of the image's gradients,
+            1 on average for normal images, beside the mean negative log-probability of the
+            transformations.
+    """
+
+    section: ClassVar[str] = "losses."
+
+    gradient_score_weight: float = number(0.2, 0)
+
+
+@dataclass(frozen=True)
+class TransformConfig(NormalOnlyConfig):
+    """Configuration of approach `transform`, the classifier of geometric transformations.
+
+    Attributes:
+        sampling: How images become training batches.
+        training: How long and how fast to learn.
+        networks: Sizes of the network.
+        losses: Terms of the score.
+    """
+
+    score_map: ClassVar[ScoreMap] = GRAD_CAM
+
+    approach: str = "transform"
+    sampling: SamplingConfig = SamplingConfig(flip=0.0, shift=0)
+    training: TrainingConfig = TrainingConfig(epochs=5, steps_per_epoch=300, ema_decay=0.99)
+    networks: ClassifierNetworks = ClassifierNetworks()
+    losses: TransformLosses = TransformLosses()

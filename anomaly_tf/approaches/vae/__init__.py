@@ -1,0 +1,1 @@
+"""The convolutional variational autoencoder, approach `vae`."""

@@ -1,0 +1,151 @@
+"""Convolutional variational autoencoder, approach `vae`.
+
+D. Kingma, M. Welling: Auto-Encoding Variational Bayes, ICLR 2014; as an anomaly detector: J. An,
+S. Cho, SNU 2015. Trained on normal images alone to maximise the evidence lower bound. With a
+Gaussian decoder of standard deviation s the bound, up to constants, is
+
+    -(sum (x - G(x))^2 / (2 s^2) + KL(q(z|x) || N(0, 1)))
+
+The anomaly score is the sum of the same two terms per pixel, each made to tell more: the error of
+each pixel is standardised by the mean and the variance v that it has on normal images,
+(error - mean)^2 / (2 (v + s^2)), so that a bright pixel where normal images are always black counts
+more than one at a blurred edge. Of the KL term that part remains which says where the latent lies,
+|mean of q(z|x)|^2 / 2, the divergence of a Gaussian of variance 1 there from the prior, with a
+weight; the encoder's own variance told normal images from others worse than none. Nothing is
+sampled, so the score is the same each time. Of a large image, which is judged by its places, the
+score is the largest of the smoothed errors alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+from anomaly_tf.approaches.base import Approach, adam
+from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
+from anomaly_tf.networks import losses
+from anomaly_tf.networks.blocks import build_decoder, encoder_maps
+from anomaly_tf.networks.detectors import image_input, map_score, smoothed
+from anomaly_tf.networks.sizes import ConvolutionalNetworks
+
+
+def build_encoder(
+    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks
+) -> keras.Model:
+    """Images float32 `(N, H, W, C)` in [-1, 1] to mean and log variance, each `(N, latent)`."""
+    image = keras.Input(image_shape, name="image")
+    x = layers.Flatten()(encoder_maps(image, networks)[-1])
+    mean = layers.Dense(networks.latent, dtype="float32", name="mean")(x)
+    log_variance = layers.Dense(networks.latent, dtype="float32", name="log_variance")(x)
+    # Beyond these bounds exp leaves float32's useful range before the loss can push back.
+    return keras.Model(image, [mean, ops.clip(log_variance, -12.0, 6.0)], name="encoder")
+
+
+def build_network(
+    image_shape: tuple[int, int, int], networks: ConvolutionalNetworks, noise: float
+) -> keras.Model:
+    """All that the detector needs of an image.
+
+    Returns:
+        A model from images to the reconstruction from the mean latent, the standardised error
+        (of the shape of the images) and the latent's mean `(N, latent)`.
+    """
+    image = keras.Input(image_shape, name="image")
+    mean, _ = build_encoder(image_shape, networks)(image)
+    reconstruction = build_decoder(image_shape, networks)([mean])
+    # On a scale from black 0 to white 1. BatchNorm over the pixels as its channels keeps their
+    # running means and variances; nothing in it is learnt by gradients.
+    error = layers.Flatten(dtype="float32")(ops.cast(image - reconstruction, "float32") / 2)
+    standardised = layers.BatchNormalization(
+        momentum=0.99,
+        epsilon=noise**2,
+        center=False,
+        scale=False,
+        dtype="float32",
+        name="error_statistics",
+    )(error)
+    standardised = layers.Reshape(image_shape, dtype="float32")(standardised)
+    return keras.Model(image, [reconstruction, standardised, mean], name="vae")
+
+
+class Vae(Approach):
+    """The variational autoencoder in training.
+
+    `fit` takes normal images, float32 `(N, H, W, C)` in [-1, 1].
+
+    Args:
+        image_shape: Height, width, channels.
+        networks: Sizes of the networks.
+        loss_config: Terms of loss and score.
+        ema_decay: Decay of the moving average per step.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        networks: ConvolutionalNetworks,
+        loss_config: VaeLosses,
+        ema_decay: float,
+    ) -> None:
+        network = build_network(image_shape, networks, loss_config.noise)
+        averaged = build_network(image_shape, networks, loss_config.noise)
+        names = ("reconstruction", "kl", "loss")
+        super().__init__("vae", names, {"vae": network}, {"vae": averaged}, ema_decay)
+        self.encoder = self.networks["vae"].get_layer("encoder")
+        self.decoder = self.networks["vae"].get_layer("decoder")
+        self.error_statistics = self.networks["vae"].get_layer("error_statistics")
+        self.noise = keras.random.SeedGenerator()
+        self.loss_config = loss_config
+        self.detector = build_detector(averaged, loss_config)
+
+    def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One step on a batch of normal images; returns the means of the losses per pixel."""
+        pixels = math.prod(data.shape[1:])
+        with tf.GradientTape() as tape:
+            mean, log_variance = self.encoder(data, training=True)
+            deviation = tf.exp(0.5 * log_variance)
+            sample = mean + deviation * keras.random.normal(tf.shape(mean), seed=self.noise)
+            reconstructions = self.decoder([sample], training=True)
+            squared = tf.reduce_mean(losses.squared_error(data, reconstructions))
+            values = {
+                "reconstruction": squared / (2 * self.loss_config.noise**2),
+                "kl": tf.reduce_mean(losses.kl_divergence(mean, log_variance)) / pixels,
+            }
+            values["loss"] = values["reconstruction"] + values["kl"]
+        errors = tf.reshape((data - reconstructions) / 2, [-1, pixels])
+        self.error_statistics(errors, training=True)
+        self.learn(tape, {"vae": values["loss"]})
+        return self.track(values)
+
+
+def build_detector(network: keras.Model, loss_config: VaeLosses) -> keras.Model:
+    """From uint8 images to score, error map and reconstruction.
+
+    The error map is half the square of the standardised error, mean over channels, by `smoothed`;
+    the score is what `map_score` makes of the map, plus, unless the images are large, the weighted
+    latent term divided by the number of pixel values: it speaks of an image as a whole, not of the
+    place that stands out most.
+    """
+    image, scaled = image_input(network.input_shape[1:])
+    reconstruction, standardised, mean = network(scaled, training=False)
+    score_map = VaeConfig.score_map
+    error_map = smoothed(ops.mean(ops.square(standardised) / 2, axis=-1), score_map)
+    score = map_score(error_map, score_map)
+    if score_map.judges_whole(image.shape[1:3]):
+        latent_term = ops.sum(ops.square(mean) / 2, axis=-1) / math.prod(network.input_shape[1:])
+        score = score + loss_config.latent_score_weight * latent_term
+    outputs = {"score": score, "error_map": error_map, "reconstruction": reconstruction}
+    return keras.Model(image, outputs, name="detector")
+
+
+def build(
+    config: VaeConfig, image_shape: tuple[int, int, int], class_count: int, jit_compile: bool
+) -> Vae:
+    """A compiled model with Adam."""
+    training = config.training
+    model = Vae(image_shape, config.networks, config.losses, training.ema_decay)
+    model.compile({"vae": adam(training.learning_rate, training)}, jit_compile)
+    return model

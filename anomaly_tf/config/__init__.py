@@ -1,0 +1,62 @@
+"""What a run is made of: typed, frozen and checked before anything is written.
+
+Values come from three places, later ones win: the defaults of the dataclasses, a YAML file
+(`configs/<approach>.yaml` or `--config FILE`), the command line. The resolved configuration is
+saved with the run, so a run can always say how it came to be. Nothing here imports TensorFlow:
+`--help` and every wrong option answer at once (see `command_line.py`). What belongs to a single
+approach stands in `approaches/<name>/options.py`.
+"""
+
+from anomaly_tf.config.checked import Checked, number
+from anomaly_tf.config.run import (
+    ALL_CLASSES_NORMAL,
+    LARGEST_SIDE,
+    SMALLEST_SIDE,
+    BalancedConfig,
+    Config,
+    LearnsFrom,
+    NormalOnlyConfig,
+    flatten,
+    plain,
+    save_config,
+)
+from anomaly_tf.config.score_map import GRAD_CAM, ScoreMap, ScoreRule, reconstruction_map
+from anomaly_tf.config.sections import (
+    AdversarialTrainingConfig,
+    BalancedSamplingConfig,
+    CorruptionConfig,
+    FolderConfig,
+    Protocol,
+    SamplingConfig,
+    ThresholdConfig,
+    TrainingConfig,
+    UnseenConfig,
+)
+
+__all__ = [
+    "ALL_CLASSES_NORMAL",
+    "GRAD_CAM",
+    "LARGEST_SIDE",
+    "SMALLEST_SIDE",
+    "AdversarialTrainingConfig",
+    "BalancedConfig",
+    "BalancedSamplingConfig",
+    "Checked",
+    "Config",
+    "CorruptionConfig",
+    "FolderConfig",
+    "LearnsFrom",
+    "NormalOnlyConfig",
+    "Protocol",
+    "SamplingConfig",
+    "ScoreMap",
+    "ScoreRule",
+    "ThresholdConfig",
+    "TrainingConfig",
+    "UnseenConfig",
+    "flatten",
+    "number",
+    "plain",
+    "reconstruction_map",
+    "save_config",
+]

@@ -1,0 +1,119 @@
+"""The detector of a run directory, in Keras."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from anomaly_tf.data.stored import Images, sample
+from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
+from anomaly_tf.deploy.origin import TRUST, check_keras_file, refused
+from anomaly_tf.detection.scoring import GradCam, Scorer
+from anomaly_tf.errors import UserError
+from anomaly_tf.runs.checks import OUTPUTS
+from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale
+from anomaly_tf.runs.directory import RunDirectory, open_run
+from anomaly_tf.runs.files import atomic_path, sha256, write_json
+
+# Full red in a heat map is this quantile of the maps of so many normal images.
+HEAT_QUANTILE, HEAT_IMAGES = 0.999, 200
+
+
+class TrainedDetector(Detector):
+    """A trained Keras model with its threshold; see `Detector`.
+
+    Args:
+        model: From uint8 images `(N, H, W, C)` to a dictionary of float32 outputs, `score` `(N,)`
+            among them; `approaches/__init__.py` lists the others.
+        info: What `detector.json` holds.
+    """
+
+    def __init__(self, model: keras.Model, info: DetectorInfo) -> None:
+        super().__init__(info)
+        self.model = model
+        self._grad_cam = None if "error_map" in model.output else GradCam(model)
+        # One graph for each set of outputs that was asked for.
+        self._scorers: dict[tuple[str, ...], Scorer] = {}
+
+    @classmethod
+    def load(cls, path: str | Path, trust: bool = False) -> TrainedDetector:
+        """Loads the detector of a run directory.
+
+        Args:
+            path: A folder written by `train.py`.
+            trust: As `Detector.load`.
+
+        Raises:
+            UserError: A `ValueError`; if the folder is not a run, is incomplete, its model file is
+                not the one that was saved, or is not to be trusted.
+        """
+        run, info = open_run(path)
+        digest = info.model_sha256
+        if digest is None and not trust:
+            raise UserError(f"{run.detector} records no digest of {run.model.name}; {TRUST}")
+        file = run.model_with(digest) if digest else run.model
+        if file is None:
+            raise UserError(f"{run.model} is not the file that training saved; train again")
+        check_keras_file(file, trust)
+        try:
+            model = keras.models.load_model(file, compile=False, safe_mode=True)
+            detector = cls(model, info)
+            shapes = {name: output.shape[1:] for name, output in model.output.items()}
+            check_shapes(info, model.input_shape[1:], shapes, ("score", *detector.outputs))
+            return detector
+        except Exception as error:  # what Keras raises on a file that anybody may have made
+            raise refused(file, error) from error
+
+    def save(self, run: RunDirectory) -> None:
+        """Writes the model and `detector.json`, together or not at all."""
+        with atomic_path(run.new_model, durable=True) as temporary:
+            self.model.save(temporary)
+        self.info.model_sha256 = sha256(run.new_model)
+        self.save_info(run)  # from here on the new one is the run's
+        run.new_model.replace(run.model)
+
+    def save_info(self, run: RunDirectory) -> None:
+        """Writes `detector.json` only, for a new threshold."""
+        write_json(run.detector, self.info.to_json())
+
+    def set_heat_scale(self, normal: Images, unit: str) -> None:
+        """Sets what is full red in heat maps, from the maps of normal validation images.
+
+        Args:
+            normal: uint8 `(N, H, W, C)`, at least one.
+            unit: What a value of the map is, in words.
+        """
+        maps = self.explain(sample(normal, HEAT_IMAGES, seed=0)[:])
+        value = float(np.quantile(maps, HEAT_QUANTILE))
+        self.info.heat_scale = HeatScale(value, HEAT_QUANTILE, unit)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the detector takes."""
+        return tuple(self.model.input_shape[1:])
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `infer` can give."""
+        return tuple(name for name in OUTPUTS if name in self.model.output)
+
+    @property
+    def explains(self) -> bool:
+        """Always: Grad-CAM where there is no error map."""
+        return True
+
+    def explain(self, images: np.ndarray) -> np.ndarray:
+        """As `Detector.explain`, and always possible: Grad-CAM where there is no error map."""
+        if self._grad_cam:
+            return self._grad_cam(self._checked(images))
+        return super().explain(images)
+
+    def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        if names not in self._scorers:
+            self._scorers[names] = Scorer(self.model, names)
+        outputs = self._scorers[names](images)
+        if "reconstruction" in names:
+            outputs["reconstruction"] = as_uint8(outputs["reconstruction"])
+        return outputs

@@ -1,0 +1,201 @@
+"""Scores with the LiteRT runtime: needs ai-edge-litert, numpy and Pillow, and no TensorFlow.
+
+>>> from anomaly_tf.deploy.litert import LiteRTDetector
+>>> detector = LiteRTDetector.load("sota-int8.tflite")
+>>> image = detector.read("photo.png")             # any size, grayscale or colour
+>>> detector.score(image[None]), detector.predict(image[None])
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from anomaly_tf.data.images import read_image
+from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
+from anomaly_tf.errors import UserError
+from anomaly_tf.jobs import available_threads
+from anomaly_tf.runs.detector_info import LITERT_FIELDS, MAX_BYTES, DetectorInfo
+from anomaly_tf.script import printable
+
+# Name of the metadata inside the file, which LiteRT's convention of associated files makes a zip
+# archive behind the model; the same text lies beside the file, as <its name>.json.
+METADATA_NAME = "anomaly_tf.json"
+SIGNATURE = "serve"
+
+
+class LiteRTDetector(Detector):
+    """An exported .tflite file with its threshold; see `Detector`.
+
+    Images are shared out among threads, each of which has an interpreter of its own. Several
+    threads may use one object at the same time.
+
+    Args:
+        model: The bytes of the model.
+        info: Its metadata.
+        threads: CPU threads that compute at the same time, at least 1; by default all that this
+            process has.
+    """
+
+    loads_quickly = True
+
+    def __init__(self, model: bytes, info: DetectorInfo, threads: int | None = None) -> None:
+        super().__init__(info)
+        self._model = model
+        self._threads = _thread_count(threads)
+        interpreter = self._new_interpreter()
+        self._idle = [interpreter]
+        # The numbers of the tensors, because a call of the signature copies all outputs each time.
+        signature = interpreter.get_signature_runner(SIGNATURE)
+        images, outputs = signature.get_input_details()["images"], signature.get_output_details()
+        self._input = images["index"]
+        self._batch_size, *image_shape = images["shape"].tolist()
+        shapes = {name: tuple(output["shape"].tolist()[1:]) for name, output in outputs.items()}
+        check_shapes(info, tuple(image_shape), shapes, info.outputs)
+        self._indices = {name: outputs[name]["index"] for name in info.outputs}
+
+    @classmethod
+    def load(cls, path: str | Path, threads: int | None = None) -> LiteRTDetector:
+        """Loads a .tflite file that `export.py` made.
+
+        Args:
+            path: The file.
+            threads: As above.
+
+        Raises:
+            UserError: A `ValueError`; if the file cannot be read, was not made by `export.py`, is
+                truncated, or its metadata belongs to another file.
+            ValueError: If `threads` is below 1.
+        """
+        threads = _thread_count(threads)
+        model, info = read_file(Path(path))
+        try:
+            return cls(model, info, threads)
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise UserError(
+                f"{path} is damaged or no detector of ours "
+                f"({printable(' '.join(str(error).split()))}); export it again"
+            ) from error
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `infer` can give."""
+        return tuple(self._indices)
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """Reads an image file of any size: uint8 `(H, W, C)`; see `data/images.py`."""
+        return read_image(Path(path), self.image_shape)
+
+    def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        batches = -(-len(images) // self._batch_size)
+        workers = min(self._threads, batches)
+        # What each worker takes, in whole batches.
+        ends = [self._batch_size * (batches * n // workers) for n in range(workers + 1)]
+        shares = [images[start:end] for start, end in pairwise(ends)]
+        if workers == 1:
+            parts = [self._infer_share(images, names)]
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                parts = list(pool.map(lambda share: self._infer_share(share, names), shares))
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        if "reconstruction" in names:
+            whole["reconstruction"] = as_uint8(whole["reconstruction"])
+        return whole
+
+    def _infer_share(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """The outputs of images, at least one, by one interpreter."""
+        size = self._batch_size
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        with self._interpreter() as interpreter:
+            for start in range(0, len(images), size):
+                batch = images[start : start + size]
+                missing = size - len(batch)
+                if missing:
+                    padding = np.zeros((missing, *images.shape[1:]), np.uint8)
+                    batch = np.concatenate([batch, padding])
+                interpreter.set_tensor(self._input, batch)
+                interpreter.invoke()
+                for name in names:
+                    output = interpreter.get_tensor(self._indices[name])
+                    parts[name].append(output[: size - missing])
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    @contextmanager
+    def _interpreter(self) -> Iterator[Interpreter]:
+        """An interpreter that no other thread uses meanwhile."""
+        try:
+            interpreter = self._idle.pop()
+        except IndexError:
+            interpreter = self._new_interpreter()
+        try:
+            yield interpreter
+        finally:
+            self._idle.append(interpreter)
+
+    def _new_interpreter(self) -> Interpreter:
+        interpreter = Interpreter(model_content=self._model, num_threads=1)
+        interpreter.allocate_tensors()
+        return interpreter
+
+
+def _thread_count(threads: int | None) -> int:
+    if threads is not None and threads < 1:
+        raise ValueError(f"expected at least 1 thread; got {threads}")
+    return threads or available_threads()
+
+
+def read_file(path: Path) -> tuple[bytes, DetectorInfo]:
+    """The model in a .tflite file, and its metadata from inside the file, or else beside it.
+
+    Raises:
+        UserError: As `LiteRTDetector.load`.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; give a file that export.py made"
+        ) from error
+    text = _metadata_inside(content) or _metadata_beside(path)
+    if text is None:
+        raise UserError(
+            f"{path} is truncated or was not made by export.py (it holds no metadata, and no "
+            f"{path.stem}.json lies beside it); export it again"
+        )
+    try:
+        info = DetectorInfo.parse(text, LITERT_FIELDS)
+    except ValueError as error:
+        raise UserError(f"the metadata of {path} is damaged ({error}); export it again") from error
+    model = content[: info.model_bytes]
+    if hashlib.sha256(model).hexdigest() != info.model_sha256:
+        raise UserError(
+            f"{path} is not the model that its metadata describes (another SHA-256 digest); "
+            "export it again"
+        )
+    return model, info
+
+
+def _metadata_inside(content: bytes) -> bytes | None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if archive.getinfo(METADATA_NAME).file_size > MAX_BYTES:
+                return None
+            return archive.read(METADATA_NAME)
+    except Exception:  # of which zipfile and zlib raise many kinds on damaged bytes
+        return None
+
+
+def _metadata_beside(path: Path) -> bytes | None:
+    beside = path.with_suffix(".json")
+    if not beside.is_file() or beside.stat().st_size > MAX_BYTES:
+        return None
+    return beside.read_bytes()

@@ -1,0 +1,1 @@
+"""What two or more approaches share: layers, networks, losses, detectors."""

@@ -1,0 +1,352 @@
+"""`detector.json`, and the metadata of exported files: one typed record, read, checked and written.
+
+Metadata lies beside the model in `detector.json`, or inside an exported file. It may come from
+elsewhere, or be damaged: every number that a verdict depends on is of its type and in its range, or
+the file is refused. Needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import reprlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from anomaly_tf.runs.checks import (
+    OUTPUTS,
+    are_files,
+    are_measures,
+    are_outputs,
+    finite,
+    is_digest,
+    is_list,
+    is_number,
+    is_shape,
+    is_text,
+    is_whole,
+    no_constant,
+)
+
+# The scores of a million calibration images take 20 MB.
+MAX_BYTES = 64 * 2**20
+# Each method of setting a threshold, and the option that it goes by.
+THRESHOLD_SETTINGS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
+
+# What a detector of each kind cannot do without; dots lead into a section.
+EXPORT_FIELDS = (
+    "approach",
+    "image_shape",
+    "outputs",
+    "threshold.value",
+    "calibration.scores",
+)
+LITERT_FIELDS = (*EXPORT_FIELDS, "batch_size", "model_bytes", "model_sha256")
+RUN_FIELDS = (
+    "approach",
+    "dataset",
+    "class_names",
+    "image_shape",
+    "threshold.value",
+    "threshold.method",
+    "calibration.scores",
+    "training.status",
+    "training.command",
+    "training.hardware",
+    "training.chosen_by",
+    "training.validation",
+    "training.n_train",
+    "training.n_validation",
+    "training.n_weights",
+    "training.epochs",
+    "training.best_epoch",
+    "training.train_seconds",
+    "training.images_per_second",
+)
+
+Check = tuple[Callable[[Any], bool], str]
+
+
+def _entry(check: Check | None = None, default: Any = None) -> Any:
+    """A field of the record, and what a value of it must be, where that is checked."""
+    return field(default=default, metadata={"check": check})
+
+
+_TEXT: Check = is_text, "text"
+_SCORE: Check = is_number, "a finite number"
+_NOT_NEGATIVE: Check = (lambda value: is_number(value, 0)), "a number of at least 0"
+_COUNT: Check = (lambda value: is_whole(value, 0, 2**53)), "a whole number of at least 0"
+_DIGEST: Check = is_digest, "64 hexadecimal digits"
+
+
+def _one_of(*values: str) -> Check:
+    return (lambda value: value in values), f"one of {', '.join(values)}"
+
+
+def _number_to(high: float) -> Check:
+    return (lambda value: is_number(value, 0, high)), f"a number from 0 to {high:g}"
+
+
+@dataclass
+class Threshold:
+    """When a score is an alarm.
+
+    Attributes:
+        value: Scores from here on are anomalies.
+        method: How it was set, `percentile` or `conformal`.
+        percentile: The percentile of the calibration scores, for method `percentile`.
+        false_alarm_rate: The promised rate, for method `conformal`.
+    """
+
+    value: float = _entry(_SCORE)
+    method: str = _entry(_one_of(*THRESHOLD_SETTINGS))
+    percentile: float | None = _entry(_number_to(100))
+    false_alarm_rate: float | None = _entry(_number_to(1))
+
+    @property
+    def setting(self) -> float:
+        """The percentile or the false-alarm rate that it was set by."""
+        return getattr(self, THRESHOLD_SETTINGS[self.method])
+
+
+@dataclass
+class Calibration:
+    """Scores of the normal validation images, sorted.
+
+    Attributes:
+        size: How many there are.
+        scores: The scores.
+    """
+
+    size: int = _entry(_COUNT)
+    scores: list[float] = _entry(
+        ((lambda value: is_list(value, is_number)), "finite numbers, at least one")
+    )
+
+
+@dataclass
+class HeatScale:
+    """What is full red in a heat map.
+
+    Attributes:
+        value: The value of the map, above 0.
+        quantile: Of which quantile of the maps of normal validation images it is.
+        unit: What a value of the map is, in words.
+    """
+
+    value: float = _entry(_NOT_NEGATIVE)
+    quantile: float = _entry(_number_to(1))
+    unit: str = _entry(_TEXT)
+
+
+@dataclass
+class TrainingFacts:
+    """How a run came to be.
+
+    Attributes:
+        status: `running`, `completed`, `interrupted` or `non_finite_loss`.
+        command: The command line.
+        reproduce: One that repeats it from the run's own configuration.
+        hardware: The machine, in one line.
+        n_train: Training images.
+        n_validation: Validation images.
+        n_weights: Weights of the detector.
+        chosen_by: What chose the epoch that is kept.
+        epochs: Finished epochs.
+        best_epoch: The epoch that is kept, from 1; 0: the first one was not finished.
+        validation: Measures of the kept epoch on the validation set, by name.
+        train_seconds: Duration.
+        images_per_second: Training images.
+    """
+
+    status: str = _entry(_TEXT)
+    command: str = _entry(_TEXT)
+    reproduce: str | None = _entry(_TEXT)
+    hardware: str = _entry(_TEXT)
+    n_train: int = _entry(_COUNT)
+    n_validation: int = _entry(_COUNT)
+    n_weights: int = _entry(_COUNT)
+    chosen_by: str = _entry(_TEXT)
+    epochs: int = _entry(_COUNT)
+    best_epoch: int = _entry(_COUNT)
+    validation: dict[str, float] = _entry((are_measures, "names, each with a finite number"))
+    train_seconds: float = _entry(_NOT_NEGATIVE)
+    images_per_second: float = _entry(_NOT_NEGATIVE)
+
+
+@dataclass
+class DetectorInfo:
+    """What is known of a detector beside its weights.
+
+    A field that a file does not hold is None here and is not written; which ones a kind of detector
+    cannot do without stands in `RUN_FIELDS`, `EXPORT_FIELDS` and `LITERT_FIELDS`.
+
+    Attributes:
+        format: `anomaly_tf detector`, in exported files.
+        format_version: Likewise, 1.
+        approach: Name of the approach.
+        protocol: Which images were normal or anomaly.
+        dataset: Where the images came from.
+        class_names: Name of each class number.
+        roles: Classes that are `normal`, `seen` and `unseen`, by number.
+        seed: Seed of the run.
+        image_shape: Height, width and channels.
+        image_score: How a score follows from its map: `mean`, `maximum` or `none`.
+        heat_scale: What is full red in a heat map; runs made by version 0.1.0 or before lack it.
+        training: How it was trained; in runs only.
+        versions: Of the libraries that trained it; in runs only.
+        threshold: When a score is an alarm.
+        calibration: Scores of normal validation images.
+        score_statistics: Of `normal` and `anomaly` validation images.
+        outputs: Names of what an exported file gives; see `Detector.infer`.
+        preprocessing: What a picture has to be before it enters an exported file.
+        source: Digest, command and versions behind an exported file.
+        files_sha256: Digest of each file of a SavedModel.
+        quantization: Of a LiteRT file.
+        batch_size: Images that a LiteRT file takes at once.
+        model_sha256: Digest of the model, in a run that of `model.keras`.
+        model_bytes: Length of the model in a LiteRT file.
+        others: What the file holds beside all that, kept as it is.
+    """
+
+    format: str | None = _entry()
+    format_version: int | None = _entry()
+    approach: str = _entry(_TEXT)
+    protocol: str | None = _entry()
+    dataset: str = _entry(_TEXT)
+    class_names: list[str] = _entry(((lambda value: is_list(value, is_text)), "a list of names"))
+    roles: dict[str, Any] | None = _entry()
+    seed: int | None = _entry()
+    image_shape: list[int] = _entry((is_shape, "height, width and channels, 1 or 3"))
+    image_score: str | None = _entry(_one_of("mean", "maximum", "none"))
+    heat_scale: HeatScale | None = None
+    training: TrainingFacts = None  # type: ignore[assignment]
+    versions: dict[str, str] | None = _entry()
+    threshold: Threshold = None  # type: ignore[assignment]
+    calibration: Calibration = None  # type: ignore[assignment]
+    score_statistics: dict[str, Any] | None = _entry()
+    outputs: list[str] = _entry((are_outputs, f"score and others of {', '.join(OUTPUTS[1:])}"))
+    preprocessing: dict[str, Any] | None = _entry()
+    source: dict[str, Any] | None = _entry()
+    files_sha256: dict[str, str] | None = _entry(
+        (are_files, "paths inside the folder, each with 64 hexadecimal digits")
+    )
+    quantization: str | None = _entry()
+    batch_size: int = _entry(
+        ((lambda value: is_whole(value, 1, 4096)), "a whole number from 1 to 4096")
+    )
+    model_sha256: str | None = _entry(_DIGEST)
+    model_bytes: int = _entry(
+        ((lambda value: is_whole(value, 1, 2**53)), "a whole number above 0")
+    )
+    others: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, required: Sequence[str]) -> Self:
+        """Reads a file of metadata; see `parse`.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: As `parse`.
+        """
+        with path.open("rb") as file:
+            return cls.parse(file.read(MAX_BYTES + 1), required)
+
+    @classmethod
+    def parse(cls, content: bytes, required: Sequence[str]) -> Self:
+        """Reads metadata and checks it.
+
+        Args:
+            content: JSON in UTF-8.
+            required: Names that must be there; dots lead into a section.
+
+        Raises:
+            ValueError: If it is larger than `MAX_BYTES`, no JSON object, holds a number that is
+                infinite or NaN, or a field is missing or of a wrong type or range.
+        """
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES // 2**20} MB")
+        try:
+            info = json.loads(
+                content.decode("utf-8"), parse_float=finite, parse_constant=no_constant
+            )
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        if not isinstance(info, dict):
+            raise ValueError(f"expected an object; got {reprlib.repr(info)}")
+        for name, (is_right, words) in CHECKS.items():
+            found, value = _look_up(info, name)
+            if found and not is_right(value):
+                raise ValueError(f"{name} must be {words}; got {reprlib.repr(value)}")
+        method = _look_up(info, "threshold.method")[1]
+        if method in THRESHOLD_SETTINGS:
+            required = (*required, f"threshold.{THRESHOLD_SETTINGS[method]}")
+        for name in required:
+            if not _look_up(info, name)[0]:
+                raise ValueError(f"no {name}")
+        made = cls.from_json(info)
+        scores, size = made.calibration.scores, made.calibration.size
+        if size not in (None, len(scores)):
+            raise ValueError(f"calibration.size is {size}, but there are {len(scores)} scores")
+        return made
+
+    @classmethod
+    def from_json(cls, info: dict[str, Any]) -> Self:
+        """The record of what `json.loads` gave, unchecked."""
+        values = dict(info)
+        for name, section in SECTIONS.items():
+            if isinstance(values.get(name), dict):
+                known = {item.name for item in dataclasses.fields(section)}
+                values[name] = section(**{k: v for k, v in values[name].items() if k in known})
+        known = {item.name for item in dataclasses.fields(cls)} - {"others"}
+        others = {name: values.pop(name) for name in set(values) - known}
+        return cls(**values, others=others)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `json.dumps` takes, without the fields that are None."""
+        values = dataclasses.asdict(self)
+        others = values.pop("others")
+        for name in SECTIONS:
+            if isinstance(values[name], dict):
+                values[name] = _without_none(values[name])
+        return _without_none(values) | others
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "heat_scale": HeatScale,
+    "training": TrainingFacts,
+    "threshold": Threshold,
+    "calibration": Calibration,
+}
+
+
+def _checks(record: type[Any], prefix: str = "") -> Iterator[tuple[str, Check]]:
+    for item in dataclasses.fields(record):
+        if check := item.metadata.get("check"):
+            yield prefix + item.name, check
+
+
+# Dotted name of each field that is checked.
+CHECKS: dict[str, Check] = {
+    **dict(_checks(DetectorInfo)),
+    **{
+        name: check
+        for section, record in SECTIONS.items()
+        for name, check in _checks(record, f"{section}.")
+    },
+}
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _look_up(info: dict[str, Any], name: str) -> tuple[bool, Any]:
+    value: Any = info
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False, None
+        value = value[part]
+    return True, value

@@ -1,0 +1,229 @@
+"""The one place that calls `fit`: from images to a run directory that can be used."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+from anomaly_tf.config import Config, flatten, save_config
+from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.protocols import LabelledImages, Split
+from anomaly_tf.data.split_file import save_split
+from anomaly_tf.errors import UserError
+from anomaly_tf.runs.detector_info import DetectorInfo
+from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.script import FOLDER_ERRORS
+from anomaly_tf.training.callbacks import (
+    CRITERIA,
+    Checkpoints,
+    NonFiniteLoss,
+    Pictures,
+    StopOnNonFiniteLoss,
+    Validation,
+    write_history,
+)
+from anomaly_tf.training.checkpoint import Progress, digest_of_sets, load_checkpoint
+from anomaly_tf.training.recording import Recorder
+from anomaly_tf.training.setup import TrainingSetup
+
+PICTURES_PER_GROUP = 8
+
+Status = Literal["completed", "interrupted", "non_finite_loss"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        status: `completed`, `interrupted` (Ctrl-C) or `non_finite_loss`.
+        info: What `detector.json` holds of the best epoch; None if no epoch could be kept.
+        message: What the user should know about an early end; empty if completed.
+    """
+
+    status: Status
+    info: DetectorInfo | None
+    message: str = ""
+
+
+def train(
+    config: Config,
+    dataset: ImageDataset,
+    split: Split,
+    run: RunDirectory,
+    command: str,
+    resume: bool = False,
+) -> Outcome:
+    """Trains an approach and leaves a run directory.
+
+    Args:
+        config: What to train.
+        dataset: Where the images came from.
+        split: The three sets; the test set is not touched.
+        run: The folder to write, new or empty.
+        command: The command line, recorded with the run.
+        resume: Whether the folder is that of a training of the same configuration that was
+            interrupted; it goes on from its last finished epoch.
+
+    Returns:
+        How training ended. After Ctrl-C or a non-finite loss the run holds the best epoch so
+        far; Ctrl-C within the first epoch keeps what was learnt until then.
+
+    Raises:
+        UserError: If the networks do not fit the images, another process works on the run, its
+            folder is full or not empty, or its checkpoint does not fit.
+    """
+    setup = TrainingSetup.of(config, dataset, split)
+    run.path.mkdir(parents=True, exist_ok=True)
+    with run.locked():
+        if not resume:
+            run.require_unused()
+        try:
+            return _train(setup, run, command)
+        except (OSError, tf.errors.OpError) as error:
+            if not (reason := _reason_of_folder(error)):
+                raise
+            raise UserError(
+                f"cannot write to {run.path}: {reason}; make room there, then go on from the last "
+                f"finished epoch: {resume_command(run)}"
+            ) from error
+
+
+def resume_command(run: RunDirectory) -> str:
+    """What continues an interrupted training."""
+    return shlex.join(["python", "train.py", "--resume", str(run.path)])
+
+
+def _reason_of_folder(error: OSError | tf.errors.OpError) -> str | None:
+    """Why a folder takes no file, if that is what the error says."""
+    if isinstance(error, OSError) and error.errno in FOLDER_ERRORS:
+        return error.strerror
+    # TensorBoard's files are written by TensorFlow, and it has no number for that.
+    known = (os.strerror(number) for number in FOLDER_ERRORS)
+    return next((reason for reason in known if reason in str(error)), None)
+
+
+def _train(setup: TrainingSetup, run: RunDirectory, command: str) -> Outcome:
+    config, device, training = setup.config, setup.device, setup.config.training
+    print(
+        f"device: {device.name} ({device.reason}); {training.precision}, "
+        f"{training.epochs} epochs of {training.steps_per_epoch} batches of {training.batch_size}",
+        flush=True,
+    )
+    model = setup.build()
+    progress = Progress(digest_of_sets(setup.split))
+    if run.checkpoint.is_file():
+        progress = load_checkpoint(run.checkpoint, model, progress.sets)
+        print(f"going on after epoch {progress.epochs}, the last that was finished", flush=True)
+    run.clear_unfinished()
+    save_config(config, run.config)
+    save_split(setup.split, setup.dataset, run.split)
+    recorder = Recorder(setup, run, model, command, progress.seconds)
+    if progress.epochs:
+        recorder.resume()
+        write_history(run.history, progress.history)
+    validation = Validation(
+        model.detector,
+        setup.split.validation,
+        CRITERIA[config.learns_from],
+        run.tensorboard / "validation",
+        recorder.save,
+        recorder.best,
+    )
+    status, message = _fit(setup, run, model, recorder, validation, progress)
+    recorder.finish(status, progress.epochs)
+    if status == "completed":
+        run.checkpoint.unlink(missing_ok=True)
+    return Outcome(status, recorder.info, message)
+
+
+def _fit(
+    setup: TrainingSetup,
+    run: RunDirectory,
+    model: keras.Model,
+    recorder: Recorder,
+    validation: Validation,
+    progress: Progress,
+) -> tuple[Status, str]:
+    """Runs the epochs that are left; returns how they ended, and what the user should know."""
+    training = setup.config.training
+    try:
+        model.fit(
+            setup.batches(progress.epochs * training.steps_per_epoch),
+            initial_epoch=progress.epochs,
+            epochs=training.epochs,
+            steps_per_epoch=training.steps_per_epoch,
+            callbacks=[
+                *_callbacks(setup.config, setup.split.validation, run, validation, progress),
+                Checkpoints(run, progress, recorder.seconds),
+            ],
+            verbose=1 if sys.stdout.isatty() else 2,
+            shuffle=False,
+        )
+    except KeyboardInterrupt:
+        if not recorder.saved:
+            recorder.save(0, *validation.measure())
+        return "interrupted", (
+            f"interrupted; {recorder.kept()}; go on with it: {resume_command(run)}"
+        )
+    except NonFiniteLoss as error:
+        return "non_finite_loss", (
+            f"{error}; {recorder.kept()}; lower --training.learning-rate and train again"
+        )
+    except tf.errors.OpError as error:
+        # A file that went away or was damaged while it was read for training.
+        if (unreadable := setup.unreadable()) is None:
+            raise
+        raise UserError(f"{unreadable}; {recorder.kept()}") from error
+    return "completed", ""
+
+
+def _callbacks(
+    config: Config,
+    images: LabelledImages,
+    run: RunDirectory,
+    validation: Validation,
+    progress: Progress,
+) -> list[keras.callbacks.Callback]:
+    groups = {
+        name: _examples(images, label)
+        for label, name in enumerate(("normal", "anomaly"))
+        if label in images.labels
+    }
+    log_dir = run.tensorboard / "validation"
+    settings = {
+        name: value if isinstance(value, (bool, int, float, str)) else str(value)
+        for name, value in flatten(config).items()
+    }
+    with tf.summary.create_file_writer(str(run.tensorboard)).as_default():
+        hparams.hparams_config(
+            hparams=[hparams.HParam(name) for name in settings],
+            metrics=[
+                hparams.Metric(f"epoch_{name}", group="validation", display_name=f"val_{name}")
+                for name in ("auroc", "accuracy", "normal_score")
+            ],
+        )
+    # Validation comes before those that write its results.
+    return [
+        StopOnNonFiniteLoss(),
+        validation,
+        Pictures(groups, log_dir, progress),
+        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        hparams.KerasCallback(str(run.tensorboard), settings),
+    ]
+
+
+def _examples(images: LabelledImages, label: int) -> np.ndarray:
+    """A few images with a label: one of each class, or several if there is one class."""
+    numbers = np.flatnonzero(images.labels == label)
+    _, one_of_each = np.unique(images.classes[numbers], return_index=True)
+    chosen = numbers[one_of_each] if len(one_of_each) > 1 else numbers
+    return images.images[chosen[:PICTURES_PER_GROUP]]

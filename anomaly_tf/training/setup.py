@@ -1,0 +1,166 @@
+"""What a training needs, from what the user asked for: sizes, batches and an untrained model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+import tensorflow as tf
+
+from anomaly_tf.approaches import build_model
+from anomaly_tf.approaches.base import Approach
+from anomaly_tf.config import ALL_CLASSES_NORMAL, BalancedSamplingConfig, Config
+from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.images import UnreadableImage
+from anomaly_tf.data.pipelines import (
+    anomaly_clusters,
+    balanced_batches,
+    classified_batches,
+    corrupted_batches,
+    normal_batches,
+)
+from anomaly_tf.data.protocols import Split
+from anomaly_tf.data.stored import StoredImages, sample
+from anomaly_tf.errors import OptionError
+from anomaly_tf.training.device import Device, select_device
+
+# In one batch by default: 128 images of 64 x 64, 32 of 128 x 128.
+MAX_PIXELS = 2**19
+# How often an epoch of a small set draws each normal image.
+MAX_DRAWS = 30
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """A training before its first step; made by `TrainingSetup.of`.
+
+    Attributes:
+        config: The configuration, with what depends on data and protocol filled in.
+        dataset: Where the images came from.
+        split: The three sets; the test set is not touched.
+        device: Where the model will learn.
+    """
+
+    config: Config
+    dataset: ImageDataset
+    split: Split
+    device: Device
+
+    @classmethod
+    def of(cls, config: Config, dataset: ImageDataset, split: Split) -> Self:
+        """What a training by this configuration needs.
+
+        Args:
+            config: As the user gave it.
+            dataset: Where the images came from.
+            split: The sets that it makes.
+
+        Raises:
+            UserError: If the networks do not fit the images.
+        """
+        return cls(
+            resolve(config, split), dataset, split, select_device(config.training.jit_compile)
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.split.train.images.shape[1:]
+
+    def build(self) -> Approach:
+        """An untrained model from the configuration's seed, adapted to the images if it asks.
+
+        Returns:
+            A compiled model in the precision of the configuration, which its layers keep.
+        """
+        config = self.config
+        keras.utils.set_random_seed(config.seed)
+        if config.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(config.training.precision)
+        classes = len(self.dataset.class_names)
+        try:
+            model = build_model(config, self.image_shape, classes, self.device.jit_compile)
+        finally:
+            keras.config.set_dtype_policy(before)
+        if model.adapts_to:
+            model.adapt(sample(self.split.train.normal, model.adapts_to, config.seed)[:])
+        return model
+
+    def batches(self, first_step: int = 0) -> tf.data.Dataset:
+        """`epochs * steps_per_epoch` batches, those from the first step on, prefetched."""
+        config, train, sampling = self.config, self.split.train, self.config.sampling
+        training = config.training
+        size = training.batch_size or default_batch_size(len(train), self.image_shape)
+        length = size, training.epochs * training.steps_per_epoch - first_step
+        order = config.seed, first_step
+        if config.learns_from == "classes":
+            batches = classified_batches(train.images, train.classes, *length, sampling, *order)
+        elif not isinstance(sampling, BalancedSamplingConfig):
+            batches = normal_batches(train.normal, *length, sampling, *order)
+        elif config.protocol == "corruption":
+            batches = corrupted_batches(train.normal, config.corruption, *length, sampling, *order)
+        else:
+            anomalies, cache = train.anomalies, Path(config.data_dir)
+            clusters = anomaly_clusters(anomalies, sampling.anomaly_clusters, config.seed, cache)
+            batches = balanced_batches(train.normal, anomalies, clusters, *length, sampling, *order)
+        if self.device.is_gpu:
+            return batches.apply(tf.data.experimental.prefetch_to_device(self.device.name))
+        if isinstance(train.images, StoredImages):
+            return batches
+        # One thread makes a batch in a fraction of a step; more would take cores from the step.
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = 1
+        return batches.with_options(options)
+
+    def unreadable(self) -> UnreadableImage | None:
+        """The training image that could not be read, if one could not."""
+        images = self.split.train.images
+        return images.unreadable if isinstance(images, StoredImages) else None
+
+
+def resolve(config: Config, split: Split) -> Config:
+    """The configuration with what depends on data and protocol: classes, batches, networks.
+
+    Args:
+        config: As the user gave it.
+        split: The sets that it makes.
+
+    Raises:
+        UserError: If the networks do not fit the images.
+    """
+    names = None
+    if config.protocol not in ALL_CLASSES_NORMAL:
+        names = tuple(split.class_names[number] for number in split.roles.normal)
+    image_shape = split.train.images.shape[1:]
+    training = config.training
+    batch_size = training.batch_size or default_batch_size(len(split.train), image_shape)
+    normal = int((split.train.labels == 0).sum())
+    share = 0.5 if config.learns_from == "normal and anomalous images" else 1.0
+    steps = min(training.steps_per_epoch, math.ceil(MAX_DRAWS * normal / (share * batch_size)))
+    try:
+        networks = config.networks.for_image(image_shape)  # type: ignore[attr-defined]
+    except OptionError as error:  # more layers than pixels to halve
+        raise error.as_user_error() from error
+    changes: dict[str, Any] = {
+        "normal_class": config.normal_class or names,
+        "training": dataclasses.replace(training, batch_size=batch_size, steps_per_epoch=steps),
+        "networks": networks,
+    }
+    return dataclasses.replace(config.for_protocol(), **changes)
+
+
+def default_batch_size(images: int, image_shape: tuple[int, ...]) -> int:
+    """128; of larger images so many that they hold no more than `MAX_PIXELS`; even.
+
+    Args:
+        images: How many there are to learn from; no more make a batch.
+        image_shape: Height, width, channels.
+    """
+    fitting = max(MAX_PIXELS // (image_shape[0] * image_shape[1]), 16)
+    return max(2, min(128, fitting, images) // 2 * 2)

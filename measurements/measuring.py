@@ -1,0 +1,71 @@
+"""What several benchmarks share: scripts run as a user does, and results that are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from anomaly_tf.errors import UserError
+from anomaly_tf.runs.files import write_json
+from anomaly_tf.script import import_tensorflow
+
+# Before TensorFlow is made quiet in this process.
+ENVIRONMENT = dict(os.environ)
+
+
+def script(*arguments: object, allowed: tuple[int, ...] = (0,)) -> None:
+    """Runs a script as a user does; ends with `RuntimeError` if its exit status is not allowed."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    if done.returncode not in allowed:
+        raise RuntimeError(f"{command} ended with status {done.returncode}")
+
+
+def kept_results(output: Path) -> dict[str, Any]:
+    """What was measured before, of which the parts that are measured now are replaced.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    if not output.exists():
+        return {}
+    try:
+        return dict(json.loads(output.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{output} is damaged ({error}); move it away to measure anew") from error
+
+
+def keep_results(results: dict[str, Any], output: Path) -> None:
+    """Writes and prints results, with the hardware."""
+    results["hardware"] = hardware()
+    write_json(output, results)
+    print(json.dumps(results, indent=2))
+
+
+def hardware() -> str:
+    """The processor and its threads."""
+    import_tensorflow()
+    from anomaly_tf.training.device import describe_cpu
+
+    return f"CPU: {describe_cpu()}"
+
+
+def peak_memory(command: list[str]) -> float:
+    """Peak resident memory in MB of a process.
+
+    To be called while this process is small: Linux counts what it holds as its child begins.
+    """
+    child = os.posix_spawn(
+        command[0],
+        command,
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+    )
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise RuntimeError(f"{command} ended with status {status}")
+    return usage.ru_maxrss * 1024 / 1e6
