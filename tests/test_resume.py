@@ -141,7 +141,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     moment = random.uniform(0, 2)
     print("killed at random after", moment)
     killed_after(moment, *resume)
-    assert Detector.load(run).info["training"]["status"] in ("running", "completed")
+    assert Detector.load(run).info.training.status in ("running", "completed")
     done = run_script("train.py", *resume)
     assert done.returncode == 0, done.stderr
     assert facts(run) == facts(whole)
@@ -302,7 +302,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(options, tmp_path):
     assert not [name for name in names if name.startswith(".partial")]
     assert "going on after epoch 1" in done.stdout
     run = Path(f"{place}.out")
-    assert Detector.load(run).info["training"]["status"] == "completed"
+    assert Detector.load(run).info.training.status == "completed"
     assert len((run / "history.csv").read_text().splitlines()) == 1 + 4
 
 
