@@ -5,7 +5,6 @@ Needs the standard library alone, because `predict.py` runs where nothing else i
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import tempfile
@@ -13,17 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from anomaly_tf.errors import UserError
-
-# A folder that is full, closed or limited, or a name that is longer than it takes.
-FOLDER_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENAMETOOLONG,
-)
+from anomaly_tf.runs.files import FOLDER_ERRORS
 
 
 def run_script(main: Callable[[list[str]], int | None]) -> None:

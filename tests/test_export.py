@@ -205,7 +205,7 @@ def test_a_saved_model_takes_the_promised_threshold_inside(smallest_copy, images
     assert export.main([*options, "--format", "saved_model"]) == 0
     path = tmp_path / "autoencoder" / "1"
     leaving = Detector.load(path)
-    assert leaving.info["threshold"] == trained.info["threshold"]
+    assert leaving.info.threshold == trained.info.threshold
     found = tf.saved_model.load(str(path)).signatures["serve"](images=tf.constant(images))
     np.testing.assert_array_equal(found["is_anomaly"], leaving.p_values(found["score"]) <= 0.05)
 

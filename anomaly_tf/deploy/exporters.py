@@ -7,12 +7,10 @@ exported files.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +27,7 @@ from anomaly_tf.deploy.litert import METADATA_NAME, LiteRTDetector
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.runs.detector_info import Calibration, DetectorInfo
-from anomaly_tf.runs.files import atomic_folder, atomic_path, sha256
+from anomaly_tf.runs.files import atomic_folder, atomic_path, folder_error, sha256
 
 
 def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
@@ -187,7 +185,6 @@ def _full_disk_as_os_error() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            if os.strerror(code) in str(error):
-                raise OSError(code, os.strerror(code)) from error
-        raise
+        if (cause := folder_error(error)) is None:
+            raise
+        raise cause from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,16 @@ from typing import Any
 
 from anomaly_tf.errors import UserError
 
+# A folder that is full, closed or limited, or a name that is longer than it takes.
+FOLDER_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+)
 # Names of unfinished files and folders begin so; those of a process that was killed stay.
 PARTIAL = ".partial-"
 
@@ -119,3 +130,15 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_error(error: BaseException) -> OSError | None:
+    """The one of `FOLDER_ERRORS` behind an error, if one is.
+
+    TensorFlow, which writes files itself, reports them as errors of its own that hold the system's
+    words and no number.
+    """
+    if isinstance(error, OSError):
+        return error if error.errno in FOLDER_ERRORS else None
+    codes = (code for code in FOLDER_ERRORS if os.strerror(code) in str(error))
+    return next((OSError(code, os.strerror(code)) for code in codes), None)

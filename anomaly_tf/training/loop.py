@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from anomaly_tf.data.split_file import save_split
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory
-from anomaly_tf.script import FOLDER_ERRORS
+from anomaly_tf.runs.files import folder_error
 from anomaly_tf.training.callbacks import (
     CRITERIA,
     Checkpoints,
@@ -89,26 +88,17 @@ def train(
         try:
             return _train(setup, run, command)
         except (OSError, tf.errors.OpError) as error:
-            if not (reason := _reason_of_folder(error)):
+            if (cause := folder_error(error)) is None:
                 raise
             raise UserError(
-                f"cannot write to {run.path}: {reason}; make room there, then go on from the last "
-                f"finished epoch: {resume_command(run)}"
+                f"cannot write to {run.path}: {cause.strerror}; make room there, then go on from "
+                f"the last finished epoch: {resume_command(run)}"
             ) from error
 
 
 def resume_command(run: RunDirectory) -> str:
     """What continues an interrupted training."""
     return shlex.join(["python", "train.py", "--resume", str(run.path)])
-
-
-def _reason_of_folder(error: OSError | tf.errors.OpError) -> str | None:
-    """Why a folder takes no file, if that is what the error says."""
-    if isinstance(error, OSError) and error.errno in FOLDER_ERRORS:
-        return error.strerror
-    # TensorBoard's files are written by TensorFlow, and it has no number for that.
-    known = (os.strerror(number) for number in FOLDER_ERRORS)
-    return next((reason for reason in known if reason in str(error)), None)
 
 
 def _train(setup: TrainingSetup, run: RunDirectory, command: str) -> Outcome:

@@ -39,6 +39,10 @@ class DenseNetworks(Networks):
         """Units of the encoder's hidden layers for images `(H, W, C)`."""
         if self.hidden is not None:
             return self.hidden
+        # At 28x28, on validation images of seed 1, AUROC of rotated images and mean AUROC of the
+        # normal classes 0, 2, 5, 6 and 8: 512, 256 units .817 and .878; 512, 256, 128 .839 and
+        # .890; 512, 256, 128, 64 .850 and .889. Deeper networks reconstruct less of what they were
+        # not trained on.
         values = math.prod(image_shape)
         # The first and the last layer hold nearly all weights: 2 * values * units of them.
         most = min(values - 1, DENSE_WEIGHTS // (2 * values))
@@ -59,6 +63,7 @@ class AutoencoderConfig(NormalOnlyConfig):
     score_map: ClassVar[ScoreMap] = reconstruction_map("squared error")
 
     approach: str = "autoencoder"
+    # Flips and shifts made other classes easier to reconstruct, too (validation, seed 1).
     sampling: SamplingConfig = SamplingConfig(flip=0.0, shift=0)
     training: TrainingConfig = TrainingConfig(epochs=30, steps_per_epoch=210, ema_decay=0.99)
     networks: DenseNetworks = DenseNetworks()

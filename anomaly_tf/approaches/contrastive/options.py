@@ -29,6 +29,8 @@ class ContrastiveLosses(Checked):
 
     section: ClassVar[str] = "losses."
 
+    # On validation images of seed 1 after four epochs: weight 1 and scale 4 gave an AUROC of .977,
+    # 0.5 and 10 gave .982, 0.5 and 20 gave .985.
     anomaly_weight: float = number(0.5, 0)
     anomaly_scale: float = number(20.0, 0, above=True)
 

@@ -30,6 +30,7 @@ class GanLosses(Checked):
 
     section: ClassVar[str] = "losses."
 
+    # The first two as for the contrastive autoencoder.
     anomaly_weight: float = number(0.5, 0)
     anomaly_scale: float = number(20.0, 0, above=True)
     adversarial_weight: float = number(0.05, 0)

@@ -29,6 +29,8 @@ class TransformLosses(Checked):
 
     section: ClassVar[str] = "losses."
 
+    # On validation images of seed 101, AUROC of the normal classes 5, 6 and 8: transformations only
+    # .929, .846, .968; weight 0.05 .946, .867, .971; 0.2 .943, .872, .975; 1 .931, .873, .983.
     gradient_score_weight: float = number(0.2, 0)
 
 

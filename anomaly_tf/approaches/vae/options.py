@@ -26,12 +26,15 @@ class VaeLosses(Checked):
             and white is 1; the smaller, the more the reconstruction weighs against the KL term.
             In the score it is added to the spread of each pixel's error on normal images.
         latent_score_weight: Weight of the latent's half squared length in the score, beside the
-            standardised error; only for images whose shorter side is at most 48 pixels.
+            standardised error; only for small images, which are judged as a whole.
     """
 
     section: ClassVar[str] = "losses."
 
     noise: float = number(0.1, 0, 10, above=True)
+    # On validation images of seed 1, mean AUROC of the normal classes 0, 2, 5, 6 and 8: the plain
+    # squared error .855, plus 12 times the KL term .878; errors standardised per pixel .867, plus
+    # 12 times the KL term .888, plus 24 times the latent's half squared length .900.
     latent_score_weight: float = number(24.0, 0)
 
 

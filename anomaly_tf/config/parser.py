@@ -1,0 +1,285 @@
+"""From a command line and a YAML file to a dataclass: the one module that speaks with jsonargparse.
+
+What is wrong is found by asking the parser about each option by itself, not by reading its
+messages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args, get_origin
+
+from jsonargparse import ArgumentParser
+
+from anomaly_tf.config.checked import Checked
+from anomaly_tf.config.yaml_files import dotted
+from anomaly_tf.errors import OptionError, UserError
+
+Options = TypeVar("Options", bound=Checked)
+
+FLAGS = ("--deterministic", "--trust")  # they need no value
+REFUSALS = (argparse.ArgumentError, TypeError, ValueError, OverflowError)
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+class _HyphenParser(ArgumentParser):
+    """A parser whose help shows hyphens, as the options are written in the documentation."""
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        text = super().format_help(formatter)
+        return re.sub(r"--[a-z_.]+", lambda name: name[0].replace("_", "-"), text)
+
+
+class OptionParser(Generic[Options]):
+    """Reads the fields of a dataclass, and a few options beside them.
+
+    Args:
+        options: The dataclass.
+        program: Name of the script, for `--help`.
+        description: What it does, for `--help`.
+        beside: Name to metavar and help of further options, whose values are text.
+    """
+
+    def __init__(
+        self,
+        options: type[Options],
+        program: str = "",
+        description: str = "",
+        beside: dict[str, tuple[str, str]] | None = None,
+    ) -> None:
+        self._options, self._beside = options, beside or {}
+        self._types: dict[str, Any] = _types(options) | dict.fromkeys(self._beside, str)
+        self._sections = {name.split(".")[0] for name in self._types if "." in name}
+        usage = f"{program} [--OPTION VALUE ...]"
+        self._parser = _HyphenParser(
+            prog=program, usage=usage, description=description, exit_on_error=False
+        )
+        for name, (metavar, explanation) in self._beside.items():
+            self._parser.add_argument(f"--{name}", metavar=metavar, help=explanation)
+        self._parser.add_class_arguments(options, as_group=True)
+
+    def parse(
+        self, arguments: Sequence[str], values: dict[str, Any] | None = None, file: Any = None
+    ) -> tuple[Options, dict[str, str | None]]:
+        """The dataclass, and the values of the options beside it.
+
+        Args:
+            arguments: The command line without the program's name; it wins over the file.
+            values: What a YAML file holds.
+            file: Its name, for messages.
+
+        Raises:
+            UserError: If an option is unknown, missing or wrong.
+        """
+        values = values or {}
+        self._refuse_unknown_keys(values, file)
+        values = self._listed(values)
+        arguments = _with_underscores(arguments)
+        self._refuse_unknown_options(arguments)
+        arguments = self._bracketed(arguments)
+        try:
+            base = self._parser.parse_object(values, defaults=True) if values else None
+            parsed = self._parser.parse_args(arguments, namespace=base)
+            beside = {name: parsed.pop(name) for name in self._beside}
+            made = self._parser.instantiate(parsed)
+        except OptionError as error:  # out of the range that the dataclass allows
+            raise error.as_user_error() from error
+        except REFUSALS as error:
+            raise self._explained(arguments, values, error) from error
+        names = [item.name for item in dataclasses.fields(self._options)]
+        try:
+            return self._options(**{name: made[name] for name in names}), beside
+        except OptionError as error:
+            raise error.as_user_error() from error
+
+    def _refuse_unknown_keys(self, values: dict[str, Any], file: Path | None) -> None:
+        known = [*self._types, *self._sections, "help"]
+        for key in dotted(values):
+            if key not in known:
+                raise UserError(f"{file}: {unknown('key', key, known)}")
+            if key in self._sections:
+                raise UserError(f"{file}: '{key}' must hold options as 'key: value'")
+
+    def _refuse_unknown_options(self, arguments: Sequence[str]) -> None:
+        known = [*self._types, *self._sections, "help"]
+        for argument in arguments:
+            name = argument.removeprefix("--").split("=")[0]
+            if argument.startswith("--") and name not in known:
+                raise UserError(unknown("option", _shown(name), map(_shown, known)))
+
+    def _explained(
+        self, arguments: Sequence[str], values: dict[str, Any], refusal: Exception
+    ) -> UserError:
+        """Why the parser refuses, by the first option that it refuses by itself."""
+        given = _given(arguments)
+        for name, value in [*dotted(values).items(), *given]:
+            if name == "help":
+                continue
+            option = _shown(name)
+            if value is None and (name, None) in given:
+                return UserError(f"option {option} has no value; give it one")
+            if name in self._sections:
+                return UserError(
+                    f"option {option} is a section and takes no value; give one of its options, "
+                    f"such as {next(_shown(one) for one in self._types if one.startswith(name))}"
+                )
+            if reason := _refused(self._types[name], value):
+                return UserError(f"option {option} {reason}")
+        there = {*dotted(values), *(name for name, _ in given)}
+        for item in dataclasses.fields(self._options):
+            required = item.default is item.default_factory is dataclasses.MISSING
+            if required and item.name not in there:
+                return UserError(f"option {_shown(item.name)} is missing; give it a value")
+        return UserError(" ".join(str(refusal).split()))
+
+    def _bracketed(self, arguments: list[str]) -> list[str]:
+        """`--seeds 0,1` as `--seeds [0,1]`, for the options that hold several values."""
+        several = {f"--{name}": _element(hint) for name, hint in self._types.items()}
+
+        def bracketed(value: str, option: str) -> str:
+            if str not in _alternatives(several[option]):
+                return f"[{value}]"
+            # In quotes, or a class called 007 would become a number.
+            return json.dumps([part.strip() for part in value.split(",")])
+
+        changed, before = [], ""
+        for argument in arguments:
+            name, equals, value = argument.partition("=")
+            if several.get(before) and not argument.startswith(("[", "--")):
+                argument = bracketed(argument, before)
+            elif several.get(name) and equals and not value.startswith("["):
+                argument = f"{name}={bracketed(value, name)}"
+            changed.append(argument)
+            before = argument
+        return changed
+
+    def _listed(self, values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        """`normal_class: 0` of a file as `normal_class: [0]`, for options of several values."""
+        changed = {}
+        for key, value in values.items():
+            if isinstance(value, dict):
+                value = self._listed(value, f"{prefix}{key}.")
+            elif isinstance(value, (int, str)) and _element(self._types.get(f"{prefix}{key}")):
+                value = [value]
+            changed[key] = value
+        return changed
+
+
+def value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """The value of an option that decides how the others are read."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument(f"--{option}", nargs="?")
+    known, _ = first.parse_known_args(_with_underscores(arguments))
+    return getattr(known, option)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that does not exist, with the nearest one that does."""
+
+    def likeness(candidate: str) -> float:
+        # "epoch" is near to "training.epochs": the last part counts as much as the whole.
+        pairs = ((name, candidate), (name.strip("-"), candidate.split(".")[-1].strip("-")))
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    names = list(known)
+    nearest = max(names, key=likeness)
+    if likeness(nearest) > 0.6:
+        return f"unknown {kind} '{name}'; did you mean '{nearest}'?"
+    return f"unknown {kind} '{name}'; " + ("see --help" if len(names) > 9 else f"known: {names}")
+
+
+def _types(options: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted option name to its type, in the order of the fields."""
+    hints = typing.get_type_hints(options)
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(options):
+        hint, name = hints[item.name], prefix + item.name
+        found |= _types(hint, f"{name}.") if dataclasses.is_dataclass(hint) else {name: hint}
+    return found
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that a value may have, without None."""
+    is_union = get_origin(hint) in (types.UnionType, typing.Union)
+    return tuple(one for one in (get_args(hint) if is_union else (hint,)) if one is not type(None))
+
+
+def _element(hint: Any) -> Any:
+    """The type of each of several values; None if an option holds a single one."""
+    return next((get_args(one)[0] for one in _alternatives(hint) if get_origin(one) is tuple), None)
+
+
+def _refused(hint: Any, value: Any) -> str | None:
+    """Why a value by itself is not of a type; None if it is."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--option", type=hint)
+    try:
+        if isinstance(value, str):
+            parser.parse_args([f"--option={value}"])
+        else:
+            parser.parse_object({"option": value})
+    except OverflowError:
+        return "has a value whose number is too large; give a smaller one"
+    except REFUSALS:
+        pass
+    else:
+        return None
+    element = _element(hint)
+    if element is not None:
+        for part in _parts(value):
+            if reason := _refused(element, part):
+                return reason
+        return f"must be a list such as [16,32,64]; got {value}"
+    kinds = " or ".join(_kind(one) for one in _alternatives(hint))
+    return f"must be {kinds}; got {value if value != '' else 'nothing'}"
+
+
+def _kind(hint: Any) -> str:
+    if get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    return KINDS.get(hint, str(hint))
+
+
+def _parts(value: Any) -> list[Any]:
+    """The values in `[1, two]`."""
+    if isinstance(value, str):
+        return [part.strip(" '\"") for part in value.strip("[]").split(",")]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _given(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Names and values on a command line; None where none follows."""
+    given: list[tuple[str, str | None]] = []
+    for argument, following in pairwise([*arguments, "--"]):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            absent = not equals and following.startswith("--")
+            given.append((name, None if absent else value if equals else following))
+    return given
+
+
+def _shown(name: str) -> str:
+    return f"--{name}".replace("_", "-")
+
+
+def _with_underscores(arguments: Sequence[str]) -> list[str]:
+    """`--run-dir=a-b` as `--run_dir=a-b`; values stay as they are."""
+    changed = []
+    for index, argument in enumerate(arguments):
+        following = arguments[index + 1] if index + 1 < len(arguments) else "--"
+        name, equals, value = argument.partition("=")
+        if name in FLAGS and not equals and following.startswith("--"):
+            equals, value = "=", "true"  # a flag, as well as an option with a value
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+        changed.append(name + equals + value)
+    return changed

@@ -1,0 +1,61 @@
+"""YAML files of options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anomaly_tf.errors import UserError
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """Refuses aliases, by which a few lines stand for more than memory holds, or for themselves."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"*{event.anchor} stands for something else, write that out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping.
+
+    Raises:
+        UserError: If the file cannot be read or is not such a file.
+    """
+    try:
+        content = yaml.load(path.read_text("utf-8"), _WithoutAliases)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; give an existing YAML file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file; give a YAML file") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = error.problem or "not YAML"
+        raise UserError(f"{path}{place} is broken YAML ({problem}); mend it there") from error
+    except Exception as error:  # what PyYAML raises on values that do not fit their kind
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path} is broken YAML ({' '.join(str(reason).split())}); mend it") from (
+            error
+        )
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold options as 'key: value'; got a {type(content).__name__}")
+    return content
+
+
+def dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"training": {"epochs": 3}}` as `{"training.epochs": 3}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= dotted(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
