@@ -1,16 +1,19 @@
 """anomaly_tf: learns from pictures what normal looks like.
 
-The package in the order in which data flows:
+The package in the order in which data flows; each folder imports from those below it only:
 
-- `config`, `command_line`: what a run is made of, and how a user says it
+- `command_line`: what the command lines of the scripts mean
+- `benchmark`: approaches compared, cell by cell
+- `training`: what a training needs, the one place that calls `fit`, what a run records of it
+- `reporting`: the evaluation of a run, pictures and tables
+- `deploy`: `Detector`, what runs it, and its exports
+- `detection`: scores, thresholds, verdicts of a batch, metrics, localisation
 - `data`: sources, protocols (which images are normal or anomaly), tf.data pipelines
-- `models`: the approaches, one file each, and their losses
-- `training`: the one place that calls `fit`
-- `detection`: scores, thresholds, what a batch tells, metrics
-- `reporting`: pictures and tables
-- `deploy`: `Detector`, what a trained run becomes, and its exports
-- `benchmark`, `jobs`: approaches compared, several trainings at a time
-- `run_directory`, `metadata`, `files`, `errors`, `script`, `onednn`: what all of them share
+- `approaches`: one folder each, and the registry
+- `networks`: what two or more approaches share
+- `config`: options that belong to no single approach, and how they are read
+- `runs`: what lies in a run directory, `detector.json`, files written whole or not at all
+- `script`, `jobs`, `onednn`, `errors`: what all of them share
 
 Importing it first lets TensorFlow compute with oneDNN on every x86 processor (`onednn.py`).
 

@@ -30,7 +30,7 @@ from anomaly_tf.data.sources import load_dataset, open_dataset
 from anomaly_tf.runs.files import require_writable
 from anomaly_tf.script import import_tensorflow, run_script
 from measurements.measuring import keep_results, kept_results, peak_memory, script
-from tests.surfaces import write_surfaces
+from measurements.surfaces import write_surfaces
 
 STEPS, ROUNDS = 60, 5
 SIDE = 64

@@ -6,21 +6,16 @@ import base64
 import dataclasses
 import json
 import re
-import shlex
 
 import pytest
-from conftest import ROOT
 
 import benchmark as script
 from anomaly_tf import benchmark
 from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
-from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, kept_results, run_cells
-from anomaly_tf.command_line import parse_options
+from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, run_cells
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_report
 from measurements import export, folders, quality, reliability
-
-PUBLISHED = sorted(path.parent.name for path in (ROOT / "results").glob("*/benchmark.md"))
 
 
 def result(approach="gan", protocol="imbalance", normal=0, seed=0, **metrics) -> dict:
@@ -140,7 +135,7 @@ def test_cells_are_kept_and_a_failure_stops_nothing(small_options, tmp_path, mon
     assert 0.5 < outcome["metrics"]["auroc"] <= 1.0
     assert outcome["metrics"]["epochs"] == 1
     assert said.startswith("[1/2] autoencoder-one_class-class0-seed0: AUROC 0.")
-    assert said.endswith("about 1 min left")
+    assert re.search(r"about \d+ min left$", said)
     outcome, said = done[77]
     assert outcome["status"] == "failed"
     assert "normal class 77 does not exist" in outcome["reason"]
@@ -274,22 +269,3 @@ def test_a_benchmark_in_which_everything_failed_still_reports(tmp_path):
     table = write_report([failed("no data")], "python benchmark.py", tmp_path)
     assert "failed: no data" in table
     assert "failed: no data" in (tmp_path / "benchmark.html").read_text()
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_the_readme_shows_what_todays_defaults_gave(name, tmp_path):
-    """Tables in the README, tables in `results`, and cells of the configuration as it is."""
-    text = (ROOT / "results" / name / "benchmark.md").read_text("utf-8")
-    command = re.search(r"^Command: `python benchmark.py (.*)`$", text, re.MULTILINE)
-    options = parse_options(
-        BenchmarkOptions, "benchmark.py", "", shlex.split(command[1]), takes_file=True
-    )
-    assert options.output == f"results/{name}"
-    options = dataclasses.replace(options, output=str(ROOT / options.output))
-    results = list(kept_results(options).values())
-    assert None not in results
-    table = write_report(results, "", tmp_path)
-    assert text.startswith(table)
-    readme = set((ROOT / "README.md").read_text("utf-8").splitlines())
-    rows = {line for line in table.splitlines() if line.startswith("|")}
-    assert rows <= readme

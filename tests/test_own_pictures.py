@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-from surfaces import write_surfaces
 
 import evaluate
 import export
 import predict
 import train
 from anomaly_tf.errors import UserError
+from measurements.surfaces import write_surfaces
 
 SHORT = (
     "--training.epochs",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import pytest
-from conftest import ROOT
 
-from anomaly_tf.approaches import APPROACHES
 from anomaly_tf.errors import UserError
 from measurements import training
 
@@ -56,13 +53,3 @@ def test_an_unknown_approach_is_named(tmp_path):
     options = ["--approaches", "vae,sofa", "--output", str(tmp_path / "results.json")]
     with pytest.raises(UserError, match="sofa"):
         training.main(options)
-
-
-@pytest.mark.parametrize("kernels", ["AVX-512", "AVX2"])
-def test_the_document_shows_the_kept_results(kernels):
-    kept = json.loads((ROOT / "results" / "training.json").read_text())[kernels]
-    assert list(kept["steps"]) == list(APPROACHES)
-    document = (ROOT / "docs" / "speed.md").read_text()
-    assert training.table(kept) in document
-    for line in training.summary(kept).splitlines():
-        assert line in document

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from surfaces import CLASS_NAMES, DEFECTS, Surfaces, make_surfaces, write_surfaces
+
+from measurements.surfaces import CLASS_NAMES, DEFECTS, Surfaces, make_surfaces, write_surfaces
 
 
 @pytest.fixture(scope="module")

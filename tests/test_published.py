@@ -1,0 +1,76 @@
+"""What is published: README and docs show what the kept results of today's defaults gave.
+
+An approach is published when its figures stand in README, docs and results/; then its name stands
+here. Registered approaches that are not published yet do not matter to these tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+
+import pytest
+from conftest import ROOT
+
+from anomaly_tf.approaches import APPROACHES
+from anomaly_tf.benchmark import BenchmarkOptions, kept_results
+from anomaly_tf.command_line import parse_options
+from anomaly_tf.reporting.comparison import write_report
+from measurements import quality, training
+
+PUBLISHED = ("autoencoder", "cnn", "contrastive", "gan", "supervised", "transform", "vae", "sota")
+RESULTS = ROOT / "results"
+BENCHMARKS = sorted(path.parent.name for path in RESULTS.glob("*/benchmark.md"))
+STUDIES = sorted(path.stem for path in (RESULTS / "quality").glob("*.json"))
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def rows_of(table: str) -> set[str]:
+    return {line for line in table.splitlines() if line.startswith("|")}
+
+
+def test_what_is_published_is_registered_and_stands_in_the_readme():
+    assert set(PUBLISHED) <= set(APPROACHES)
+    for approach in PUBLISHED:
+        assert f"| `{approach}` " in README
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_readme_shows_what_todays_defaults_gave(name, tmp_path):
+    """Tables in the README, tables in `results`, and cells of the configuration as it is."""
+    text = (RESULTS / name / "benchmark.md").read_text("utf-8")
+    command = re.search(r"^Command: `python benchmark.py (.*)`$", text, re.MULTILINE)
+    options = parse_options(
+        BenchmarkOptions, "benchmark.py", "", shlex.split(command[1]), takes_file=True
+    )
+    assert set(options.approaches) <= set(PUBLISHED)
+    assert options.output == f"results/{name}"
+    options = dataclasses.replace(options, output=str(ROOT / options.output))
+    results = list(kept_results(options).values())
+    assert None not in results
+    table = write_report(results, "", tmp_path)
+    assert text.startswith(table)
+    assert rows_of(table) <= rows_of(README)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_document_on_quality_shows_what_todays_defaults_gave(name):
+    """Tables in docs/quality.md, and what was measured of the study as its file is now."""
+    path = RESULTS / "quality" / f"{name}.json"
+    results = json.loads(path.read_text("utf-8"))
+    assert results == quality.results_so_far(quality.read_study(name), path)
+    rows = rows_of(quality.table(results))
+    assert len(rows) > 5
+    assert rows <= rows_of((ROOT / "docs" / "quality.md").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("kernels", ["AVX-512", "AVX2"])
+def test_the_document_on_speed_shows_the_kept_results(kernels):
+    kept = json.loads((RESULTS / "training.json").read_text("utf-8"))[kernels]
+    assert tuple(kept["steps"]) == PUBLISHED
+    document = (ROOT / "docs" / "speed.md").read_text("utf-8")
+    assert training.table(kept) in document
+    for line in training.summary(kept).splitlines():
+        assert line in document
