@@ -161,12 +161,16 @@ def load(model: str, trust: bool = False) -> Detector:
 
 
 def require_map(detector: Detector) -> None:
-    """Refuses `--heatmaps` of a detector that has no map."""
+    """Refuses `--heatmaps` of a detector that has no map, or no scale for it."""
     if not detector.explains:
         raise UserError(
             f"--heatmaps: the exported approach {detector.info.approach} has no map; give "
             "the run as --model"
         )
+    try:
+        detector.heat_scale  # noqa: B018
+    except UserError as error:
+        raise UserError(f"--heatmaps: {error}") from error
 
 
 def heatmap_paths(folder: Path, names: list[Path]) -> list[Path]:

@@ -90,7 +90,6 @@ def test_files_are_scored_in_order_and_drawn(many, model, photos, images, monkey
 def test_the_maps_of_processes_are_those_of_this_one(model, photos, monkeypatch):
     monkeypatch.setattr(file_scoring, "available_threads", lambda: 2)
     detector = LiteRTDetector.load(model)
-    detector.set_false_alarm_rate(0.3)  # which scales the colours
     drawn = []
     for many in (10, 10_000):
         monkeypatch.setattr(file_scoring, "MANY", many)

@@ -237,6 +237,39 @@ def test_heat_maps_lie_over_the_pictures(model, photos, without_tensorflow, tmp_
     assert (red - blue).min() > -10
 
 
+def test_full_red_is_where_the_map_reaches_the_scale_of_the_detector(model, photos, tmp_path):
+    detector = Detector.load(model)
+    # Black turned to white, which the detector cannot expect.
+    grey = 255 - np.asarray(Image.open(photos / "a.png").convert("L"))
+    Image.fromarray(grey).save(tmp_path / "negative.png")
+    predict(model, tmp_path / "negative.png", "--heatmaps", tmp_path / "heat")
+    drawn = np.asarray(Image.open(tmp_path / "heat" / "negative.png")).astype(int)
+    (heat,) = detector.explain(grey[np.newaxis])
+    red = heat >= detector.heat_scale.value
+    assert 0 < red.sum() < red.size
+    # The strongest colour, (220, 0, 0), hides four fifths of the picture.
+    expected = np.stack([0.2 * grey + 0.8 * 220, 0.2 * grey, 0.2 * grey], axis=-1)
+    np.testing.assert_allclose(drawn[red], expected[red], atol=1)
+    assert (drawn[~red, 1] > expected[~red, 1] + 1).any()
+
+
+def test_a_run_without_a_scale_for_heat_maps_gets_it_by_an_evaluation(run_copy, photos, tmp_path):
+    """As runs are that an earlier version made."""
+    file = run_copy / "detector.json"
+    info = json.loads(file.read_text())
+    scale = info.pop("heat_scale")
+    file.write_text(json.dumps(info))
+    scored = predict(run_copy, photos)
+    assert (scored.returncode, scored.stderr) == (1, "")
+    done = predict(run_copy, photos, "--heatmaps", tmp_path / "heat")
+    assert_one_line(done, "--heatmaps", "no scale for heat maps", "python evaluate.py --run-dir")
+    assert run_script("evaluate.py", "--run-dir", run_copy).returncode == 0
+    again = json.loads(file.read_text())
+    assert again.pop("heat_scale") == pytest.approx(scale)
+    assert again == info
+    assert predict(run_copy, photos, "--heatmaps", tmp_path / "heat").returncode == 1
+
+
 def test_files_of_the_same_name_keep_their_maps(model, photos, without_tensorflow, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

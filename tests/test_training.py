@@ -80,6 +80,20 @@ def test_the_run_holds_the_best_epoch_and_its_threshold(trained, split):
     assert facts["threshold"]["value"] == pytest.approx(np.percentile(scores, 95), rel=1e-4)
 
 
+def test_heat_maps_are_scaled_by_the_maps_of_normal_validation_images(trained, split):
+    detector = Detector.load(trained[1].path)
+    scale = detector.info.heat_scale
+    normal = split.validation.normal
+    assert len(normal) <= 200  # of more a sample is taken
+    maps = detector.explain(normal)
+    assert scale.value == pytest.approx(np.quantile(maps, 0.999), rel=1e-4)
+    assert (scale.quantile, scale.unit) == (0.999, "absolute error")
+    # Reached by what is abnormal, and hardly by what is not.
+    anomalies = detector.explain(split.validation.anomalies)
+    assert (anomalies >= scale.value).any(axis=(1, 2)).mean() > 0.5
+    assert (maps >= scale.value).mean() < 0.002
+
+
 def test_the_loss_with_its_sign_flipped_fails_the_floor(train, monkeypatch):
     """The floor can fail: with the GAN's anomaly loss turned round, anomalies are learnt."""
     right = losses.abc_loss

@@ -148,8 +148,8 @@ class Detector(ABC):
         scale = self.info.heat_scale
         if scale is None:
             raise UserError(
-                "this detector was made by an earlier version and has no scale for heat maps; "
-                "python evaluate.py --run-dir RUN gives one to its run, then export it again"
+                "this detector was made by an earlier version and holds no scale for heat maps; "
+                "python evaluate.py --run-dir RUN adds it to its run, export.py takes it along"
             )
         return scale
 

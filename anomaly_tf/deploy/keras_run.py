@@ -86,7 +86,8 @@ class TrainedDetector(Detector):
             unit: What a value of the map is, in words.
         """
         maps = self.explain(sample(normal, HEAT_IMAGES, seed=0)[:])
-        value = float(np.quantile(maps, HEAT_QUANTILE))
+        # Of maps that are 0 nearly everywhere, the largest value.
+        value = float(np.quantile(maps, HEAT_QUANTILE)) or float(maps.max()) or 1.0
         self.info.heat_scale = HeatScale(value, HEAT_QUANTILE, unit)
 
     @property

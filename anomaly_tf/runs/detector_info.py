@@ -136,7 +136,9 @@ class HeatScale:
         unit: What a value of the map is, in words.
     """
 
-    value: float = _entry(_NOT_NEGATIVE)
+    value: float = _entry(
+        ((lambda value: is_number(value) and value > 0), "a number above 0")
+    )
     quantile: float = _entry(_number_to(1))
     unit: str = _entry(_TEXT)
 
@@ -194,7 +196,7 @@ class DetectorInfo:
         seed: Seed of the run.
         image_shape: Height, width and channels.
         image_score: How a score follows from its map: `mean`, `maximum` or `none`.
-        heat_scale: What is full red in a heat map; runs made by version 0.1.0 or before lack it.
+        heat_scale: What is full red in a heat map; None of runs made before maps had a scale.
         training: How it was trained; in runs only.
         versions: Of the libraries that trained it; in runs only.
         threshold: When a score is an alarm.
