@@ -183,6 +183,36 @@ def test_another_seed_draws_the_images_in_another_order(kind):
     assert order(1) != order(2)
 
 
+MADE = {
+    "synthetic": lambda images, *rest: balanced_batches(
+        images,
+        images,
+        np.zeros(len(images), np.int32),
+        *rest[:2],
+        BalancedSamplingConfig(flip=0.0, shift=0, synthetic=1.0),
+        *rest[2:],
+    ),
+    "corrupted": lambda images, *rest: corrupted_batches(
+        images, CorruptionConfig(), *rest[:2], PLAIN, *rest[2:]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_anomalies_are_made_anew_in_each_batch_and_by_the_seed(kind):
+    """Of images that are all alike, so that no order of theirs makes a difference."""
+    picture = np.random.default_rng(0).integers(0, 256, (1, 12, 12, 1), np.uint8)
+    images = np.repeat(picture, 64, axis=0)
+
+    def anomalies(*rest: int) -> list[bytes]:
+        return [anomaly.numpy().tobytes() for _, anomaly in MADE[kind](images, 24, *rest)]
+
+    whole = anomalies(3, 7)
+    assert len(set(whole)) == 3
+    assert anomalies(1, 7, 2) == whole[2:]
+    assert not set(anomalies(3, 8)) & set(whole)
+
+
 def test_candidates_multiply_what_a_corrupted_batch_holds():
     corruption = CorruptionConfig(noise=0.2, rotation=45)
     sampling = BalancedSamplingConfig(flip=0.0, shift=0, candidates=3)

@@ -210,6 +210,8 @@ def test_a_later_epoch_that_is_worse_replaces_nothing(step_watched, split):
         assert told["maximum"] == pytest.approx(part.max(), rel=1e-4)
     assert facts["training"]["n_train"] == len(split.train)
     assert facts["training"]["n_validation"] == len(split.validation)
+    images = facts["training"]["images_per_second"] * facts["training"]["train_seconds"]
+    assert images == pytest.approx(3 * 6 * 64, rel=0.2)  # the seconds are rounded
 
 
 def test_a_resumed_training_keeps_its_best_epoch_and_continues_its_batches_and_rates(
@@ -254,6 +256,33 @@ def test_a_resumed_training_keeps_its_best_epoch_and_continues_its_batches_and_r
     assert (training["best_epoch"], training["epochs"], training["status"]) == (1, 3, "completed")
     assert training["validation"] == stopped.info["training"]["validation"]
     np.testing.assert_array_equal(Detector.load(run.path).score(split.validation.images), scores)
+
+
+def test_what_is_left_open_follows_from_protocol_and_images(split):
+    """Of 90 normal and 210 other images of 28 x 28, and of larger ones."""
+
+    def resolved(config: Config, side: int = 28) -> Config:
+        images, classes = np.zeros((300, side, side, 1), np.uint8), np.repeat([0, 1], [90, 210])
+        train = LabelledImages(images, classes.astype(np.int8), classes)
+        return fit.resolve(config, dataclasses.replace(split, train=train))
+
+    imbalance, unseen = (resolved(SotaConfig(protocol=name)) for name in ("imbalance", "unseen"))
+    assert (imbalance.sampling.synthetic, unseen.sampling.synthetic) == (0.0, 0.4)
+    assert imbalance.losses.gradient_score_weight == 0.0
+    assert unseen.losses.gradient_score_weight == 0.2
+    assert imbalance.normal_class == ("0",)
+    # Thirty times each of 90 normal images, of which a batch of 128 holds 64.
+    assert imbalance.training.batch_size == 128
+    assert imbalance.training.steps_per_epoch == 43
+    alone = resolved(AutoencoderConfig())
+    assert alone.training.steps_per_epoch == 22
+    # At most 2^19 pixels, and what is asked for as it is.
+    assert resolved(SotaConfig(), 128).training.batch_size == 32
+    few = AdversarialTrainingConfig(batch_size=10, steps_per_epoch=7)
+    asked = resolved(SotaConfig(training=few, normal_class=(0, 3)))
+    assert (asked.training.batch_size, asked.training.steps_per_epoch) == (10, 7)
+    assert asked.normal_class == (0, 3)
+    assert len(resolved(SotaConfig(), 64).networks.filters) == 4
 
 
 def test_one_seed_decides_the_weights_of_every_build(small_dataset, split):
