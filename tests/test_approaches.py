@@ -61,8 +61,11 @@ def test_classification_reports_accuracy_and_tells_the_classes_apart(evaluated):
     assert metrics["auroc"] is None
     assert metrics["normal_class"] is None
     assert done.pictures == LEARNT | {"surest_mistakes", "most_unusual"}
-    header = (done.run / "history.csv").read_text().splitlines()[0].split(",")
-    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(header)
+    history = np.genfromtxt(done.run / "history.csv", delimiter=",", names=True)
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(history.dtype.names)
+    assert metrics["chosen_by"] == "val_accuracy"
+    accuracies = history["val_accuracy"]
+    assert accuracies[metrics["best_epoch"] - 1] == accuracies.max()
 
 
 def test_a_classifier_explains_by_grad_cam_and_has_no_reconstruction(evaluated, small_arrays):

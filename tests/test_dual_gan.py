@@ -217,6 +217,17 @@ def test_a_large_image_is_judged_by_its_errors_alone():
     assert small.adapts_to > large.adapts_to == 0
 
 
+@pytest.mark.parametrize("skips", [False, True])
+def test_skip_connections_are_made_where_they_are_asked_for(skips, batch):
+    networks = dataclasses.replace(SMALL, skip_connections=skips)
+    model = dual_gan.build(SotaConfig(networks=networks), SHAPE, 10, jit_compile=False)
+    for generator in (model.networks["generator"], model.averaged):
+        # Beside the latent the map of the first of the two halvings.
+        assert len(generator.get_layer("encoder").outputs) == 1 + skips
+        assert len(generator.get_layer("decoder").inputs) == 1 + skips
+    assert np.isfinite(float(model.train_step(batch)["reconstruction"]))
+
+
 def test_discriminators_return_a_grid_and_have_the_same_shape():
     model = build()
     images = tf.zeros([2, *SHAPE])

@@ -7,9 +7,11 @@ import pytest
 
 from anomaly_tf.config import (
     AutoencoderConfig,
+    BalancedSamplingConfig,
     CnnConfig,
     Config,
     CorruptionConfig,
+    FolderConfig,
     SotaConfig,
     UnseenConfig,
 )
@@ -196,3 +198,32 @@ def test_a_set_that_lacks_one_kind(config: Config, part, only_normal, words, sma
     )
     with pytest.raises(UserError, match=words):
         make_split(config, lacking)
+
+
+def test_a_set_without_a_test_set_is_cut_by_the_shares_and_the_seed(small_dataset):
+    whole = dataclasses.replace(
+        small_dataset,
+        test_images=small_dataset.test_images[:0],
+        test_classes=small_dataset.test_classes[:0],
+    )
+
+    def split(seed: int) -> Split:
+        config = SotaConfig(
+            sampling=BalancedSamplingConfig(validation_fraction=0.25),
+            folder=FolderConfig(test_fraction=0.5),
+            seed=seed,
+        )
+        return make_split(config, whole)
+
+    first, same, other = (split(seed) for seed in (1, 1, 2))
+    # Half of each class, and a quarter of what is left of it: six thousand images.
+    sizes = [len(part) for part in (first.train, first.validation, first.test)]
+    assert sizes == pytest.approx([2250, 750, 3000], abs=10)
+    parts = [contents(part) for part in (first.train, first.validation, first.test)]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    for name in ("validation", "test"):
+        images = [getattr(one, name).images for one in (first, same, other)]
+        np.testing.assert_array_equal(images[0], images[1])
+        assert not np.array_equal(images[0], images[2])

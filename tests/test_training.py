@@ -18,6 +18,7 @@ from anomaly_tf.config import (
     AdversarialTrainingConfig,
     AutoencoderConfig,
     BalancedSamplingConfig,
+    ClassifierNetworks,
     CnnConfig,
     Config,
     CorruptionConfig,
@@ -34,6 +35,7 @@ from anomaly_tf.models import APPROACHES, Approach, gradients, losses
 from anomaly_tf.run_directory import RunDirectory
 from anomaly_tf.training import fit
 from anomaly_tf.training.callbacks import NonFiniteLoss, StopOnNonFiniteLoss
+from anomaly_tf.training.checkpoint import digest_of_sets, load_checkpoint, save_checkpoint
 from anomaly_tf.training.device import Device, select_device
 
 # A short training on 4,500 real images reaches 0.978, one that learns the wrong way 0.49.
@@ -154,8 +156,10 @@ def step_watched(small_dataset, split, tmp_path, monkeypatch):
         small_config(
             "supervised",
             **{"epochs": 3, "steps_per_epoch": 6, "batch_size": 64, "ema_decay": 0.5},
-            **{"learning_rate": 0.02},
+            **{"learning_rate": 0.01},
         ),
+        seed=4,
+        networks=ClassifierNetworks(filters=(8, 16), dense=32, dropout=0.0),
         data_dir=str(tmp_path),
         sampling=dataclasses.replace(SAMPLING, anomaly_clusters=1),
         threshold=ThresholdConfig(percentile=80),
@@ -198,7 +202,9 @@ def test_a_later_epoch_that_is_worse_replaces_nothing(step_watched, split):
     assert (facts["training"]["best_epoch"], facts["training"]["epochs"]) == (1, 3)
     assert validation_auroc(outcome) == rows["val_auroc"][0]
     # Model, calibration, statistics and threshold are those of that epoch.
-    scores = Detector.load(run.path).score(split.validation.images)
+    detector = Detector.load(run.path)
+    assert facts["training"]["n_weights"] == detector.model.count_params()
+    scores = detector.score(split.validation.images)
     normal, anomalous = (scores[split.validation.labels == label] for label in (0, 1))
     assert roc_auc_score(split.validation.labels, scores) == pytest.approx(rows["val_auroc"][0])
     np.testing.assert_allclose(facts["calibration"]["scores"], np.sort(normal), rtol=1e-4)
@@ -208,6 +214,10 @@ def test_a_later_epoch_that_is_worse_replaces_nothing(step_watched, split):
         told = facts["score_statistics"][name]
         assert told["mean"] == pytest.approx(part.mean(), rel=1e-4)
         assert told["maximum"] == pytest.approx(part.max(), rel=1e-4)
+    told = {name: facts[name] for name in ("approach", "protocol", "seed", "class_names")}
+    names = [str(number) for number in range(10)]
+    assert list(told.values()) == ["supervised", "imbalance", 4, names]
+    assert (facts["roles"]["normal"], facts["roles"]["seen"]) == ([0], list(range(1, 10)))
     assert facts["training"]["n_train"] == len(split.train)
     assert facts["training"]["n_validation"] == len(split.validation)
     images = facts["training"]["images_per_second"] * facts["training"]["train_seconds"]
@@ -238,6 +248,9 @@ def test_a_resumed_training_keeps_its_best_epoch_and_continues_its_batches_and_r
     before, scores = seen.copy(), Detector.load(run.path).score(split.validation.images)
     assert len(before) == 6 + 4
     seen.clear()
+    # As if the first epoch had taken an hour.
+    progress = load_checkpoint(run.checkpoint, models[-1], digest_of_sets(split))
+    save_checkpoint(run.checkpoint, models[-1], dataclasses.replace(progress, seconds=3600.0))
     done, _ = step_watched(record_and_spoil, resume=True)
     assert done.status == "completed"
     # The second epoch begins anew, by the batches that it had.
@@ -248,11 +261,12 @@ def test_a_resumed_training_keeps_its_best_epoch_and_continues_its_batches_and_r
     assert int(models[-1].optimizer.iterations) == 3 * 6
     rows = np.genfromtxt(run.history, delimiter=",", names=True)
     assert rows["epoch"].tolist() == [0, 1, 2]
-    # 0.02 on a cosine, after one, two and three thirds.
-    np.testing.assert_allclose(rows["classifier_learning_rate"], [0.015, 0.005, 0], atol=1e-8)
+    # 0.01 on a cosine, after one, two and three thirds.
+    np.testing.assert_allclose(rows["classifier_learning_rate"], [0.0075, 0.0025, 0], atol=1e-8)
     np.testing.assert_allclose(rows["val_auroc"][1:], 0.5)
     # What came after the interruption was worse.
     training = done.info["training"]
+    assert training["train_seconds"] > 3600
     assert (training["best_epoch"], training["epochs"], training["status"]) == (1, 3, "completed")
     assert training["validation"] == stopped.info["training"]["validation"]
     np.testing.assert_array_equal(Detector.load(run.path).score(split.validation.images), scores)
