@@ -55,6 +55,12 @@ def test_the_test_set_is_whole(split, fashion):
     assert (len(split.train), len(split.validation)) == (54000, 6000)
 
 
+def test_the_share_of_the_validation_set_is_what_was_asked_for(small_dataset):
+    config = SotaConfig(sampling=BalancedSamplingConfig(validation_fraction=0.25))
+    split = make_split(config, small_dataset)
+    assert (len(split.train), len(split.validation)) == (4500, 1500)
+
+
 def test_every_set_is_stratified(split):
     assert (np.bincount(split.train.classes) == 5400).all()
     assert (np.bincount(split.validation.classes) == 600).all()

@@ -148,6 +148,20 @@ def still_statistics(network: keras.Model) -> None:
             layer.rate = 0.0
 
 
+def test_losses_are_the_mean_of_the_epoch_so_far():
+    config = small_config("contrastive")
+    model, twin = small_model(config), small_model(config)
+    normal, anomaly = noise_batch(config)
+    found = []
+    for batch in ((normal, anomaly), (0.1 * normal, anomaly)):
+        told = float(model.train_step(batch)["normal"])
+        found.append(float(twin.train_step(batch)["normal"]))
+        assert told == pytest.approx(np.mean(found), rel=1e-5)
+        for metric in twin.metrics:  # as Keras does at the beginning of an epoch
+            metric.reset_state()
+    assert found[1] < 0.8 * found[0]
+
+
 def test_of_candidates_half_are_kept_as_drawn_and_the_rest_are_the_hardest():
     def pictures(*scores: float) -> tf.Tensor:
         return tf.reshape(tf.constant(scores), [-1, 1, 1, 1])

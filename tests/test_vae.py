@@ -91,14 +91,14 @@ def test_the_latent_is_sampled_anew_in_each_step_but_not_in_the_score(batch, ima
 
 
 def test_errors_are_standardised_by_what_each_pixel_does_on_normal_images(batch):
-    model = build(noise=0.1)
+    model = build(noise=0.2)
     statistics = model.averaged.get_layer("error_statistics")
     means, variances = np.linspace(-0.2, 0.2, PIXELS), np.linspace(0.0, 0.5, PIXELS)
     statistics.moving_mean.assign(means)
     statistics.moving_variance.assign(variances)
     reconstruction, standardised, _ = model.averaged(batch, training=False)
     error = (batch - reconstruction).numpy().reshape(16, -1) / 2
-    expected = (error - means) / np.sqrt(variances + 0.1**2)
+    expected = (error - means) / np.sqrt(variances + 0.2**2)
     np.testing.assert_allclose(standardised.numpy().reshape(16, -1), expected, rtol=1e-3, atol=1e-5)
 
 
