@@ -162,6 +162,16 @@ def test_corruption_trains_on_every_class_clean_and_tests_on_corrupted_copies(sm
     )
 
 
+def test_corrupted_copies_follow_the_seed(small_dataset):
+    def copies(seed: int) -> np.ndarray:
+        kinds = CorruptionConfig(kinds=("both",))
+        config = AutoencoderConfig(protocol="corruption", corruption=kinds, seed=seed)
+        return make_split(config, small_dataset).test.anomalies
+
+    np.testing.assert_array_equal(copies(1), copies(1))
+    assert not np.array_equal(copies(1), copies(2))
+
+
 def test_classification_has_no_anomalies(small_dataset):
     split = make_split(CnnConfig(), small_dataset)
     assert not any(part.labels.any() for part in (split.train, split.validation, split.test))
