@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import damage  # noqa: F401 - registers the profiles of Hypothesis
 import numpy as np
@@ -21,7 +22,12 @@ from hypothesis import settings
 import evaluate
 import export
 import train
+from anomaly_tf.approaches import build_model, options_of
+from anomaly_tf.config import BalancedSamplingConfig, Config
 from anomaly_tf.data.sources import ImageDataset, load_dataset
+
+if TYPE_CHECKING:
+    from anomaly_tf.approaches.base import Approach
 
 # A user's environment, before the next line makes TensorFlow quiet in the tests' own process.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
@@ -216,6 +222,52 @@ def evaluated(small_folder: Path, made_once) -> Callable[..., Evaluated]:
         return Evaluated(folder, json.loads((folder / "metrics.json").read_text()))
 
     return run
+
+
+# What the networks of every approach are in tests of a single step.
+SMALL_IMAGE, SMALL_CLASSES = (16, 16, 1), 4
+SMALL_NETWORKS = {
+    "filters": (4, 8),
+    "discriminator_filters": (4, 8),
+    "hidden": (16,),
+    "latent": 6,
+    "dense": 8,
+}
+
+
+def small_config(approach: str, **training: Any) -> Config:
+    """An approach's configuration with small networks; all of a batch is learnt from."""
+    config = options_of(approach)()
+    known = {field.name for field in dataclasses.fields(config.networks)}
+    sizes = {name: size for name, size in SMALL_NETWORKS.items() if name in known}
+    changes: dict[str, Any] = {
+        "networks": dataclasses.replace(config.networks, **sizes),
+        "training": dataclasses.replace(config.training, **training),
+    }
+    if isinstance(config.sampling, BalancedSamplingConfig):
+        changes["sampling"] = BalancedSamplingConfig()
+    return dataclasses.replace(config, **changes)
+
+
+def small_model(config: Config, jit_compile: bool = False) -> Approach:
+    """What the configuration gives for small images; the same weights each time."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return build_model(config, SMALL_IMAGE, SMALL_CLASSES, jit_compile)
+
+
+def noise_batch(config: Config) -> Any:
+    """Sixteen images of noise as the batch that the approach learns from."""
+    import tensorflow as tf
+
+    noise = np.random.default_rng(0).uniform(-1, 1, (16, *SMALL_IMAGE)).astype(np.float32)
+    images = tf.constant(noise)
+    return {
+        "normal images": images,
+        "normal and anomalous images": (images[:8], images[8:]),
+        "classes": (images, tf.constant(np.arange(16) % SMALL_CLASSES, tf.int32)),
+    }[config.learns_from]
 
 
 @pytest.fixture

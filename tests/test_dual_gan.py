@@ -46,6 +46,10 @@ def trainable(network: keras.Model) -> list[np.ndarray]:
     return [variable.numpy() for variable in network.trainable_variables]
 
 
+def numbers(network: keras.Model) -> list[np.ndarray]:
+    return [variable.numpy() for variable in network.weights]
+
+
 def changed(before: list[np.ndarray], after: list[np.ndarray]) -> list[bool]:
     return [not np.array_equal(old, new) for old, new in zip(before, after, strict=True)]
 
@@ -82,41 +86,75 @@ def test_the_encoder_and_the_decoder_both_learn_from_the_default_losses(batch):
         assert all(changed(weights, trainable(getattr(model, name)))), name
 
 
+def worst_windows(difference: np.ndarray) -> float:
+    """Mean of the three worst of nine windows of 14 x 14, 7 pixels apart, of each image."""
+    error = np.abs(difference).mean(axis=3)
+    windows = [
+        error[:, row : row + 14, column : column + 14].mean(axis=(1, 2))
+        for row in (0, 7, 14)
+        for column in (0, 7, 14)
+    ]
+    return np.sort(windows, axis=0)[-3:].mean()
+
+
 def test_the_step_reports_the_losses_that_the_networks_give(batch):
     model = build()
-    normal, anomaly = batch
+    normal, anomaly = (part.numpy() for part in batch)
     # BatchNorm's batch statistics are a function of the batch alone, so a clone tells the same.
     twin = build()
     reported = {name: float(value) for name, value in model.train_step(batch).items()}
-    both = twin.networks["generator"](tf.concat([normal, anomaly], 0), training=True).numpy()
-    first, second = both[:16], both[16:]
+    both = np.concatenate([normal, anomaly])
+    latents, *maps = keras.tree.flatten(twin.encoder(both, training=True))
+    rebuilt = twin.decoder([latents, *maps], training=True).numpy()
+    first, second = rebuilt[:16], rebuilt[16:]
+    again = keras.tree.flatten(twin.encoder(first, training=False))[0].numpy()
+    # Of D_N real and fake normal images, of D_A real and fake anomalies.
+    real_normal, fake_normal = np.split(
+        twin.normal_discriminator(np.concatenate([normal, first]), training=True).numpy(), 2
+    )
+    real_anomaly, fake_anomaly = np.split(
+        twin.anomaly_discriminator(np.concatenate([anomaly, second]), training=True).numpy(), 2
+    )
+    logits = twin.networks["classifier"](both, training=True)[0].numpy()[:, 0]
     error = np.abs(anomaly - second).mean(axis=(1, 2, 3))
-    assert reported["reconstruction"] == pytest.approx(np.abs(normal - first).mean(), rel=1e-4)
-    assert reported["abc"] == pytest.approx(-np.log(1 - np.exp(-4 * error)).mean(), rel=1e-3)
-    scores = twin.anomaly_discriminator(tf.concat([anomaly, second], 0), training=True).numpy()
-    assert reported["anomaly_adversarial"] == pytest.approx((scores[16:] ** 2).mean(), rel=1e-3)
-    expected = ((scores[:16] - 0.9) ** 2).mean() + (scores[16:] ** 2).mean()
-    assert reported["anomaly_discriminator"] == pytest.approx(expected, rel=1e-3)
+    expected = {
+        "reconstruction": np.abs(normal - first).mean(),
+        "patch": worst_windows(normal - first),
+        "latent": np.abs(latents.numpy()[:16] - again).mean(),
+        "normal_adversarial": np.square(fake_normal - 1.0).mean(),
+        "abc": -np.log(1 - np.exp(-4 * error)).mean(),
+        "anomaly_adversarial": np.square(fake_anomaly).mean(),
+        "normal_discriminator": np.square(real_normal - 0.9).mean() + np.square(fake_normal).mean(),
+        "anomaly_discriminator": np.square(real_anomaly - 0.9).mean()
+        + np.square(fake_anomaly).mean(),
+        "classifier": np.log1p(np.exp(np.where(np.arange(32) < 16, logits, -logits))).mean(),
+    }
     weights = DualGanLosses()
-    total = sum(getattr(weights, f"{n}_weight") * reported[n] for n in dual_gan.GENERATOR_LOSSES)
-    assert reported["generator"] == pytest.approx(total, rel=1e-5)
+    expected["generator"] = sum(
+        getattr(weights, f"{name}_weight") * expected[name] for name in dual_gan.GENERATOR_LOSSES
+    )
+    assert reported == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_average_follows_weights_and_batch_norm_statistics(batch):
+def test_the_averages_follow_weights_and_batch_norm_statistics(batch):
     model = build(ema_decay=0.9)
-    average = [variable.numpy() for variable in model.averaged.weights]
+    assert set(model.averages) == {"generator", "classifier"}
+    averages = {name: numbers(average) for name, average in model.averages.items()}
     for step in (1, 2, 3):
         model.train_step(batch)
         decay = min(0.9, (1 + step) / (10 + step))
-        current = [variable.numpy() for variable in model.networks["generator"].weights]
-        average = [
-            decay * old + (1 - decay) * new for old, new in zip(average, current, strict=True)
-        ]
-    for variable, expected in zip(model.averaged.weights, average, strict=True):
-        np.testing.assert_allclose(variable, expected, atol=1e-6, err_msg=variable.path)
-    statistics = [v for v in model.averaged.weights if "moving_" in v.path]
-    assert statistics
-    assert all(np.ptp(variable) > 0 for variable in statistics)
+        for name, average in averages.items():
+            current = numbers(model.networks[name])
+            averages[name] = [
+                decay * old + (1 - decay) * new for old, new in zip(average, current, strict=True)
+            ]
+    for name, average in averages.items():
+        weights = model.averages[name].weights
+        for variable, expected in zip(weights, average, strict=True):
+            np.testing.assert_allclose(variable, expected, atol=1e-6, err_msg=variable.path)
+        statistics = [variable for variable in weights if "moving_" in variable.path]
+        assert statistics
+        assert all(np.ptp(variable) > 0 for variable in statistics)
 
 
 def test_scores_come_from_the_average_with_batch_norm_in_inference_mode(batch):
@@ -172,6 +210,17 @@ def test_a_large_image_is_judged_by_its_errors_alone():
     assert "classifier" in small.networks
     assert "classifier" not in large.networks
     assert small.adapts_to > large.adapts_to == 0
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_skip_connections_are_made_where_they_are_asked_for(skips, batch):
+    networks = dataclasses.replace(SMALL, skip_connections=skips)
+    model = dual_gan.build(DualGanConfig(networks=networks), SHAPE, 10, jit_compile=False)
+    for generator in (model.networks["generator"], model.averaged):
+        # Beside the latent the map of the first of the two halvings.
+        assert len(generator.get_layer("encoder").outputs) == 1 + skips
+        assert len(generator.get_layer("decoder").inputs) == 1 + skips
+    assert np.isfinite(float(model.train_step(batch)["reconstruction"]))
 
 
 def test_discriminators_return_a_grid_and_have_the_same_shape():

@@ -26,7 +26,7 @@ def numbered(count: int, first: int = 0) -> np.ndarray:
 
 
 def numbers_of(images: tf.Tensor) -> np.ndarray:
-    return np.rint((images.numpy()[:, 0, 0, 0] + 1) * 127.5).astype(int)
+    return np.rint((np.asarray(images)[:, 0, 0, 0] + 1) * 127.5).astype(int)
 
 
 def drawn(batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +118,106 @@ def test_normal_batches_pass_over_every_image_before_one_comes_again():
     assert sorted(drawn[:20]) == sorted(drawn[20:]) == list(range(20))
     rest = np.concatenate([numbers_of(b) for b in normal_batches(numbered(20), 8, 2, PLAIN, 0, 3)])
     np.testing.assert_array_equal(rest, drawn[24:])
+
+
+def with_black_right_column(count: int, first: int = 0) -> np.ndarray:
+    """As `numbered`, but the right column is black, so that a mirror image is known by it."""
+    images = numbered(count, first + 1)
+    images[:, :, 1] = 0
+    return images
+
+
+MIRRORED = BalancedSamplingConfig(flip=1.0, shift=0, candidates=2)
+NO_NOISE = CorruptionConfig(kinds=("noise",), noise=0)
+SOURCES = {
+    "normal": lambda images, *rest: normal_batches(images, *rest),
+    "classified": lambda images, *rest: classified_batches(images, np.zeros(len(images)), *rest),
+    "corrupted": lambda images, *rest: corrupted_batches(images, NO_NOISE, *rest),
+    "balanced": lambda images, *rest: balanced_batches(
+        images, images, np.zeros(len(images), np.int32), *rest
+    ),
+}
+
+
+def images_in(batch: tf.Tensor | tuple[tf.Tensor, tf.Tensor]) -> np.ndarray:
+    """All images of a batch of any kind."""
+    parts = batch if isinstance(batch, tuple) else (batch,)
+    return np.concatenate([part.numpy() for part in parts if part.shape.rank == 4])
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_image_of_every_kind_of_batch_is_augmented(kind):
+    batches = SOURCES[kind](with_black_right_column(40), 8, 3, MIRRORED, 0)
+    pictures = np.concatenate([images_in(batch) for batch in batches])
+    assert len(pictures) >= 24
+    assert (pictures[:, :, 0] == -1).all()
+    assert (pictures[:, :, 1] > -1).all()
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_augmentation_differs_between_batches_and_seeds_and_is_continued(kind):
+    """Of an image that is always the same, only augmentation makes a difference."""
+    images = np.repeat(with_black_right_column(1), 64, axis=0)
+    half = BalancedSamplingConfig(flip=0.5, shift=0)
+
+    def mirrored(*rest: int) -> list[list[bool]]:
+        batches = SOURCES[kind](images, 32, rest[0], half, *rest[1:])
+        return [(images_in(batch)[:, 0, 0, 0] == -1).tolist() for batch in batches]
+
+    whole = mirrored(4, 7)
+    assert len({tuple(part) for part in whole}) == 4
+    assert mirrored(2, 7, 2) == whole[2:]
+    assert mirrored(4, 8) != whole
+    # Not each second image, nor the same in both halves.
+    assert all(part[:16] != part[16:] for part in whole)
+    assert 0.3 < np.mean(whole) < 0.7
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_another_seed_draws_the_images_in_another_order(kind):
+    def order(seed: int) -> list[int]:
+        batches = SOURCES[kind](numbered(40), 8, 5, PLAIN, seed)
+        return [number for batch in batches for number in numbers_of(images_in(batch))]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+MADE = {
+    "synthetic": lambda images, *rest: balanced_batches(
+        images,
+        images,
+        np.zeros(len(images), np.int32),
+        *rest[:2],
+        BalancedSamplingConfig(flip=0.0, shift=0, synthetic=1.0),
+        *rest[2:],
+    ),
+    "corrupted": lambda images, *rest: corrupted_batches(
+        images, CorruptionConfig(), *rest[:2], PLAIN, *rest[2:]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_anomalies_are_made_anew_in_each_batch_and_by_the_seed(kind):
+    """Of images that are all alike, so that no order of theirs makes a difference."""
+    picture = np.random.default_rng(0).integers(0, 256, (1, 12, 12, 1), np.uint8)
+    images = np.repeat(picture, 64, axis=0)
+
+    def anomalies(*rest: int) -> list[bytes]:
+        return [anomaly.numpy().tobytes() for _, anomaly in MADE[kind](images, 24, *rest)]
+
+    whole = anomalies(3, 7)
+    assert len(set(whole)) == 3
+    assert anomalies(1, 7, 2) == whole[2:]
+    assert not set(anomalies(3, 8)) & set(whole)
+
+
+def test_candidates_multiply_what_a_corrupted_batch_holds():
+    corruption = CorruptionConfig(noise=0.2, rotation=45)
+    sampling = BalancedSamplingConfig(flip=0.0, shift=0, candidates=3)
+    ((clean, changed),) = corrupted_batches(numbered(40), corruption, 8, 1, sampling, 0)
+    assert clean.shape == changed.shape == (12, 2, 2, 1)
 
 
 def test_classes_stay_with_their_images():

@@ -8,7 +8,13 @@ import pytest
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.classifier.options import ClassifierConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
-from anomaly_tf.config import Config, CorruptionConfig, UnseenConfig
+from anomaly_tf.config import (
+    BalancedSamplingConfig,
+    Config,
+    CorruptionConfig,
+    FolderConfig,
+    UnseenConfig,
+)
 from anomaly_tf.data.protocols import LabelledImages, Roles, Split, class_roles, make_split
 from anomaly_tf.errors import UserError
 
@@ -47,6 +53,12 @@ def test_the_three_sets_share_no_image(config, fashion):
 def test_the_test_set_is_whole(split, fashion):
     np.testing.assert_array_equal(split.test.images, fashion.test_images)
     assert (len(split.train), len(split.validation)) == (54000, 6000)
+
+
+def test_the_share_of_the_validation_set_is_what_was_asked_for(small_dataset):
+    config = DualGanConfig(sampling=BalancedSamplingConfig(validation_fraction=0.25))
+    split = make_split(config, small_dataset)
+    assert (len(split.train), len(split.validation)) == (4500, 1500)
 
 
 def test_every_set_is_stratified(split):
@@ -150,6 +162,22 @@ def test_corruption_trains_on_every_class_clean_and_tests_on_corrupted_copies(sm
     )
 
 
+def test_corrupted_copies_follow_the_seed(small_dataset):
+    few = dataclasses.replace(
+        small_dataset,
+        test_images=small_dataset.test_images[:100],
+        test_classes=small_dataset.test_classes[:100],
+    )
+
+    def copies(seed: int) -> np.ndarray:
+        kinds = CorruptionConfig(kinds=("both",))
+        config = AutoencoderConfig(protocol="corruption", corruption=kinds, seed=seed)
+        return make_split(config, few).test.anomalies
+
+    np.testing.assert_array_equal(copies(1), copies(1))
+    assert not np.array_equal(copies(1), copies(2))
+
+
 def test_classification_has_no_anomalies(small_dataset):
     split = make_split(ClassifierConfig(), small_dataset)
     assert not any(part.labels.any() for part in (split.train, split.validation, split.test))
@@ -192,3 +220,32 @@ def test_a_set_that_lacks_one_kind(config: Config, part, only_normal, words, sma
     )
     with pytest.raises(UserError, match=words):
         make_split(config, lacking)
+
+
+def test_a_set_without_a_test_set_is_cut_by_the_shares_and_the_seed(small_dataset):
+    whole = dataclasses.replace(
+        small_dataset,
+        test_images=small_dataset.test_images[:0],
+        test_classes=small_dataset.test_classes[:0],
+    )
+
+    def split(seed: int) -> Split:
+        config = DualGanConfig(
+            sampling=BalancedSamplingConfig(validation_fraction=0.25),
+            folder=FolderConfig(test_fraction=0.5),
+            seed=seed,
+        )
+        return make_split(config, whole)
+
+    first, same, other = (split(seed) for seed in (1, 1, 2))
+    # Half of each class, and a quarter of what is left of it: six thousand images.
+    sizes = [len(part) for part in (first.train, first.validation, first.test)]
+    assert sizes == pytest.approx([2250, 750, 3000], abs=10)
+    parts = [contents(part) for part in (first.train, first.validation, first.test)]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    for name in ("validation", "test"):
+        images = [getattr(one, name).images for one in (first, same, other)]
+        np.testing.assert_array_equal(images[0], images[1])
+        assert not np.array_equal(images[0], images[2])

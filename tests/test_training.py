@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import small_config
+from sklearn.metrics import roc_auc_score
 
+from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
+from anomaly_tf.approaches.base import Approach
+from anomaly_tf.approaches.classifier.options import ClassifierConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig, DualGanLosses
-from anomaly_tf.config import AdversarialTrainingConfig, BalancedSamplingConfig
-from anomaly_tf.data.protocols import make_split
+from anomaly_tf.config import (
+    AdversarialTrainingConfig,
+    BalancedSamplingConfig,
+    Config,
+    CorruptionConfig,
+    SamplingConfig,
+    ThresholdConfig,
+)
+from anomaly_tf.data import pipelines
+from anomaly_tf.data.protocols import LabelledImages, Roles, Split, make_split
+from anomaly_tf.data.stored import sample
 from anomaly_tf.deploy.detector import Detector
-from anomaly_tf.networks import losses
+from anomaly_tf.networks import gradients, losses
+from anomaly_tf.networks.sizes import ClassifierNetworks
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.training import loop, setup
 from anomaly_tf.training.callbacks import NonFiniteLoss, StopOnNonFiniteLoss
-from anomaly_tf.training.device import select_device
+from anomaly_tf.training.checkpoint import digest_of_sets, load_checkpoint, save_checkpoint
+from anomaly_tf.training.device import Device, select_device
 
 # A short training on 4,500 real images reaches 0.978, one that learns the wrong way 0.49.
 AUROC_FLOOR = 0.95
+CPU = Device("/CPU:0", jit_compile=False, reason="for a test")
 SAMPLING = BalancedSamplingConfig(validation_fraction=0.25, anomaly_clusters=8)
 
 
@@ -137,6 +157,304 @@ def test_every_epoch_sees_new_batches(train, split, monkeypatch):
     train(epochs=3, steps_per_epoch=2, batch_size=8)
     assert len(seen) == 6
     assert len(set(seen)) == 6
+
+
+@pytest.fixture
+def step_watched(small_dataset, split, tmp_path, monkeypatch):
+    """Trains a small classifier for three epochs of six steps, each of which a function follows.
+
+    The function, called within the step's graph, takes the model and the batch. The trainings of
+    a test share one folder.
+    """
+    original = setup.build_model
+    config = dataclasses.replace(
+        small_config(
+            "supervised",
+            **{"epochs": 3, "steps_per_epoch": 6, "batch_size": 64, "ema_decay": 0.5},
+            **{"learning_rate": 0.01},
+        ),
+        seed=4,
+        networks=ClassifierNetworks(filters=(8, 16), dense=32, dropout=0.0),
+        data_dir=str(tmp_path),
+        sampling=dataclasses.replace(SAMPLING, anomaly_clusters=1),
+        threshold=ThresholdConfig(percentile=80),
+    )
+    directory = RunDirectory(tmp_path / "run")
+
+    def run(after, **keywords) -> tuple[loop.Outcome, RunDirectory]:
+        def build(*arguments):
+            model = original(*arguments)
+            step = model.train_step
+
+            def followed(data):
+                values = step(data)
+                after(model, data)
+                return values | {name: mean.result() for name, mean in model.trackers.items()}
+
+            model.train_step = followed
+            return model
+
+        monkeypatch.setattr(setup, "build_model", build)
+        outcome = loop.train(config, small_dataset, split, directory, "test", **keywords)
+        return outcome, directory
+
+    return run
+
+
+def spoil(model: Approach, after: int) -> None:
+    """Sets the averages to 0, so that every image scores alike, from a step on."""
+    for variable in model.averaged.weights:
+        late = model.optimizer.iterations > after
+        variable.assign(tf.where(late, tf.zeros_like(variable), variable))
+
+
+def test_a_later_epoch_that_is_worse_replaces_nothing(step_watched, split):
+    outcome, run = step_watched(lambda model, batch: spoil(model, after=6))
+    rows = np.genfromtxt(run.history, delimiter=",", names=True)
+    np.testing.assert_allclose(rows["val_auroc"][1:], 0.5)
+    assert rows["val_auroc"][0] > 0.6
+    facts = json.loads(run.detector.read_text())
+    assert (facts["training"]["best_epoch"], facts["training"]["epochs"]) == (1, 3)
+    assert validation_auroc(outcome) == rows["val_auroc"][0]
+    # Model, calibration, statistics and threshold are those of that epoch.
+    detector = Detector.load(run.path)
+    assert facts["training"]["n_weights"] == detector.model.count_params()
+    scores = detector.score(split.validation.images)
+    normal, anomalous = (scores[split.validation.labels == label] for label in (0, 1))
+    assert roc_auc_score(split.validation.labels, scores) == pytest.approx(rows["val_auroc"][0])
+    np.testing.assert_allclose(facts["calibration"]["scores"], np.sort(normal), rtol=1e-4)
+    assert facts["calibration"]["size"] == len(normal)
+    assert facts["threshold"]["value"] == pytest.approx(np.percentile(normal, 80), rel=1e-4)
+    for name, part in (("normal", normal), ("anomaly", anomalous)):
+        told = facts["score_statistics"][name]
+        assert told["mean"] == pytest.approx(part.mean(), rel=1e-4)
+        assert told["maximum"] == pytest.approx(part.max(), rel=1e-4)
+    told = {name: facts[name] for name in ("approach", "protocol", "seed", "class_names")}
+    names = [str(number) for number in range(10)]
+    assert list(told.values()) == ["supervised", "imbalance", 4, names]
+    assert (facts["roles"]["normal"], facts["roles"]["seen"]) == ([0], list(range(1, 10)))
+    assert facts["training"]["n_train"] == len(split.train)
+    assert facts["training"]["n_validation"] == len(split.validation)
+    images = facts["training"]["images_per_second"] * facts["training"]["train_seconds"]
+    assert images == pytest.approx(3 * 6 * 64, rel=0.2)  # the seconds are rounded
+
+
+def test_a_resumed_training_keeps_its_best_epoch_and_continues_its_batches_and_rates(
+    step_watched, split
+):
+    seen: list[bytes] = []
+    models = []
+
+    def record(model, batch):
+        models.append(model)
+        tf.py_function(lambda normal: seen.append(normal.numpy().tobytes()), [batch[0]], [])
+
+    def record_and_fail(model, batch):
+        record(model, batch)
+        late = model.optimizer.iterations == 6 + 4
+        model.trackers["loss"].update_state(tf.where(late, float("nan"), 0.0))
+
+    def record_and_spoil(model, batch):
+        record(model, batch)
+        spoil(model, after=0)
+
+    stopped, run = step_watched(record_and_fail)
+    assert stopped.status == "non_finite_loss"
+    before, scores = seen.copy(), Detector.load(run.path).score(split.validation.images)
+    assert len(before) == 6 + 4
+    seen.clear()
+    # As if the first epoch had taken an hour.
+    progress = load_checkpoint(run.checkpoint, models[-1], digest_of_sets(split))
+    save_checkpoint(run.checkpoint, models[-1], dataclasses.replace(progress, seconds=3600.0))
+    done, _ = step_watched(record_and_spoil, resume=True)
+    assert done.status == "completed"
+    # The second epoch begins anew, by the batches that it had.
+    assert len(seen) == 2 * 6
+    assert seen[:4] == before[6:]
+    assert len({*before[:6], *seen}) == 3 * 6
+    # The optimizer, too, continues with the seventh step.
+    assert int(models[-1].optimizer.iterations) == 3 * 6
+    rows = np.genfromtxt(run.history, delimiter=",", names=True)
+    assert rows["epoch"].tolist() == [0, 1, 2]
+    # 0.01 on a cosine, after one, two and three thirds.
+    np.testing.assert_allclose(rows["classifier_learning_rate"], [0.0075, 0.0025, 0], atol=1e-8)
+    np.testing.assert_allclose(rows["val_auroc"][1:], 0.5)
+    # What came after the interruption was worse.
+    training = done.info.training
+    assert training.train_seconds > 3600
+    assert (training.best_epoch, training.epochs, training.status) == (1, 3, "completed")
+    assert training.validation == stopped.info.training.validation
+    np.testing.assert_array_equal(Detector.load(run.path).score(split.validation.images), scores)
+
+
+def test_what_is_left_open_follows_from_protocol_and_images(split):
+    """Of 90 normal and 210 other images of 28 x 28, and of larger ones."""
+
+    def resolved(config: Config, side: int = 28) -> Config:
+        images, classes = np.zeros((300, side, side, 1), np.uint8), np.repeat([0, 1], [90, 210])
+        train = LabelledImages(images, classes.astype(np.int8), classes)
+        return setup.resolve(config, dataclasses.replace(split, train=train))
+
+    imbalance, unseen = (resolved(DualGanConfig(protocol=name)) for name in ("imbalance", "unseen"))
+    assert (imbalance.sampling.synthetic, unseen.sampling.synthetic) == (0.0, 0.4)
+    assert imbalance.losses.gradient_score_weight == 0.0
+    assert unseen.losses.gradient_score_weight == 0.2
+    assert imbalance.normal_class == ("0",)
+    # Thirty times each of 90 normal images, of which a batch of 128 holds 64.
+    assert imbalance.training.batch_size == 128
+    assert imbalance.training.steps_per_epoch == 43
+    alone = resolved(AutoencoderConfig())
+    assert alone.training.steps_per_epoch == 22
+    # At most 2^19 pixels, and what is asked for as it is.
+    assert resolved(DualGanConfig(), 128).training.batch_size == 32
+    few = AdversarialTrainingConfig(batch_size=10, steps_per_epoch=7)
+    asked = resolved(DualGanConfig(training=few, normal_class=(0, 3)))
+    assert (asked.training.batch_size, asked.training.steps_per_epoch) == (10, 7)
+    assert asked.normal_class == (0, 3)
+    assert len(resolved(DualGanConfig(), 64).networks.filters) == 4
+
+
+def test_one_seed_decides_the_weights_of_every_build(small_dataset, split):
+    def weights(seed: int) -> list[np.ndarray]:
+        config = dataclasses.replace(small_config("contrastive"), seed=seed)
+        return setup.TrainingSetup(config, small_dataset, split, CPU).build().averaged.get_weights()
+
+    first, same, other = weights(1), weights(1), weights(2)
+    for one, another in zip(first, same, strict=True):
+        np.testing.assert_array_equal(one, another)
+    assert any(not np.array_equal(*pair) for pair in zip(first, other, strict=True))
+
+
+def test_precision_xla_and_the_classes_of_the_data_set_reach_the_model(small_dataset, split):
+    config = small_config("cnn", precision="mixed_bfloat16")
+    model = setup.TrainingSetup(
+        config, small_dataset, split, dataclasses.replace(CPU, jit_compile=True)
+    ).build()
+    computed = {layer.compute_dtype for layer in model.networks["classifier"].layers}
+    assert computed == {"bfloat16", "float32"}  # the logits stay precise
+    assert keras.config.dtype_policy().name == "float32"
+    assert model.jit_compile
+    assert model.detector.output["probabilities"].shape[1] == 10
+
+
+def test_gradients_are_adapted_to_a_sample_of_the_normal_training_images(
+    small_dataset, split, monkeypatch
+):
+    config = small_config("sota")
+    weights = dataclasses.replace(config.losses, gradient_score_weight=1.0)
+    config = dataclasses.replace(config, losses=weights, seed=5)
+    middle = split.train.images[:, 10:18, 10:18]  # small, so that it is done in no time
+    train = LabelledImages(middle, split.train.labels, split.train.classes)
+    cropped = dataclasses.replace(split, train=train)
+
+    def distances_by() -> Callable[[np.ndarray], np.ndarray]:
+        model = setup.TrainingSetup(config, small_dataset, cropped, CPU).build()
+        whitening = model.detector.get_layer("whitening").output
+        scorer = keras.Model(model.detector.input, whitening)
+        return lambda images: np.square(scorer(images)).sum(axis=1).mean()
+
+    # The mean is 1 over the images that it learnt from: here all that are normal.
+    mean_of, normal = distances_by(), train.normal
+    assert mean_of(normal) == pytest.approx(1.0, abs=1e-3)
+    assert mean_of(train.anomalies[:300]) > 1.1
+    # Of more than are wanted, some are drawn by the seed.
+    monkeypatch.setattr(gradients, "MOST_IMAGES", 100)
+    mean_of = distances_by()
+    assert mean_of(sample(normal, 100, 5)) == pytest.approx(1.0, abs=1e-3)
+    for others in (sample(normal, 100, 6), normal[:100]):
+        assert abs(mean_of(others) - 1.0) > 0.01
+
+
+DARK, BRIGHT = range(100, 150), range(240, 250)
+
+
+@pytest.fixture(scope="module")
+def numbered_split() -> Split:
+    """Training images of 28 x 28 whose every pixel is their number; those below 100 are normal."""
+    numbers = np.random.default_rng(0).permutation([*range(40), *DARK, *BRIGHT]).astype(np.uint8)
+    images = np.broadcast_to(numbers[:, None, None, None], (100, 28, 28, 1)).copy()
+    train = LabelledImages(images, (numbers >= 100).astype(np.int8), numbers % 7)
+    return Split(train, train, train, Roles((0,), (1,)), tuple("abcdefg"))
+
+
+def batches_of(config: Config, split: Split, folder: Path, first_step: int = 0) -> list:
+    """Numbers of the images in the batches of a training of two epochs of five steps."""
+    training = dataclasses.replace(config.training, epochs=2, steps_per_epoch=5, batch_size=8)
+    config = dataclasses.replace(config, training=training, data_dir=str(folder))
+    batches = setup.TrainingSetup(config, None, split, CPU).batches(first_step)
+    return [
+        [
+            np.rint((part.numpy()[:, 0, 0, 0] + 1) * 127.5).astype(int) if part.ndim == 4 else part
+            for part in (batch if isinstance(batch, tuple) else (batch,))
+        ]
+        for batch in batches
+    ]
+
+
+STILL = {"flip": 0.0, "shift": 0}
+
+
+def test_the_batches_are_made_as_the_configuration_says(numbered_split, tmp_path):
+    sampling = BalancedSamplingConfig(**STILL, candidates=3, synthetic=0.5, anomaly_clusters=2)
+    batches = batches_of(DualGanConfig(sampling=sampling), numbered_split, tmp_path)
+    assert len(batches) == 10
+    for normal, anomalous in batches:
+        # Of the four that are learnt from two are made of normal images; the rest are candidates,
+        # in turn of both clusters, however many images these have.
+        assert normal.shape == anomalous.shape == (12,)
+        assert (normal < 100).all()
+        assert (anomalous[:2] < 100).all()
+        assert np.isin(anomalous[2:], DARK).sum() == np.isin(anomalous[2:], BRIGHT).sum() == 5
+
+
+def test_the_seed_reaches_the_batches_and_the_clusters(numbered_split, tmp_path, monkeypatch):
+    def batches(seed: int, first_step: int = 0) -> list:
+        sampling = BalancedSamplingConfig(**STILL, anomaly_clusters=2)
+        config = DualGanConfig(sampling=sampling, seed=seed)
+        found = batches_of(config, numbered_split, tmp_path, first_step)
+        return np.array(found).tolist()
+
+    first = batches(1)
+    assert batches(1, first_step=7) == first[7:]
+    # Who clusters with another seed clusters again.
+    monkeypatch.setattr(pipelines, "MiniBatchKMeans", None)
+    assert batches(1) == first
+    with pytest.raises(TypeError):
+        batches(2)
+    monkeypatch.undo()
+    # Of the normal images: clusters numbered otherwise exchange the anomalies as well.
+    assert [normal for normal, _ in batches(2)] != [normal for normal, _ in first]
+
+
+def test_who_learns_from_normal_images_gets_no_others(numbered_split, tmp_path):
+    config = AutoencoderConfig(sampling=SamplingConfig(**STILL))
+    batches = batches_of(config, numbered_split, tmp_path)
+    assert [normal.shape for (normal,) in batches] == [(8,)] * 10
+    assert sorted(np.concatenate(batches[:5], axis=None)) == list(range(40))
+    assert batches_of(config, numbered_split, tmp_path, 8)[0][0].tolist() == batches[8][0].tolist()
+
+
+def test_who_learns_classes_gets_them_with_their_images(numbered_split, tmp_path):
+    config = ClassifierConfig(sampling=SamplingConfig(**STILL))
+    batches = batches_of(config, numbered_split, tmp_path)
+    for numbers, classes in batches:
+        np.testing.assert_array_equal(classes, numbers % 7)
+    assert batches_of(config, numbered_split, tmp_path, 8)[0][0].tolist() == batches[8][0].tolist()
+
+
+def test_under_corruption_anomalies_are_made_of_normal_images_as_configured(
+    numbered_split, tmp_path
+):
+    sampling = BalancedSamplingConfig(**STILL, candidates=2)
+    config = DualGanConfig(
+        protocol="corruption",
+        sampling=sampling,
+        corruption=CorruptionConfig(kinds=("noise",), noise=0),
+    )
+    batches = batches_of(config, numbered_split, tmp_path)
+    assert all(clean.shape == changed.shape == (8,) for clean, changed in batches)
+    # Five batches are two passes over the normal images.
+    assert sorted(np.concatenate(batches[:5], axis=None)) == sorted([*range(40), *range(40)])
 
 
 class _Interrupt(keras.callbacks.Callback):

@@ -98,3 +98,19 @@ def test_the_score_is_the_mean_surprise_and_the_distance_of_the_gradients(shape)
     np.testing.assert_allclose(outputs["score"], expected, rtol=1e-3)
     np.testing.assert_allclose(outputs["evidence"], surprise[0], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(outputs["features"], expected_features, rtol=1e-4, atol=1e-6)
+
+
+def test_each_step_draws_other_transformations_and_reports_how_they_were_told():
+    shape = (12, 12, 1)
+    model, twin = build(shape), build(shape)
+    batch = scaled(pictures(64, *shape))
+    reported = {name: float(value) for name, value in model.train_step(batch).items()}
+    images, numbers = (part.numpy() for part in twin._transformed(batch))
+    logits = twin.networks["classifier"](images, training=True)[0].numpy()
+    likely = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = {
+        "loss": -np.log(likely[np.arange(64), numbers]).mean(),
+        "accuracy": (logits.argmax(axis=1) == numbers).mean(),
+    }
+    assert reported == pytest.approx(expected, rel=1e-4)
+    assert (twin._transformed(batch)[1].numpy() != numbers).mean() > 0.8

@@ -50,6 +50,41 @@ def test_the_step_reports_both_terms_per_pixel_and_minimises_their_sum(batch):
     assert values["loss"] == pytest.approx(values["reconstruction"] + values["kl"], rel=1e-5)
 
 
+def test_the_statistics_and_the_loss_are_of_the_errors_where_black_is_0_and_white_is_1(batch):
+    model = build(noise=0.2)
+    # A decoder of zeros answers grey, whatever it is given, so the errors are known.
+    model.decoder.set_weights([np.zeros_like(weight) for weight in model.decoder.get_weights()])
+    values = {name: float(value) for name, value in model.train_step(batch).items()}
+    errors = batch.numpy().reshape(16, PIXELS) / 2
+    assert values["reconstruction"] == pytest.approx(np.square(errors).mean() / 0.08, rel=1e-4)
+    # One step of a moving average with momentum 0.99, from mean 0 and variance 1.
+    statistics = model.error_statistics
+    np.testing.assert_allclose(statistics.moving_mean, 0.01 * errors.mean(axis=0), atol=1e-6)
+    expected = 0.99 + 0.01 * errors.var(axis=0)
+    np.testing.assert_allclose(statistics.moving_variance, expected, atol=1e-6)
+
+
+def test_the_latent_is_drawn_from_the_gaussian_that_the_encoder_gives():
+    model = build()
+    # Whatever the image, mean 2 and variance exp(-1.4).
+    for name, bias in (("mean", 2.0), ("log_variance", -1.4)):
+        layer = model.encoder.get_layer(name)
+        layer.set_weights([np.zeros(layer.kernel.shape), np.full(layer.bias.shape, bias)])
+    decoder, drawn = model.decoder, []
+
+    def recorded(latents, training):
+        drawn.append(latents[0].numpy())
+        return decoder(latents, training=training)
+
+    model.decoder = recorded
+    model.train_step(tf.zeros([500, *SHAPE]))
+    (sample,) = drawn
+    assert sample.shape == (500, 6)
+    assert sample.mean() == pytest.approx(2.0, abs=0.05)
+    assert sample.std() == pytest.approx(np.exp(-0.7), rel=0.05)
+    assert abs(np.corrcoef(sample.T) - np.eye(6)).max() < 0.2
+
+
 def test_the_latent_is_sampled_anew_in_each_step_but_not_in_the_score(batch, images):
     model = build()
     first, second = (model.train_step(batch)["reconstruction"] for _ in range(2))
@@ -58,14 +93,14 @@ def test_the_latent_is_sampled_anew_in_each_step_but_not_in_the_score(batch, ima
 
 
 def test_errors_are_standardised_by_what_each_pixel_does_on_normal_images(batch):
-    model = build(noise=0.1)
+    model = build(noise=0.2)
     statistics = model.averaged.get_layer("error_statistics")
     means, variances = np.linspace(-0.2, 0.2, PIXELS), np.linspace(0.0, 0.5, PIXELS)
     statistics.moving_mean.assign(means)
     statistics.moving_variance.assign(variances)
     reconstruction, standardised, _ = model.averaged(batch, training=False)
     error = (batch - reconstruction).numpy().reshape(16, -1) / 2
-    expected = (error - means) / np.sqrt(variances + 0.1**2)
+    expected = (error - means) / np.sqrt(variances + 0.2**2)
     np.testing.assert_allclose(standardised.numpy().reshape(16, -1), expected, rtol=1e-3, atol=1e-5)
 
 
