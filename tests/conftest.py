@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import damage  # noqa: F401 - registers the profiles of Hypothesis
+import keras
 import numpy as np
 import pytest
 from hypothesis import settings
+from keras import layers
 
 import evaluate
 import export
 import train
 from anomaly_tf.data.sources import ImageDataset, load_dataset
+from anomaly_tf.deploy.trained import TrainedDetector
 
 # A user's environment, before the next line makes TensorFlow quiet in the tests' own process.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
@@ -172,6 +175,38 @@ def deployed(trained_run: Path, made_once) -> dict[str, Path]:
         "saved_model": folder / "saved_model" / "sota" / "1",
         "tflite": folder / "tflite" / "sota.tflite",
     }
+
+
+def weighing_detector(
+    image_shape: tuple[int, int, int], weights: tuple[float, ...], threshold: float = 0.5, **info
+) -> TrainedDetector:
+    """A detector whose scores can be worked out by hand.
+
+    Its error map is the weighted sum of each pixel's channels in [0, 1], its score the mean of the
+    map, its reconstruction the image itself.
+    """
+    image = keras.Input(image_shape, dtype="uint8")
+    pixels = layers.Rescaling(1 / 255)(image)
+    weigh = layers.Conv2D(1, 1, use_bias=False)
+    error_map = keras.ops.squeeze(weigh(pixels), -1)
+    score = keras.ops.mean(error_map, axis=(1, 2))
+    outputs = {"score": score, "error_map": error_map, "reconstruction": 2 * pixels - 1}
+    model = keras.Model(image, outputs)
+    weigh.set_weights([np.array(weights, np.float32).reshape(1, 1, -1, 1)])
+    facts = {
+        "approach": "autoencoder",
+        "protocol": "one_class",
+        "dataset": "drawn",
+        "class_names": ["good", "bad"],
+        "roles": {"normal": [0], "seen": [], "unseen": [1]},
+        "seed": 0,
+        "image_shape": list(image_shape),
+        "image_score": "mean",
+        "threshold": {"value": threshold, "method": "percentile", "percentile": 95},
+        "calibration": {"size": 3, "scores": [0.1, 0.2, 0.3]},
+        "training": {"command": "python train.py --data drawn"},
+    }
+    return TrainedDetector(model, facts | info)
 
 
 @pytest.fixture
