@@ -14,6 +14,7 @@ from conftest import assert_one_line, run_script
 from PIL import Image
 
 from anomaly_tf.config import AutoencoderConfig, FolderConfig, SotaConfig
+from anomaly_tf.data import folders
 from anomaly_tf.data.folders import load_folder, read_masks, recognise
 from anomaly_tf.data.images import read_image
 from anomaly_tf.data.protocols import LEAST_CUT, make_split
@@ -299,6 +300,65 @@ def test_the_cache_notices_a_change_and_damage(photos, tmp_path):
         os.truncate(images, 100)
     with pytest.raises(UserError, match=r"cache .* is damaged .*remove it"):
         load_folder(photos, on_disk)
+
+
+def replace_content(file: Path, seconds: int) -> None:
+    """Another picture of the same length, whose date differs by so many seconds."""
+    before = file.stat()
+    picture(file)
+    assert file.stat().st_size == before.st_size  # as of every BMP of one size
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + seconds * 10**9))
+
+
+def enlarge(file: Path) -> None:
+    """Another picture of another length and the same date."""
+    before = file.stat()
+    picture(file, size=(30, 20))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "date": lambda folder: replace_content(folder / "normal" / "1.bmp", 1),
+    "length": lambda folder: enlarge(folder / "normal" / "1.bmp"),
+    "name": lambda folder: (folder / "normal" / "1.bmp").rename(folder / "normal" / "9.bmp"),
+    "class": lambda folder: (folder / "normal" / "1.bmp").rename(folder / "dent" / "1.bmp"),
+    "number": lambda folder: (folder / "normal" / "1.bmp").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_cache_is_not_taken_for_files_that_were_changed(change, photos, tmp_path):
+    for number in range(6):
+        picture(photos / ("dent" if number == 5 else "normal") / f"{number}.bmp")
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    load_folder(photos, on_disk)
+    CHANGES[change](photos)
+    dataset = load_folder(photos, on_disk)
+    for file, image in zip(dataset.train_files, dataset.train_images[:], strict=True):
+        np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
+
+
+def test_each_size_that_is_asked_for_has_its_own_cache(photos, tmp_path):
+    pictures(photos, 5, size=(40, 30))
+    for asked, shape in ((None, (30, 40)), (16, (16, 16)), ("8x16", (8, 16)), ("16x8", (16, 8))):
+        on_disk = config(tmp_path, image_size=asked, folder=FolderConfig(storage="disk"))
+        for _ in range(2):  # the second time from the cache
+            images = load_folder(photos, on_disk).train_images
+            assert images.shape == (5, *shape, 1)
+            expected = read_image(photos / "003.png", (*shape, 1))
+            np.testing.assert_array_equal(images[3:4][0], expected)
+    assert len(list((tmp_path / "cache" / "folders").iterdir())) == 4
+
+
+def test_a_cache_of_another_version_is_not_opened(photos, tmp_path, monkeypatch):
+    pictures(photos, 5)
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    load_folder(photos, on_disk)
+    for images in (tmp_path / "cache").rglob("images"):
+        images.write_bytes(bytes(images.stat().st_size))
+    assert not load_folder(photos, on_disk).train_images[:].any()  # it is the cache that is read
+    monkeypatch.setattr(folders, "CACHE_VERSION", folders.CACHE_VERSION + 1)
+    assert load_folder(photos, on_disk).train_images[:].any()
 
 
 def test_what_does_not_fit_into_memory_stays_on_disk(photos, tmp_path):
