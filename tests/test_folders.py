@@ -320,7 +320,9 @@ def enlarge(file: Path) -> None:
 CHANGES = {
     "date": lambda folder: replace_content(folder / "normal" / "1.bmp", 1),
     "length": lambda folder: enlarge(folder / "normal" / "1.bmp"),
-    "name": lambda folder: (folder / "normal" / "1.bmp").rename(folder / "normal" / "9.bmp"),
+    "name": lambda folder: replace_content(
+        (folder / "normal" / "1.bmp").rename(folder / "normal" / "1 again.bmp"), 0
+    ),
     "class": lambda folder: (folder / "normal" / "1.bmp").rename(folder / "dent" / "1.bmp"),
     "number": lambda folder: (folder / "normal" / "1.bmp").unlink(),
 }
@@ -329,7 +331,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_cache_is_not_taken_for_files_that_were_changed(change, photos, tmp_path):
     for number in range(6):
-        picture(photos / ("dent" if number == 5 else "normal") / f"{number}.bmp")
+        path = picture(photos / ("dent" if number == 5 else "normal") / f"{number}.bmp")
+        os.utime(path, (1e9, 1e9))  # as files from an archive, all of one date
     on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
     load_folder(photos, on_disk)
     CHANGES[change](photos)
