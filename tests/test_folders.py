@@ -14,7 +14,7 @@ from conftest import assert_one_line, run_script
 from PIL import Image
 
 from anomaly_tf.config import AutoencoderConfig, FolderConfig, SotaConfig
-from anomaly_tf.data import folders
+from anomaly_tf.data import folders, protocols
 from anomaly_tf.data.folders import load_folder, read_masks, recognise
 from anomaly_tf.data.images import read_image
 from anomaly_tf.data.protocols import LEAST_CUT, make_split
@@ -458,6 +458,89 @@ def test_masks_are_found_checked_and_read(photos, tmp_path):
     Image.fromarray(thin).save(truth / "thin.png")
     masks = read_masks(photos, ["ground_truth/dent/thin.png"], (10, 10, 1))
     assert np.argwhere(masks).tolist() == [[0, 3, 1]]
+
+
+def test_images_of_one_name_in_two_classes_keep_their_own_masks(photos, tmp_path):
+    truth = {}
+    for place in ("train/good/1", "test/good/1", "test/dent/1", "test/stain/1", "test/stain/2"):
+        picture(photos / f"{place}.png")
+        mask = np.zeros((10, 12), np.uint8)
+        mask[len(truth), 2 * len(truth)] = 255
+        truth[f"{place}.png"] = mask > 0
+        path = photos / place.replace("test", "ground_truth").replace("train", "ground_truth")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(f"{path}_mask.png")
+    pictures(photos / "train" / "good", 4)
+    dataset = load_folder(photos, config(tmp_path))
+    # Normal images have no defect, whatever lies in ground_truth.
+    assert set(dataset.masks) == {name for name in truth if "good" not in name}
+    masks = read_masks(photos, [*dataset.masks.values()], (10, 12, 1))
+    for file, mask in zip(dataset.masks, masks, strict=True):
+        np.testing.assert_array_equal(mask, truth[file])
+    split = make_split(config(tmp_path), dataset)
+    save_split(split, dataset, tmp_path / "split.json")
+    assert split.masks == open_split(config(tmp_path), tmp_path / "split.json").masks
+    assert dict(split.masks) == dict(dataset.masks)
+
+
+def test_a_split_is_opened_with_its_classes_and_roles_from_where_the_data_is(photos, tmp_path):
+    for name, count in (("good", 12), ("a dent", 8), ("stain", 4)):
+        pictures(photos / name, count, size=(12, 20), mode="RGB")
+    (photos / "good" / "000.png").write_bytes(b"broken")
+    options = {"normal_class": ("good",), "protocol": "unseen", "max_broken": 0.5}
+    chosen = config(tmp_path, SotaConfig, **options)
+    dataset = load_folder(photos, chosen)
+    split = make_split(chosen, dataset)
+    assert split.roles.seen
+    assert split.roles.unseen
+    save_split(split, dataset, tmp_path / "split.json")
+    assert json.loads((tmp_path / "split.json").read_text())["skipped"] == list(dataset.skipped)
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    for file in photos.rglob("*.png"):  # which is not to be read any more
+        file.write_bytes(b"old")
+    again = open_split(dataclasses.replace(chosen, data=str(moved)), tmp_path / "split.json")
+    assert (again.roles, again.class_names) == (split.roles, split.class_names)
+    for name in ("train", "validation", "test"):
+        before, after = getattr(split, name), getattr(again, name)
+        np.testing.assert_array_equal(after.images[:], before.images)
+        np.testing.assert_array_equal(after.labels, before.labels)
+
+
+def test_synthetic_anomalies_are_made_anew_and_not_saved(photos, tmp_path):
+    pictures(photos, 30)
+    chosen = config(tmp_path, protocol="corruption", seed=3)
+    dataset = load_folder(photos, chosen)
+    split = make_split(chosen, dataset)
+    save_split(split, dataset, tmp_path / "split.json")
+    content = json.loads((tmp_path / "split.json").read_text())
+    assert sum(len(content[name]["files"]) for name in ("train", "validation", "test")) == 30
+    again = open_split(chosen, tmp_path / "split.json")
+    assert again.class_names == split.class_names
+    assert again.test.files == split.test.files
+    np.testing.assert_array_equal(again.test.images, split.test.images)
+    np.testing.assert_array_equal(again.validation.classes, split.validation.classes)
+
+
+def test_of_many_stored_images_some_are_corrupted(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocols, "MOST_CORRUPTED", 4)
+    pictures(photos, 30)
+    on_disk = {"protocol": "corruption", "folder": FolderConfig(storage="disk")}
+    chosen = config(tmp_path, **on_disk)
+    split = make_split(chosen, load_folder(photos, chosen))
+    assert split.test.labels.tolist() == [0] * 4 + [1] * 4 * (len(split.class_names) - 1)
+    assert len(split.test.files) == len(split.test.classes) == len(split.test)
+
+
+def test_a_mask_outside_of_the_folder_is_refused(photos, tmp_path):
+    pictures(photos, 10)
+    chosen = config(tmp_path)
+    dataset = load_folder(photos, chosen)
+    save_split(make_split(chosen, dataset), dataset, tmp_path / "split.json")
+    content = json.loads((tmp_path / "split.json").read_text())
+    for masks in ({"a.png": "../b.png"}, {"../a.png": "b.png"}, {"a.png": "/b.png"}):
+        (tmp_path / "split.json").write_text(json.dumps(content | {"masks": masks}))
+        with pytest.raises(UserError, match="leads out of the folder"):
+            open_split(chosen, tmp_path / "split.json")
 
 
 def test_layout_needs_names_alone(photos):
