@@ -23,6 +23,7 @@ from keras import layers
 import evaluate
 import export
 import train
+from anomaly_tf.data.protocols import LabelledImages
 from anomaly_tf.data.sources import ImageDataset, load_dataset
 from anomaly_tf.deploy.trained import TrainedDetector
 
@@ -204,9 +205,23 @@ def weighing_detector(
         "image_score": "mean",
         "threshold": {"value": threshold, "method": "percentile", "percentile": 95},
         "calibration": {"size": 3, "scores": [0.1, 0.2, 0.3]},
-        "training": {"command": "python train.py --data drawn"},
+        "training": {
+            "command": "python train.py --data drawn",
+            **{"status": "completed", "hardware": "CPU", "chosen_by": "val_auroc"},
+            **dict.fromkeys(("n_train", "n_validation", "n_weights", "epochs", "best_epoch"), 1),
+            **dict.fromkeys(("train_seconds", "images_per_second"), 1.0),
+            "validation": {"val_auroc": 0.9},
+        },
     }
     return TrainedDetector(model, facts | info)
+
+
+def plain_images(greys: list[int], classes: list[int]) -> LabelledImages:
+    """Images (8, 8, 1) of one grey each; class 0 is normal."""
+    images = np.empty((len(greys), 8, 8, 1), np.uint8)
+    images[:] = np.array(greys, np.uint8)[:, None, None, None]
+    numbers = np.array(classes)
+    return LabelledImages(images, (numbers != 0).astype(np.int8), numbers)
 
 
 @pytest.fixture

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import weighing_detector
+from conftest import plain_images, weighing_detector
 
-from anomaly_tf.data.protocols import LabelledImages, Roles, Split
+from anomaly_tf.data.protocols import Roles, Split
 from anomaly_tf.reporting.parity import compare, parity_table
 
 SHAPE = (8, 8, 1)
-
-
-def plain_images(greys: list[int], classes: list[int]) -> LabelledImages:
-    """Images of one grey each; class 0 is normal."""
-    images = np.empty((len(greys), *SHAPE), np.uint8)
-    images[:] = np.array(greys, np.uint8)[:, None, None, None]
-    numbers = np.array(classes)
-    return LabelledImages(images, (numbers != 0).astype(np.int8), numbers)
 
 
 @pytest.fixture(scope="module")
