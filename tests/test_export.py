@@ -245,6 +245,13 @@ def test_an_export_keeps_what_is_known_of_the_run(kind, weighing):
     assert info["source"]["command"] == "python train.py --data drawn"
 
 
+def test_a_tflite_file_takes_as_many_images_at_once_as_it_says(weighing):
+    model, info = read_file(weighing["tflite"])
+    shape = Interpreter(model_content=model).get_input_details()[0]["shape"].tolist()
+    assert shape == [3, HEIGHT, WIDTH, 3]
+    assert info["batch_size"] == 3
+
+
 def test_a_tflite_file_is_calibrated_on_what_it_gives_to_normal_images(weighing):
     detector = Detector.load(weighing["tflite"])
     # The colours 0 to 4, sorted; the 95th percentile lies four fifths of the way to the last.

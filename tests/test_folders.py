@@ -484,7 +484,7 @@ def test_images_of_one_name_in_two_classes_keep_their_own_masks(photos, tmp_path
 
 
 def test_a_split_is_opened_with_its_classes_and_roles_from_where_the_data_is(photos, tmp_path):
-    for name, count in (("good", 12), ("a dent", 8), ("stain", 4)):
+    for name, count in (("good", 12), ("stain 9", 8), ("stain 10", 4)):
         pictures(photos / name, count, size=(12, 20), mode="RGB")
     (photos / "good" / "000.png").write_bytes(b"broken")
     options = {"normal_class": ("good",), "protocol": "unseen", "max_broken": 0.5}
