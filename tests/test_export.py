@@ -245,6 +245,13 @@ def test_an_export_keeps_what_is_known_of_the_run(kind, weighing):
     assert info["source"]["command"] == "python train.py --data drawn"
 
 
+@pytest.mark.parametrize("kind", ["saved_model", "tflite"])
+def test_many_images_keep_their_order(kind, weighing, coloured):
+    colours = np.random.default_rng(0).integers(0, len(coloured), 1203)
+    scores = Detector.load(weighing[kind], trust=True).score(coloured[colours])
+    np.testing.assert_allclose(scores, 0.9 * COLOUR_SCORES[colours], atol=1e-6)
+
+
 def test_a_tflite_file_takes_as_many_images_at_once_as_it_says(weighing):
     model, info = read_file(weighing["tflite"])
     shape = Interpreter(model_content=model).get_input_details()[0]["shape"].tolist()
