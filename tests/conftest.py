@@ -15,16 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import damage  # noqa: F401 - registers the profiles of Hypothesis
+import keras
 import numpy as np
 import pytest
 from hypothesis import settings
+from keras import layers
 
 import evaluate
 import export
 import train
 from anomaly_tf.approaches import build_model, options_of
 from anomaly_tf.config import BalancedSamplingConfig, Config
+from anomaly_tf.data.protocols import LabelledImages
 from anomaly_tf.data.sources import ImageDataset, load_dataset
+from anomaly_tf.deploy.keras_run import TrainedDetector
+from anomaly_tf.runs.detector_info import DetectorInfo
 
 if TYPE_CHECKING:
     from anomaly_tf.approaches.base import Approach
@@ -178,6 +183,53 @@ def deployed(trained_run: Path, made_once) -> dict[str, Path]:
         "saved_model": folder / "saved_model" / "sota" / "1",
         "tflite": folder / "tflite" / "sota.tflite",
     }
+
+
+def weighing_detector(
+    image_shape: tuple[int, int, int], weights: tuple[float, ...], threshold: float = 0.5, **info
+) -> TrainedDetector:
+    """A detector whose scores can be worked out by hand.
+
+    Its error map is the weighted sum of each pixel's channels in [0, 1], its score the mean of the
+    map, its reconstruction the image, so little darker that it rounds to the same grey levels.
+    """
+    image = keras.Input(image_shape, dtype="uint8")
+    pixels = layers.Rescaling(1 / 255)(image)
+    weigh = layers.Conv2D(1, 1, use_bias=False)
+    error_map = keras.ops.squeeze(weigh(pixels), -1)
+    score = keras.ops.mean(error_map, axis=(1, 2))
+    outputs = {"score": score, "error_map": error_map, "reconstruction": 1.998 * pixels - 1}
+    model = keras.Model(image, outputs)
+    weigh.set_weights([np.array(weights, np.float32).reshape(1, 1, -1, 1)])
+    facts = {
+        "approach": "autoencoder",
+        "protocol": "one_class",
+        "dataset": "drawn",
+        "class_names": ["good", "bad"],
+        "roles": {"normal": [0], "seen": [], "unseen": [1]},
+        "seed": 0,
+        "image_shape": list(image_shape),
+        "image_score": "mean",
+        "threshold": {"value": threshold, "method": "percentile", "percentile": 95},
+        "calibration": {"size": 3, "scores": [0.1, 0.2, 0.3]},
+        "heat_scale": {"value": 1.0, "quantile": 0.999, "unit": "brightness"},
+        "training": {
+            "command": "python train.py --data drawn",
+            **{"status": "completed", "hardware": "CPU", "chosen_by": "val_auroc"},
+            **dict.fromkeys(("n_train", "n_validation", "n_weights", "epochs", "best_epoch"), 1),
+            **dict.fromkeys(("train_seconds", "images_per_second"), 1.0),
+            "validation": {"val_auroc": 0.9},
+        },
+    }
+    return TrainedDetector(model, DetectorInfo.from_json(facts | info))
+
+
+def plain_images(greys: list[int], classes: list[int]) -> LabelledImages:
+    """Images (8, 8, 1) of one grey each; class 0 is normal."""
+    images = np.empty((len(greys), 8, 8, 1), np.uint8)
+    images[:] = np.array(greys, np.uint8)[:, None, None, None]
+    numbers = np.array(classes)
+    return LabelledImages(images, (numbers != 0).astype(np.int8), numbers)
 
 
 @pytest.fixture

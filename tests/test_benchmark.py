@@ -12,7 +12,8 @@ import pytest
 import benchmark as script
 from anomaly_tf import benchmark
 from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
-from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, run_cells
+from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, kept_results, run_cells
+from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_report
 from measurements import export, folders, quality, reliability
@@ -115,12 +116,78 @@ def test_results_that_could_not_be_kept_are_not_measured(module, options, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+# Scripts that write what they were called with, and the little that a benchmark reads.
+RECORDER = """
+import json, sys
+from pathlib import Path
+
+script, *arguments = sys.argv
+run = Path(arguments[arguments.index("--run-dir") + 1])
+run.mkdir(parents=True, exist_ok=True)
+(run / f"{Path(script).stem}.json").write_text(json.dumps(arguments))
+(run / "detector.json").write_text('{"versions": {"keras": "3"}}')
+(run / "metrics.json").write_text('{"auroc": 0.75, "accuracy": 0.5}')
+"""
+
+
+@pytest.mark.parametrize(
+    ("share", "epochs"), [(1.0, {"gan": 8, "cnn": 22}), (0.5, {"gan": 4, "cnn": 11})]
+)
+def test_every_cell_trains_with_its_own_options_and_is_evaluated(
+    share, epochs, tmp_path, monkeypatch
+):
+    for name in ("train.py", "evaluate.py"):
+        (tmp_path / name).write_text(RECORDER)
+    monkeypatch.setattr(benchmark, "PROJECT", tmp_path)
+    options = BenchmarkOptions(
+        approaches=("gan", "cnn"),
+        protocols=("unseen", "corruption"),
+        normal_classes=(2, 4),
+        seeds=(0, 7),
+        epochs_share=share,
+        data="photos of cups",
+        data_dir="fetched",
+        output=str(tmp_path / "output"),
+    )
+    done = [cell for cell, outcome, _ in run_cells(options) if outcome["status"] == "completed"]
+    assert len(done) == 8
+    for cell in done:
+        run = tmp_path / "output" / "runs" / cell.name
+        trained = parse_train_options(json.loads((run / "train.json").read_text()))
+        config = trained.config
+        assert trained.run_dir == str(run)
+        assert (config.approach, config.protocol) == (cell.approach, cell.protocol)
+        normal = None if cell.protocol == "corruption" else (str(cell.normal_class),)
+        assert config.normal_class == normal
+        assert config.seed == cell.seed
+        assert config.training.epochs == epochs[cell.approach]
+        assert (config.data, config.data_dir) == ("photos of cups", "fetched")
+        assert json.loads((run / "evaluate.json").read_text()) == ["--run-dir", str(run)]
+
+
+def test_results_of_other_data_or_another_share_of_epochs_are_not_kept(tmp_path):
+    options = BenchmarkOptions(
+        approaches=("vae",), protocols=("one_class",), output=str(tmp_path / "output")
+    )
+    (cell,) = cells_of(options)
+    settings = benchmark.settings_of(cell, options)
+    kept = result("vae", "one_class") | {"settings": settings}
+    (tmp_path / "output" / "cells").mkdir(parents=True)
+    (tmp_path / "output" / "cells" / f"{cell.name}.json").write_text(json.dumps(kept))
+    assert kept_results(options) == {cell: kept}
+    for other in ({"data": "elsewhere"}, {"epochs_share": 0.5}):
+        assert kept_results(dataclasses.replace(options, **other)) == {cell: None}
+    (seed_of_another,) = kept_results(dataclasses.replace(options, seeds=(1,))).values()
+    assert seed_of_another is None
+
+
 @pytest.fixture
 def small_options(small_folder, tmp_path) -> BenchmarkOptions:
     return BenchmarkOptions(
         approaches=("autoencoder",),
         protocols=("one_class",),
-        normal_classes=(0, 77),  # the folder has no class 77, so its cell fails
+        normal_classes=(3, 77),  # the folder has no class 77, so its cell fails
+        seeds=(5,),
         epochs_share=0.01,
         data=str(small_folder),
         data_dir=str(small_folder / "cache"),
@@ -130,20 +197,22 @@ def small_options(small_folder, tmp_path) -> BenchmarkOptions:
 
 def test_cells_are_kept_and_a_failure_stops_nothing(small_options, tmp_path, monkeypatch):
     done = {cell.normal_class: (outcome, said) for cell, outcome, said in run_cells(small_options)}
-    outcome, said = done[0]
+    outcome, said = done[3]
     assert outcome["status"] == "completed"
-    assert 0.5 < outcome["metrics"]["auroc"] <= 1.0
-    assert outcome["metrics"]["epochs"] == 1
-    assert said.startswith("[1/2] autoencoder-one_class-class0-seed0: AUROC 0.")
+    metrics = outcome["metrics"]
+    assert 0.5 < metrics["auroc"] <= 1.0
+    assert (metrics["epochs"], metrics["seed"], metrics["normal_class"]) == (1, 5, 3)
+    assert metrics["dataset"] == small_options.data
+    assert said.startswith("[1/2] autoencoder-one_class-class3-seed5: AUROC 0.")
     assert re.search(r"about \d+ min left$", said)
     outcome, said = done[77]
     assert outcome["status"] == "failed"
     assert "normal class 77 does not exist" in outcome["reason"]
     assert "failed: normal class 77 does not exist" in said
     kept = json.loads(
-        (tmp_path / "output/cells/autoencoder-one_class-class0-seed0.json").read_text()
+        (tmp_path / "output/cells/autoencoder-one_class-class3-seed5.json").read_text()
     )
-    assert kept == done[0][0]
+    assert kept == done[3][0]
 
     # Again: the finished cell is kept, the failed one is tried again.
     ran = []
@@ -153,8 +222,8 @@ def test_cells_are_kept_and_a_failure_stops_nothing(small_options, tmp_path, mon
     )
     again = {cell.normal_class: (outcome, said) for cell, outcome, said in run_cells(small_options)}
     assert [cell.normal_class for cell in ran] == [77]
-    assert again[0][0] == kept
-    assert "(kept)" in again[0][1]
+    assert again[3][0] == kept
+    assert "(kept)" in again[3][1]
 
 
 def test_cells_side_by_side_all_end(small_options):

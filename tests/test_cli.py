@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,14 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluate
+import export
 import train
 from anomaly_tf import Detector
+from anomaly_tf.command_line import load_config
+from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.detection.threshold import conformal_threshold
+from anomaly_tf.training import loop
 
 METRICS_KEYS = set(
     """
@@ -184,6 +191,88 @@ def train_tiny(folder: Path, run: Path, *more: object) -> list[str]:
         *("--networks.filters", "[4,8]", "--networks.discriminator-filters", "[4]"),
     )
     return [str(option) for option in (*options, *more)]
+
+
+class Reached(Exception):
+    """Ends a script where it calls something, with the arguments of that call."""
+
+
+def reached(*arguments: object, **keywords: object) -> None:
+    raise Reached(arguments, keywords)
+
+
+@pytest.mark.parametrize("script", [evaluate, export])
+@pytest.mark.parametrize("given", [{}, {"data": "elsewhere", "data_dir": "fetched"}])
+def test_the_data_of_a_run_may_have_moved(script, given, run_copy, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "open_split", reached)
+    options = ["--run-dir", str(run_copy)]
+    if script is export:
+        options += ["--format", "tflite", "--output", str(tmp_path / "export")]
+    for name, value in given.items():
+        options += [f"--{name.replace('_', '-')}", value]
+    with pytest.raises(Reached) as ended:
+        script.main(options)
+    (config, path), _ = ended.value.args
+    assert config == dataclasses.replace(load_config(run_copy / "config.yaml"), **given)
+    assert path == run_copy / "split.json"
+
+
+@pytest.mark.parametrize("script", [evaluate, export])
+@pytest.mark.parametrize("trust", [True, False])
+def test_a_model_is_trusted_if_the_user_says_so(script, trust, run_copy, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainedDetector, "load", reached)
+    options = ["--run-dir", str(run_copy), *["--trust"] * trust]
+    if script is export:
+        options += ["--format", "saved_model", "--output", str(tmp_path / "export")]
+    with pytest.raises(Reached) as ended:
+        script.main(options)
+    assert ended.value.args == ((str(run_copy), trust), {})
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_deterministic_run_is_evaluated_deterministically(deterministic, run_copy, monkeypatch):
+    text = (run_copy / "config.yaml").read_text()
+    changed = text.replace("deterministic: false", f"deterministic: {str(deterministic).lower()}")
+    assert (changed != text) == deterministic
+    (run_copy / "config.yaml").write_text(changed)
+    asked = []
+    # Really asked for, it would hold for all tests of this process.
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
+    monkeypatch.setattr(TrainedDetector, "load", reached)
+    with pytest.raises(Reached):
+        evaluate.main(["--run-dir", str(run_copy)])
+    assert bool(asked) == deterministic
+
+
+def test_a_training_gets_its_options_its_folder_and_its_command(
+    small_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "train", reached)
+    run = tmp_path / "a run"
+    options = train_tiny(small_folder, run, "--seed", 7, "--normal-class", 3)
+    with pytest.raises(Reached) as ended:
+        train.main(options)
+    (config, dataset, split, directory, command), keywords = ended.value.args
+    assert (config.seed, config.training.epochs, config.networks.filters) == (7, 1, (4, 8))
+    assert (config.data, config.data_dir) == (str(small_folder), str(small_folder / "cache"))
+    assert directory.path == run
+    assert command == shlex.join(["python", "train.py", *options])
+    assert keywords == {"resume": False}
+    assert len(dataset.train_images) == len(split.train) + len(split.validation) == 6000
+    np.testing.assert_array_equal(split.train.labels, split.train.classes != 3)
+
+
+def test_a_resumed_training_has_the_configuration_of_its_run(run_copy, monkeypatch):
+    monkeypatch.setattr(loop, "train", reached)
+    info = json.loads((run_copy / "detector.json").read_text())
+    info["training"]["status"] = "interrupted"
+    (run_copy / "detector.json").write_text(json.dumps(info))
+    with pytest.raises(Reached) as ended:
+        train.main(["--resume", str(run_copy)])
+    (config, _, _, directory, _), keywords = ended.value.args
+    assert config == load_config(run_copy / "config.yaml")
+    assert directory.path == run_copy
+    assert keywords == {"resume": True}
 
 
 def test_ctrl_c_in_the_terminal_leaves_a_run_that_loads(small_folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,14 +18,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script
+from ai_edge_litert.interpreter import Interpreter
+from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script, weighing_detector
 from keras import layers
 
 import export
 from anomaly_tf import Detector
-from anomaly_tf.deploy.conversion import with_subpixel_convolutions
+from anomaly_tf.deploy import exporters
+from anomaly_tf.deploy.conversion import convert, with_subpixel_convolutions
 from anomaly_tf.deploy.keras_run import TrainedDetector
-from anomaly_tf.deploy.litert import LiteRTDetector
+from anomaly_tf.deploy.litert import LiteRTDetector, read_file
 from anomaly_tf.detection.threshold import conformal_threshold
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting import parity
@@ -157,6 +160,197 @@ def test_int8_is_small_and_still_ranks_finely(exported, images):
     assert report["exported"]["size_bytes"] == path.stat().st_size
     # A score made of 256 levels would be one of few values.
     assert len(np.unique(Detector.load(path).score(images))) > 0.95 * len(images)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "pictures"),
+    [
+        ("none", np.float32, {np.float32}),
+        ("float16", np.float16, {np.float32}),
+        ("dynamic", np.int8, {np.float32}),
+        ("int8", np.int8, {np.float32, np.int8}),
+    ],
+)
+def test_each_quantization_stores_what_it_is_called_by(kind, stored, pictures, exported):
+    _, path, report = exported("sota", kind)
+    model, info = read_file(path)
+    assert (report["quantize"], info["quantization"], info["batch_size"]) == (kind, kind, 1)
+    interpreter = Interpreter(model_content=model)
+    assert interpreter.get_input_details()[0]["shape"].tolist() == [1, 28, 28, 1]
+    numbers: dict[type, int] = {}  # in tensors of each kind
+    inside = set()
+    for tensor in interpreter.get_tensor_details():
+        kind_of_number, shape = tensor["dtype"], tensor["shape"].tolist()
+        numbers[kind_of_number] = numbers.get(kind_of_number, 0) + int(np.prod(shape))
+        if len(shape) == 4 and shape[:3] in ([1, 14, 14], [1, 28, 28]):
+            inside.add(kind_of_number)
+    assert numbers[stored] > 500_000  # nearly all of its weights
+    assert not {np.float16, np.int8} - {stored} & set(numbers)
+    assert inside - {np.uint8} == pictures
+
+
+HEIGHT, WIDTH = 10, 8
+# More than one batch of three and a part of another; every picture of one colour.
+COLOURS = np.array(
+    [(255, 0, 0), (0, 255, 0), (0, 0, 255), (51, 102, 153), (0, 0, 0), (255, 255, 255), (9, 0, 0)],
+    np.uint8,
+)
+WEIGHTS = (0.5, 0.25, 0.125)
+COLOUR_SCORES = COLOURS @ np.array(WEIGHTS) / 255
+
+
+@pytest.fixture(scope="module")
+def coloured() -> np.ndarray:
+    """A picture of each colour, uint8 (7, 10, 8, 3), whose first row is black."""
+    pictures = np.empty((len(COLOURS), HEIGHT, WIDTH, 3), np.uint8)
+    pictures[:] = COLOURS[:, None, None]
+    pictures[:, 0] = 0
+    return pictures
+
+
+@pytest.fixture(scope="module")
+def weighing(coloured, tmp_path_factory) -> dict[str, Path]:
+    """One detector in both formats; its own threshold is the score of the fourth colour."""
+    folder = tmp_path_factory.mktemp("weighing")
+    detector = weighing_detector((HEIGHT, WIDTH, 3), WEIGHTS, image_score="maximum")
+    detector.info.threshold.value = float(detector.score(coloured[3:4])[0])
+    exporters.export_saved_model(detector, folder / "saved_model")
+    exporters.export_tflite(
+        detector, folder / "weighing.tflite", "none", 3, coloured[:5], coloured[:3]
+    )
+    return {"saved_model": folder / "saved_model", "tflite": folder / "weighing.tflite"}
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "tflite"])
+def test_an_export_gives_each_colour_its_own_score_map_and_reconstruction(kind, weighing, coloured):
+    detector = Detector.load(weighing[kind], trust=True)
+    assert detector.image_shape == (HEIGHT, WIDTH, 3)
+    for count in (7, 1, 3):
+        found = detector.infer(coloured[:count], ("reconstruction", "score", "error_map"))
+        # Nine rows of ten are coloured.
+        np.testing.assert_allclose(found["score"], 0.9 * COLOUR_SCORES[:count], atol=1e-6)
+        np.testing.assert_array_equal(found["reconstruction"], coloured[:count])
+        maps = np.broadcast_to(COLOUR_SCORES[:count, None, None], (count, HEIGHT, WIDTH)).copy()
+        maps[:, 0] = 0
+        np.testing.assert_allclose(found["error_map"], maps, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "tflite"])
+def test_an_export_keeps_what_is_known_of_the_run(kind, weighing):
+    info = Detector.load(weighing[kind], trust=True).info
+    trained = weighing_detector((HEIGHT, WIDTH, 3), WEIGHTS, image_score="maximum").info
+    kept = ("approach", "protocol", "dataset", "class_names", "roles", "seed", "image_score")
+    for name in (*kept, "heat_scale"):
+        assert getattr(info, name) == getattr(trained, name), name
+    assert info.outputs == ["score", "error_map", "reconstruction"]
+    assert info.preprocessing["colours"] == "RGB"
+    assert info.source["command"] == "python train.py --data drawn"
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "tflite"])
+def test_many_images_keep_their_order(kind, weighing, coloured):
+    colours = np.random.default_rng(0).integers(0, len(coloured), 1203)
+    scores = Detector.load(weighing[kind], trust=True).score(coloured[colours])
+    np.testing.assert_allclose(scores, 0.9 * COLOUR_SCORES[colours], atol=1e-6)
+
+
+def test_a_tflite_file_takes_as_many_images_at_once_as_it_says(weighing):
+    model, info = read_file(weighing["tflite"])
+    shape = Interpreter(model_content=model).get_input_details()[0]["shape"].tolist()
+    assert shape == [3, HEIGHT, WIDTH, 3]
+    assert info.batch_size == 3
+
+
+def test_a_tflite_file_is_calibrated_on_what_it_gives_to_normal_images(weighing):
+    detector = Detector.load(weighing["tflite"])
+    # The colours 0 to 4, sorted; the 95th percentile lies four fifths of the way to the last.
+    scores = 0.9 * np.array([0, 0.125, 0.275, 0.25, 0.5])
+    np.testing.assert_allclose(detector.calibration_scores, np.sort(scores), atol=1e-6)
+    low, high = np.sort(scores)[-2:]
+    assert detector.threshold == pytest.approx(low + 0.8 * (high - low))
+    assert detector.info.score_statistics["normal"]["maximum"] == pytest.approx(0.45)
+
+
+def test_a_saved_model_judges_by_its_own_threshold_or_a_given_one(weighing, coloured):
+    signatures = tf.saved_model.load(str(weighing["saved_model"])).signatures
+    images = tf.constant(coloured)
+    found = signatures["serve"](images=images)
+    # Its own is the score of the fourth, which is an anomaly as well.
+    assert found["is_anomaly"].numpy().tolist() == [True, False, False, True, False, True, False]
+    given = signatures["with_threshold"](images=images, threshold=found["score"][1])
+    assert given["is_anomaly"].numpy().tolist() == [True, True, False, True, False, True, False]
+
+
+def test_a_saved_model_resizes_each_side_to_its_own_length(weighing, coloured):
+    serve = tf.saved_model.load(str(weighing["saved_model"])).signatures["serve"]
+    tall = np.repeat(coloured, 4, axis=1)
+    found = serve(images=tf.constant(tall))["error_map"].numpy()
+    assert found.shape == (7, HEIGHT, WIDTH)
+    np.testing.assert_allclose(
+        found[:, 2:], COLOUR_SCORES[:, None, None] + 0 * found[:, 2:], atol=1e-6
+    )
+    assert (found[:, 0] <= 0.2 * COLOUR_SCORES[:, None] + 1e-6).all()  # the black row is the first
+    # Thin white lines become grey, where the nearest pixels would be white or black.
+    lines = np.zeros((1, HEIGHT, 8 * WIDTH, 3), np.uint8)
+    lines[:, :, ::8] = 255
+    score = serve(images=tf.constant(lines))["score"].numpy()[0]
+    assert score == pytest.approx(sum(WEIGHTS) / 8, rel=0.1)
+
+
+@pytest.mark.parametrize(("brightest", "expected"), [(255, 0.8), (51, 0.2)])
+def test_int8_learns_its_range_from_the_samples(brightest, expected):
+    image = keras.Input((8, 8, 1), dtype="uint8")
+    entrance = layers.Conv2D(1, 1, use_bias=False)
+    behind = layers.Conv2D(1, 1, use_bias=False)
+    inner = keras.Input((8, 8, 1))
+    network = keras.Model(inner, behind(entrance(inner)), name="network")
+    score = keras.ops.mean(network(layers.Rescaling(1 / 255)(image)), axis=(1, 2, 3))
+    model = keras.Model(image, {"score": score})
+    for layer in (entrance, behind):
+        layer.set_weights([np.ones((1, 1, 1, 1), np.float32)])
+    samples = np.full((4, 8, 8, 1), brightest, np.uint8)
+    file = convert(model, 2, "int8", samples)
+    info = dataclasses.replace(weighing_detector((8, 8, 1), (1,)).info, outputs=["score"])
+    bright = np.full((1, 8, 8, 1), 204, np.uint8)
+    # What is brighter than every sample counts as bright as the brightest of them.
+    assert LiteRTDetector(file, info).score(bright)[0] == pytest.approx(expected, abs=0.01)
+
+
+class Recorded(Exception):
+    """The arguments that an exporter was called with, instead of a file."""
+
+
+@pytest.mark.parametrize(("approach", "kinds"), [("autoencoder", {0}), ("supervised", {0, 1})])
+def test_export_passes_its_options_and_the_right_images_on(
+    approach, kinds, evaluated, small_dataset, tmp_path, monkeypatch
+):
+    def record(*arguments):
+        raise Recorded(*arguments)
+
+    monkeypatch.setattr(exporters, "export_tflite", record)
+    run = evaluated(approach, PROTOCOLS[approach]).run
+    options = ["--format", "tflite", "--quantize", "dynamic", "--batch-size", "7"]
+    with pytest.raises(Recorded) as recorded:
+        export.main(["--run-dir", str(run), "--output", str(tmp_path), *options])
+    detector, path, quantization, batch_size, normal, samples = recorded.value.args
+    assert path == tmp_path / f"{approach}-dynamic-batch7.tflite"
+    assert (quantization, batch_size) == ("dynamic", 7)
+    info = json.loads((run / "detector.json").read_text())
+    assert detector.info.to_json() == info
+    # The images that set the run's threshold, of the training files and not of the test set.
+    scores = np.sort(detector.score(normal))
+    np.testing.assert_allclose(scores, info["calibration"]["scores"], rtol=1e-5)
+    classes = {
+        image.tobytes(): number
+        for image, number in zip(
+            small_dataset.train_images, small_dataset.train_classes, strict=True
+        )
+    }
+    found = [classes[image.tobytes()] for image in samples]
+    assert {int(number > 0) for number in found} == kinds
+    assert len(samples) == min(500, info["training"]["n_validation"] if 1 in kinds else len(normal))
+    known = {image.tobytes() for image in normal}
+    assert {image.tobytes() for image in samples if classes[image.tobytes()] == 0} <= known
 
 
 def test_a_tflite_file_carries_its_metadata(exported):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT
+from conftest import ENVIRONMENT, ROOT, weighing_detector
 from PIL import Image
 
 from anomaly_tf.data.images import UnreadableImage
@@ -96,6 +96,38 @@ def test_the_maps_of_processes_are_those_of_this_one(model, photos, monkeypatch)
         list(score_files(detector, model, photos[:12]))
         drawn.append([np.asarray(Image.open(file.heatmap)) for file in photos[:12]])
     np.testing.assert_array_equal(*drawn)
+
+
+def test_each_heat_map_lies_over_its_own_upright_picture(tmp_path):
+    # White where the defect is, of which the red channel alone counts; blue elsewhere.
+    files, places = [], [(2, 3), (5, 1), None, (9, 7), (0, 0)]
+    for number, place in enumerate(places):
+        path = tmp_path / f"{number}.png"
+        files.append(ImageFile(path, tmp_path / f"heat {number}.png"))
+        pixels = np.zeros((10, 8, 3), np.uint8)
+        pixels[..., 2] = 200
+        if place is None:
+            path.write_text("no picture")
+            continue
+        pixels[place] = 255
+        exif = Image.Exif()
+        exif[0x0112] = 6 if number == 1 else 1  # one was taken with the camera on its side
+        stored = np.rot90(pixels) if number == 1 else pixels
+        Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    # Each map's largest value is 1, where the colour is strongest.
+    detector = weighing_detector((10, 8, 3), (1, 0, 0))
+    scored = [row for part in score_files(detector, tmp_path, files) for row in part]
+    assert [file for file, _ in scored] == files
+    for file, place in zip(files, places, strict=True):
+        if place is None:
+            assert not file.heatmap.exists()
+            continue
+        drawn = np.asarray(Image.open(file.heatmap)).astype(int)
+        assert drawn.shape == (10, 8, 3)
+        # 80 % of (220, 0, 0) over white, and the picture as it was everywhere else.
+        assert drawn[place].tolist() == [227, 51, 51]
+        drawn[place] = (0, 0, 200)
+        assert (drawn == (0, 0, 200)).all()
 
 
 def test_a_process_that_is_killed_is_reported(model, photos, monkeypatch):

@@ -16,6 +16,7 @@ from PIL import Image
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.config import FolderConfig
+from anomaly_tf.data import folders, protocols
 from anomaly_tf.data.folders import load_folder, read_masks, recognise
 from anomaly_tf.data.images import read_image
 from anomaly_tf.data.protocols import LEAST_CUT, make_split
@@ -303,6 +304,68 @@ def test_the_cache_notices_a_change_and_damage(photos, tmp_path):
         load_folder(photos, on_disk)
 
 
+def replace_content(file: Path, seconds: int) -> None:
+    """Another picture of the same length, whose date differs by so many seconds."""
+    before = file.stat()
+    picture(file)
+    assert file.stat().st_size == before.st_size  # as of every BMP of one size
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + seconds * 10**9))
+
+
+def enlarge(file: Path) -> None:
+    """Another picture of another length and the same date."""
+    before = file.stat()
+    picture(file, size=(30, 20))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "date": lambda folder: replace_content(folder / "normal" / "1.bmp", 1),
+    "length": lambda folder: enlarge(folder / "normal" / "1.bmp"),
+    "name": lambda folder: replace_content(
+        (folder / "normal" / "1.bmp").rename(folder / "normal" / "1 again.bmp"), 0
+    ),
+    "class": lambda folder: (folder / "normal" / "1.bmp").rename(folder / "dent" / "1.bmp"),
+    "number": lambda folder: (folder / "normal" / "1.bmp").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_cache_is_not_taken_for_files_that_were_changed(change, photos, tmp_path):
+    for number in range(6):
+        path = picture(photos / ("dent" if number == 5 else "normal") / f"{number}.bmp")
+        os.utime(path, (1e9, 1e9))  # as files from an archive, all of one date
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    load_folder(photos, on_disk)
+    CHANGES[change](photos)
+    dataset = load_folder(photos, on_disk)
+    for file, image in zip(dataset.train_files, dataset.train_images[:], strict=True):
+        np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
+
+
+def test_each_size_that_is_asked_for_has_its_own_cache(photos, tmp_path):
+    pictures(photos, 5, size=(40, 30))
+    for asked, shape in ((None, (30, 40)), (16, (16, 16)), ("8x16", (8, 16)), ("16x8", (16, 8))):
+        on_disk = config(tmp_path, image_size=asked, folder=FolderConfig(storage="disk"))
+        for _ in range(2):  # the second time from the cache
+            images = load_folder(photos, on_disk).train_images
+            assert images.shape == (5, *shape, 1)
+            expected = read_image(photos / "003.png", (*shape, 1))
+            np.testing.assert_array_equal(images[3:4][0], expected)
+    assert len(list((tmp_path / "cache" / "folders").iterdir())) == 4
+
+
+def test_a_cache_of_another_version_is_not_opened(photos, tmp_path, monkeypatch):
+    pictures(photos, 5)
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    load_folder(photos, on_disk)
+    for images in (tmp_path / "cache").rglob("images"):
+        images.write_bytes(bytes(images.stat().st_size))
+    assert not load_folder(photos, on_disk).train_images[:].any()  # it is the cache that is read
+    monkeypatch.setattr(folders, "CACHE_VERSION", folders.CACHE_VERSION + 1)
+    assert load_folder(photos, on_disk).train_images[:].any()
+
+
 def test_what_does_not_fit_into_memory_stays_on_disk(photos, tmp_path):
     pictures(photos, 9, size=(400, 400))
     small = config(tmp_path, image_size=400, folder=FolderConfig(memory_limit=1))
@@ -397,6 +460,89 @@ def test_masks_are_found_checked_and_read(photos, tmp_path):
     Image.fromarray(thin).save(truth / "thin.png")
     masks = read_masks(photos, ["ground_truth/dent/thin.png"], (10, 10, 1))
     assert np.argwhere(masks).tolist() == [[0, 3, 1]]
+
+
+def test_images_of_one_name_in_two_classes_keep_their_own_masks(photos, tmp_path):
+    truth = {}
+    for place in ("train/good/1", "test/good/1", "test/dent/1", "test/stain/1", "test/stain/2"):
+        picture(photos / f"{place}.png")
+        mask = np.zeros((10, 12), np.uint8)
+        mask[len(truth), 2 * len(truth)] = 255
+        truth[f"{place}.png"] = mask > 0
+        path = photos / place.replace("test", "ground_truth").replace("train", "ground_truth")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(f"{path}_mask.png")
+    pictures(photos / "train" / "good", 4)
+    dataset = load_folder(photos, config(tmp_path))
+    # Normal images have no defect, whatever lies in ground_truth.
+    assert set(dataset.masks) == {name for name in truth if "good" not in name}
+    masks = read_masks(photos, [*dataset.masks.values()], (10, 12, 1))
+    for file, mask in zip(dataset.masks, masks, strict=True):
+        np.testing.assert_array_equal(mask, truth[file])
+    split = make_split(config(tmp_path), dataset)
+    save_split(split, dataset, tmp_path / "split.json")
+    assert split.masks == open_split(config(tmp_path), tmp_path / "split.json").masks
+    assert dict(split.masks) == dict(dataset.masks)
+
+
+def test_a_split_is_opened_with_its_classes_and_roles_from_where_the_data_is(photos, tmp_path):
+    for name, count in (("good", 12), ("stain 9", 8), ("stain 10", 4)):
+        pictures(photos / name, count, size=(12, 20), mode="RGB")
+    (photos / "good" / "000.png").write_bytes(b"broken")
+    options = {"normal_class": ("good",), "protocol": "unseen", "max_broken": 0.5}
+    chosen = config(tmp_path, DualGanConfig, **options)
+    dataset = load_folder(photos, chosen)
+    split = make_split(chosen, dataset)
+    assert split.roles.seen
+    assert split.roles.unseen
+    save_split(split, dataset, tmp_path / "split.json")
+    assert json.loads((tmp_path / "split.json").read_text())["skipped"] == list(dataset.skipped)
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    for file in photos.rglob("*.png"):  # which is not to be read any more
+        file.write_bytes(b"old")
+    again = open_split(dataclasses.replace(chosen, data=str(moved)), tmp_path / "split.json")
+    assert (again.roles, again.class_names) == (split.roles, split.class_names)
+    for name in ("train", "validation", "test"):
+        before, after = getattr(split, name), getattr(again, name)
+        np.testing.assert_array_equal(after.images[:], before.images)
+        np.testing.assert_array_equal(after.labels, before.labels)
+
+
+def test_synthetic_anomalies_are_made_anew_and_not_saved(photos, tmp_path):
+    pictures(photos, 30)
+    chosen = config(tmp_path, protocol="corruption", seed=3)
+    dataset = load_folder(photos, chosen)
+    split = make_split(chosen, dataset)
+    save_split(split, dataset, tmp_path / "split.json")
+    content = json.loads((tmp_path / "split.json").read_text())
+    assert sum(len(content[name]["files"]) for name in ("train", "validation", "test")) == 30
+    again = open_split(chosen, tmp_path / "split.json")
+    assert again.class_names == split.class_names
+    assert again.test.files == split.test.files
+    np.testing.assert_array_equal(again.test.images, split.test.images)
+    np.testing.assert_array_equal(again.validation.classes, split.validation.classes)
+
+
+def test_of_many_stored_images_some_are_corrupted(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocols, "MOST_CORRUPTED", 4)
+    pictures(photos, 30)
+    on_disk = {"protocol": "corruption", "folder": FolderConfig(storage="disk")}
+    chosen = config(tmp_path, **on_disk)
+    split = make_split(chosen, load_folder(photos, chosen))
+    assert split.test.labels.tolist() == [0] * 4 + [1] * 4 * (len(split.class_names) - 1)
+    assert len(split.test.files) == len(split.test.classes) == len(split.test)
+
+
+def test_a_mask_outside_of_the_folder_is_refused(photos, tmp_path):
+    pictures(photos, 10)
+    chosen = config(tmp_path)
+    dataset = load_folder(photos, chosen)
+    save_split(make_split(chosen, dataset), dataset, tmp_path / "split.json")
+    content = json.loads((tmp_path / "split.json").read_text())
+    for masks in ({"a.png": "../b.png"}, {"../a.png": "b.png"}, {"a.png": "/b.png"}):
+        (tmp_path / "split.json").write_text(json.dumps(content | {"masks": masks}))
+        with pytest.raises(UserError, match="leads out of the folder"):
+            open_split(chosen, tmp_path / "split.json")
 
 
 def test_layout_needs_names_alone(photos):

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from anomaly_tf.data.images import UnreadableImage, find_images, open_image, read_image
+from anomaly_tf.data.images import UnreadableImage, find_images, open_image, read_header, read_image
 from anomaly_tf.errors import UserError
 
 
@@ -49,6 +49,50 @@ def test_lossless_formats_come_back_as_they_were(suffix, mode, shoe, tmp_path):
     np.testing.assert_array_equal(read_image(path, (28, 28, 1))[..., 0], shoe)
     colour = read_image(path, (28, 28, 3))
     np.testing.assert_array_equal(colour, np.repeat(shoe[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp", "jpg"])
+def test_colours_come_back_as_red_green_and_blue(suffix, tmp_path):
+    options = {"webp": {"lossless": True}, "jpg": {"quality": 100}}.get(suffix, {})
+    picture = Image.new("RGB", (8, 10), (200, 100, 20))
+    path = saved(picture, tmp_path / f"orange.{suffix}", **options)
+    colour = read_image(path, (10, 8, 3))
+    assert np.abs(colour.astype(int) - (200, 100, 20)).max() <= (suffix == "jpg")
+    # Grey by the weights of ITU-R 601: 0.299, 0.587 and 0.114 of red, green and blue.
+    grey = read_image(path, (10, 8, 1))
+    assert np.abs(grey.astype(int) - 120.8).max() < 1.5
+    resized = read_image(path, (3, 5, 3))
+    assert np.abs(resized.astype(int) - (200, 100, 20)).max() <= (suffix == "jpg")
+
+
+def test_enlarged_images_are_interpolated_linearly(tmp_path):
+    path = saved(Image.fromarray(np.array([[0, 200]], np.uint8)), tmp_path / "edge.png")
+    # Centres of the new pixels lie at -1/4, 1/4, 3/4 and 5/4 between the two old ones.
+    assert read_image(path, (1, 4, 1))[0, :, 0].tolist() == [0, 50, 150, 200]
+
+
+def test_shrunken_images_are_averaged_with_a_triangle(tmp_path):
+    line = np.zeros((1, 8), np.uint8)
+    line[0, 4] = 160
+    path = saved(Image.fromarray(line), tmp_path / "line.png")
+    # Each new pixel covers two old ones and reaches over four: weights 1, 3, 3, 1 of 8.
+    assert read_image(path, (1, 4, 1))[0, :, 0].tolist() == [0, 20, 60, 0]
+
+
+def test_between_the_levels_sixteen_bits_are_cut(tmp_path):
+    deep = np.array([[0, 256, 257, 32767, 32768, 65278, 65279, 65535]], np.uint16)
+    path = saved(Image.fromarray(deep), tmp_path / "deep.png")
+    assert read_image(path, (1, 8, 1))[0, :, 0].tolist() == [0, 0, 1, 127, 127, 254, 254, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_tells_the_size_of_the_upright_image(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    wide = orientation < 5
+    path = saved(Image.new("RGB", (12, 10)), tmp_path / "photo.jpg", exif=exif)
+    assert read_header(path) == ((12, 10, False) if wide else (10, 12, False))
+    assert open_image(path).size == ((12, 10) if wide else (10, 12))
 
 
 def test_jpeg_comes_back_nearly(shoe, tmp_path):

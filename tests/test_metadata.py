@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anomaly_tf.runs.checks import is_inner_path
 
 from anomaly_tf import Detector
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.checks import is_inner_path
 from anomaly_tf.runs.detector_info import MAX_BYTES, DetectorInfo
 
 RIGHT: dict[str, Any] = {

@@ -16,6 +16,7 @@ from conftest import assert_one_line, run_script
 from PIL import Image
 
 import export
+import predict as script
 from anomaly_tf import Detector
 from anomaly_tf.deploy.file_scoring import MANY
 from anomaly_tf.detection.batches import check_drift, select_anomalies
@@ -136,6 +137,37 @@ def mixed(judged, tmp_path) -> Path:
             picture = judged[kind][number % len(judged[kind])]
             Image.fromarray(picture).save(tmp_path / "mixed" / f"{kind} {number:02}.png")
     return tmp_path / "mixed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "count"),
+    [
+        ("table", "100 images, 30 above the threshold of ", 1),
+        ("csv", ",anomaly,", 30),
+        ("jsonl", '"is_anomaly": true', 30),
+    ],
+)
+def test_anomalies_in_any_part_of_the_images_count(kind, words, count, model, mixed, capsys):
+    # By name the anomalies come first, and the normal pictures fill more than the last part.
+    assert script.main(["--model", str(model), str(mixed), "--format", kind]) == 1
+    assert capsys.readouterr().out.count(words) == count
+
+
+@pytest.mark.parametrize(("reached", "status"), [(True, 1), (False, 0)])
+def test_a_score_equal_to_the_threshold_is_an_anomaly(
+    reached, status, model, photos, tmp_path, capsys
+):
+    image = np.asarray(Image.open(photos / "a.png"))[np.newaxis]
+    score = Detector.load(model).score(image)[0]
+    info = json.loads(model.with_suffix(".json").read_text())
+    info["threshold"]["value"] = float(score if reached else np.nextafter(score, np.float32(9)))
+    changed = tmp_path / "changed.tflite"
+    changed.write_bytes(model.read_bytes()[: info["model_bytes"]])
+    changed.with_suffix(".json").write_text(json.dumps(info))
+    options = ["--model", str(changed), str(photos / "a.png"), "--format", "jsonl"]
+    assert script.main(options) == status
+    assert json.loads(capsys.readouterr().out)["is_anomaly"] is reached
+    assert Detector.load(changed).predict(image).tolist() == [status]
 
 
 def test_all_images_of_a_call_are_judged_together(model, mixed, without_tensorflow):

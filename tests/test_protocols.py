@@ -15,6 +15,7 @@ from anomaly_tf.config import (
     FolderConfig,
     UnseenConfig,
 )
+from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.protocols import LabelledImages, Roles, Split, class_roles, make_split
 from anomaly_tf.errors import UserError
 
@@ -249,3 +250,152 @@ def test_a_set_without_a_test_set_is_cut_by_the_shares_and_the_seed(small_datase
         images = [getattr(one, name).images for one in (first, same, other)]
         np.testing.assert_array_equal(images[0], images[1])
         assert not np.array_equal(images[0], images[2])
+
+
+def numbered(train: dict[str, int], test: dict[str, int] | None = None, files: bool = True):
+    """A data set of so many images of each class, the first of which is normal by its name.
+
+    Each image holds its own number, and its file is called by it.
+    """
+    names = tuple(train)
+    counts = [*train.values(), *(test or {}).values()]
+    classes = np.repeat(
+        [names.index(name) for part in (train, test or {}) for name in part], counts
+    )
+    numbers = np.arange(len(classes))
+    images = np.stack([numbers // 256, numbers % 256], axis=-1).astype(np.uint8)
+    paths = tuple(f"{number}.png" for number in numbers) if files else ()
+    cut = sum(train.values())
+    return ImageDataset(
+        *("numbered", images[:cut].reshape(-1, 1, 2, 1), classes[:cut]),
+        *(images[cut:].reshape(-1, 1, 2, 1), classes[cut:], names, (0,)),
+        *(paths[:cut], paths[cut:] if test else ()),
+    )
+
+
+def numbers_in(part: LabelledImages) -> np.ndarray:
+    return part.images[:, 0, :, 0] @ np.array([256, 1])
+
+
+COUNTS = {"good": 100, "dent": 40, "stain": 20, "crack": 2, "hole": 1}
+TESTED = {"good": 10, "dent": 6, "crack": 3}
+
+
+SOURCES = {
+    "undivided folder": numbered(COUNTS),
+    "divided folder": numbered(COUNTS, TESTED),
+    "published": numbered(dict.fromkeys(COUNTS, 20), dict.fromkeys(COUNTS, 3), files=False),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    "config",
+    [
+        DualGanConfig(normal_class=("good",)),
+        DualGanConfig(normal_class=("good",), protocol="unseen", unseen=UnseenConfig(("dent",))),
+        AutoencoderConfig(normal_class=("good",)),
+        ClassifierConfig(),
+    ],
+    ids=lambda config: config.protocol,
+)
+def test_every_image_keeps_its_class_its_label_and_its_file(config, source):
+    dataset = SOURCES[source]
+    every = np.concatenate([dataset.train_classes, dataset.test_classes])
+    split = make_split(config, dataset)
+    normal = range(5) if config.protocol == "classification" else (0,)
+    found = []
+    for part in (split.train, split.validation, split.test):
+        numbers = numbers_in(part)
+        found += numbers.tolist()
+        np.testing.assert_array_equal(part.classes, every[numbers])
+        np.testing.assert_array_equal(part.labels, ~np.isin(every[numbers], normal))
+        files = tuple(f"{number}.png" for number in numbers)
+        assert part.files == (files if dataset.is_folder else ())
+    assert len(found) == len(set(found))
+    if source != "undivided folder":
+        assert set(numbers_in(split.test)) <= set(range(len(dataset.train_classes), len(every)))
+        assert set(numbers_in(split.validation)) <= set(range(len(dataset.train_classes)))
+
+
+def test_each_fraction_is_that_of_its_option():
+    options = {
+        "folder": FolderConfig(test_fraction=0.3),
+        "sampling": dataclasses.replace(DualGanConfig().sampling, validation_fraction=0.5),
+    }
+    split = make_split(DualGanConfig(**options), numbered({"good": 100, "dent": 200}))
+    counts = [np.bincount(part.classes).tolist() for part in (split.train, split.validation)]
+    assert np.bincount(split.test.classes).tolist() == [30, 60]
+    assert counts == [[35, 70], [35, 70]]
+    # Test files of the user's own, and published ones, are not divided further.
+    for files in (True, False):
+        dataset = numbered({"good": 100, "dent": 200}, {"good": 7, "dent": 5}, files)
+        split = make_split(DualGanConfig(**options), dataset)
+        assert np.bincount(split.validation.classes).tolist() == [50, 100]
+        assert np.bincount(split.test.classes).tolist() == [7, 5]
+
+
+def test_single_anomalies_are_divided_together_and_apart_from_few_normal_images():
+    dataset = numbered({"good": 4, **{f"rare {number}": 1 for number in range(6)}})
+    for seed in range(10):
+        options = {"folder": FolderConfig(test_fraction=0.5), "seed": seed}
+        split = make_split(DualGanConfig(normal_class=("good",), **options), dataset)
+        # Half of the 6 anomalies and of the 4 normal ones; then a third of the 3, half of the 2.
+        assert split.test.labels.tolist().count(1) == 3
+        assert split.test.labels.tolist().count(0) == 2
+        assert split.validation.labels.tolist().count(1) == 1
+        assert split.validation.labels.tolist().count(0) == 1
+
+
+def test_a_class_is_meant_by_its_name_before_its_number():
+    names = ("2", "0", "1")
+    for given, number in (("2", 0), ("1", 2), (1, 2)):
+        config = AutoencoderConfig(normal_class=(given,))
+        assert class_roles(config, names, None, is_folder=True).normal == (number,)
+    several = AutoencoderConfig(normal_class=("1", "2"))
+    assert class_roles(several, names, None, is_folder=True) == Roles((0, 2), unseen=(1,))
+
+
+def test_which_folders_count_when_all_classes_could_be_normal():
+    synthetic = AutoencoderConfig(protocol="corruption")
+    # Defects are not trained on as if they were normal; folders that do not say are.
+    assert class_roles(synthetic, NAMES, (2,), is_folder=True) == Roles((2,))
+    assert class_roles(synthetic, NAMES, None, is_folder=True) == Roles(tuple(range(10)))
+    assert class_roles(synthetic, NAMES, (2,)) == Roles(tuple(range(10)))
+    assert class_roles(ClassifierConfig(), NAMES, (2,), is_folder=True) == Roles(tuple(range(10)))
+
+
+def test_with_unseen_classes_the_seen_ones_are_not_judged():
+    test = numbered({"good": 2, "dent": 1, "stain": 2})
+    part = LabelledImages(test.train_images, (test.train_classes > 0), test.train_classes)
+    judged = {
+        roles: Split(part, part, part, roles, NAMES).judged.tolist()
+        for roles in (Roles((0,), (1,), (2,)), Roles((0,), (1, 2)), Roles((0,), (), (1, 2)))
+    }
+    assert list(judged.values()) == [[True, True, False, True, True], [True] * 5, [True] * 5]
+
+
+def grey_split(**options) -> Split:
+    """Under protocol corruption, of images that are all alike; noise of 0.05."""
+    corruption = CorruptionConfig(kinds=("noise", "rotation"), noise=0.05, rotation=20)
+    config = AutoencoderConfig(protocol="corruption", corruption=corruption, **options)
+    dataset = numbered({"good": 60})
+    grey = np.full((60, 8, 8, 1), 128, np.uint8)
+    return make_split(config, dataclasses.replace(dataset, train_images=grey))
+
+
+def test_corruptions_are_as_strong_as_asked_and_follow_the_seed():
+    first, again, other = grey_split(seed=1), grey_split(seed=1), grey_split(seed=2)
+    noisy = first.test.images[first.test.classes == 1].astype(int)
+    # Noise of 5 % of the range: 12.75 grey levels.
+    assert noisy.std() == pytest.approx(12.75, rel=0.1)
+    np.testing.assert_array_equal(first.test.images, again.test.images)
+    assert not np.array_equal(first.test.images, other.test.images)
+    # All images are alike, so that equal noise in both sets would be seen.
+    size = min(len(first.test), len(first.validation)) // 3
+    validation = first.validation.images[first.validation.classes == 1]
+    assert not np.array_equal(validation[:size], noisy[:size])
+    # Turned by up to 20 degrees, the corners go black and the middle stays.
+    turned = first.test.images[first.test.classes == 2]
+    assert turned.min() < 64
+    assert (turned[:, 3:5, 3:5] == 128).all()

@@ -559,3 +559,17 @@ def test_a_gpu_is_taken_without_being_asked_for(monkeypatch):
     assert growth == [(gpu, True)]
     assert "Tesla, the first of 1 found" in device.reason
     assert not select_device("off").jit_compile
+
+
+def test_weights_and_batches_follow_the_seed(small_dataset):
+    first, again, other = ([], [], [])
+    for found, seed in ((first, 1), (again, 1), (other, 2)):
+        sampling = SamplingConfig(flip=0, shift=0)
+        split = make_split(AutoencoderConfig(), small_dataset)  # the same images for each seed
+        config = AutoencoderConfig(seed=seed, sampling=sampling)
+        ready = setup.TrainingSetup.of(config, small_dataset, split)
+        model, batch = ready.build(), next(iter(ready.batches()))
+        found += [model.detector.get_weights()[0], np.asarray(tf.nest.flatten(batch)[0])]
+    for one, same, different in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert not np.array_equal(one, different)

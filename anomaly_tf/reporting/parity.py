@@ -35,8 +35,8 @@ def compare(trained: Detector, exported: Detector, split: Split, path: Path) -> 
         it tells no classes apart), `threshold`, `false_alarm_rate`, `size_bytes`,
         `latency_ms` (median of one image, or of as many as the exported file takes at once) and
         `images_per_second` (of up to `TIMED_IMAGES` in one call); `n_test`;
-        `score_difference_largest` and `score_difference_mean`; `verdicts_changed`; `lost`,
-        the largest fall of AUROC or accuracy.
+        `score_difference_largest` and `score_difference_mean`; `verdicts_changed`, of the
+        `n_test` images that a detector is judged by; `lost`, the largest fall of AUROC or accuracy.
     """
     test, judged = split.test, split.judged
     report: dict[str, Any] = {"path": str(path), "n_test": int(judged.sum())}
@@ -50,7 +50,7 @@ def compare(trained: Detector, exported: Detector, split: Split, path: Path) -> 
         seconds = time.perf_counter() - start
         scores[name] = np.concatenate([first, apply(detector.score, rest)])
         metrics = detection_metrics(test.labels[judged], scores[name][judged], detector.threshold)
-        verdicts[name] = scores[name] >= detector.threshold
+        verdicts[name] = scores[name][judged] >= detector.threshold
         report[name] = {
             "auroc": metrics["auroc"],
             "accuracy": _accuracy(detector, split),
