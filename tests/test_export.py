@@ -24,6 +24,7 @@ from keras import layers
 
 import export
 from anomaly_tf import Detector
+from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.deploy import exporters
 from anomaly_tf.deploy.conversion import convert, with_subpixel_convolutions
 from anomaly_tf.deploy.keras_run import TrainedDetector
@@ -33,16 +34,6 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.reporting import parity
 from anomaly_tf.runs.directory import RunDirectory
 
-PROTOCOLS = {
-    "autoencoder": "one_class",
-    "cnn": "classification",
-    "contrastive": "imbalance",
-    "gan": "imbalance",
-    "supervised": "imbalance",
-    "transform": "one_class",
-    "vae": "one_class",
-    "sota": "imbalance",
-}
 # Largest difference of scores allowed, as a share of the spread of the scores; and of AUROC. The
 # runs here were trained for seconds, so their scores lie closer together than those of users.
 FORMATS = {
@@ -53,15 +44,17 @@ FORMATS = {
     "int8": (0.6, 0.03),
 }
 # float16 and dynamic change how the converter stores weights, layer by layer: of approaches that
-# are made of the same layers one is enough. int8 depends on what lies where.
-STORED = {"autoencoder": "dense layers", "cnn": "convolutions", "sota": "all kinds"}
+# are made of the same layers one is enough, here autoencoder, cnn and sota. int8 depends on what
+# lies where; the detector of gan is made as that of contrastive.
+AS_ANOTHER = {
+    **dict.fromkeys(("contrastive", "supervised", "transform", "vae"), ("float16", "dynamic")),
+    "gan": ("none", "float16", "dynamic", "int8"),
+}
 EXPORTS = [
     (approach, kind)
-    for approach in PROTOCOLS
+    for approach in APPROACHES
     for kind in FORMATS
-    if kind not in ("float16", "dynamic") or approach in STORED
-    # The detector of gan is made as that of contrastive.
-    if approach != "gan" or kind == "saved_model"
+    if kind not in AS_ANOTHER.get(approach, ())
 ]
 
 
@@ -77,7 +70,7 @@ def exported(evaluated, deployed, tmp_path_factory) -> Callable[..., tuple[Path,
             if approach == "sota":
                 trained, folder = deployed["run"], None if more else made.get(kind)
             else:
-                trained, folder = evaluated(approach, PROTOCOLS[approach]).run, None
+                trained, folder = evaluated(approach, options_of(approach)().protocol).run, None
             if folder is None:
                 folder = tmp_path_factory.mktemp("export")
                 options = ["--run-dir", str(trained), "--output", str(folder), *more]
@@ -114,7 +107,7 @@ def test_every_export_scores_as_the_run_does(approach, kind, exported, images):
     assert scores.dtype == np.float32
     assert np.abs(scores - expected).max() < largest * expected.std()
     assert report["score_difference_largest"] >= np.abs(scores - expected).max() * (1 - 1e-6)
-    measure = "accuracy" if approach == "cnn" else "auroc"
+    measure = "accuracy" if options_of(approach).learns_from == "classes" else "auroc"
     before, after = (report[side][measure] for side in ("trained", "exported"))
     assert abs(before - after) < auroc
     assert report["lost"] == pytest.approx(before - after)
@@ -328,7 +321,7 @@ def test_export_passes_its_options_and_the_right_images_on(
         raise Recorded(*arguments)
 
     monkeypatch.setattr(exporters, "export_tflite", record)
-    run = evaluated(approach, PROTOCOLS[approach]).run
+    run = evaluated(approach, options_of(approach)().protocol).run
     options = ["--format", "tflite", "--quantize", "dynamic", "--batch-size", "7"]
     with pytest.raises(Recorded) as recorded:
         export.main(["--run-dir", str(run), "--output", str(tmp_path), *options])
