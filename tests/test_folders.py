@@ -16,9 +16,10 @@ from PIL import Image
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.config import FolderConfig
+from anomaly_tf.data.cutting import MIN_CUT
 from anomaly_tf.data.folders import load_folder, read_masks, recognise
 from anomaly_tf.data.images import read_image
-from anomaly_tf.data.protocols import LEAST_CUT, make_split
+from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.data.stored import StoredImages
 from anomaly_tf.errors import UserError
@@ -88,7 +89,7 @@ def test_layouts(layout, train, test, normal, photos, tmp_path):
     assert counts(dataset) == (train, test)
     names = [dataset.class_names[number] for number in dataset.named_normal or ()]
     assert names == ([normal] if normal else [])
-    for file, image in zip(dataset.train_files, dataset.train_images, strict=True):
+    for file, image in zip(dataset.train.files, dataset.train_images, strict=True):
         np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
 
 
@@ -152,7 +153,7 @@ def test_a_split_is_made_once_and_holds_every_image_once(approach, photos, tmp_p
     files = [set(part.files) for part in (split.train, split.validation, split.test)]
     assert sum(map(len, files)) == len(set.union(*files)) == 74
     normal = [int((part.labels == 0).sum()) for part in (split.train, split.validation, split.test)]
-    assert normal == [27, 13, LEAST_CUT]
+    assert normal == [27, 13, MIN_CUT]
     # What one_class does not learn from is tested on.
     assert bool(split.train.labels.any()) == (approach is DualGanConfig)
     assert split.validation.labels.any()
@@ -224,10 +225,10 @@ def test_strange_images_are_taken_for_what_they_show(photos, tmp_path):
     (photos / "loop").symlink_to(photos, target_is_directory=True)
     (photos / ".hidden.png").write_bytes(b"")
     dataset = load_folder(photos, config(tmp_path))
-    assert set(dataset.train_files) == set(STRANGE)
+    assert set(dataset.train.files) == set(STRANGE)
     assert dataset.skipped == ()
     assert dataset.train_images.shape == (len(STRANGE), 10, 12, 3)
-    images = dict(zip(dataset.train_files, dataset.train_images, strict=True))
+    images = dict(zip(dataset.train.files, dataset.train_images, strict=True))
     assert (images["alpha.png"] == 255).all()
     assert (images["deep.png"] == 255).all()
     assert images["turned.jpg"][..., 0].mean() > 240 > 20 > images["turned.jpg"][..., 1].mean()
@@ -247,7 +248,7 @@ def test_broken_files_are_skipped_and_listed_until_there_are_too_many(photos, tm
     for name, (change, _) in BROKEN.items():
         (photos / name).write_bytes(change(good))
     dataset = load_folder(photos, config(tmp_path))
-    assert len(dataset.train_files) == 57
+    assert len(dataset.train.files) == 57
     assert len(dataset.skipped) == 3
     (line,) = (line for line in dataset.report if line.startswith("skipped"))
     for name, (_, words) in BROKEN.items():
@@ -277,7 +278,7 @@ def test_images_on_disk_are_those_in_memory(cache, photos, tmp_path):
         assert isinstance(memory.train_images, np.ndarray)
         np.testing.assert_array_equal(stored.train_images[:], memory.train_images)
         np.testing.assert_array_equal(stored.train_classes, memory.train_classes)
-        assert stored.train_files == memory.train_files
+        assert stored.train.files == memory.train.files
         assert stored.report[:-1] == memory.report[:-1]
         assert len(list((tmp_path / "cache").rglob("images"))) == cache
     some = np.array([5, 2, 40])
@@ -360,7 +361,7 @@ def test_test_images_that_were_trained_on_are_told(photos, tmp_path):
     pictures(photos / "test" / "good", 4)
     (photos / "test" / "good" / "known.png").write_bytes((photos / "train/000.png").read_bytes())
     dataset = load_folder(photos, config(tmp_path))
-    assert len(dataset.test_files) == 5
+    assert len(dataset.test.files) == 5
     (line,) = (line for line in dataset.report if "WARNING" in line)
     assert "1 test images are also among the training images" in line
     assert "known.png" in line

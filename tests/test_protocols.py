@@ -9,7 +9,10 @@ from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.classifier.options import ClassifierConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.config import Config, CorruptionConfig, UnseenConfig
-from anomaly_tf.data.protocols import LabelledImages, Roles, Split, class_roles, make_split
+from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roles import Roles, class_roles
+from anomaly_tf.data.split import Split
 from anomaly_tf.errors import UserError
 
 NAMES = tuple("abcdefghij")
@@ -164,8 +167,7 @@ def test_a_class_that_does_not_exist(fashion):
 def test_a_data_set_too_small_to_cut(small_dataset):
     tiny = dataclasses.replace(
         small_dataset,
-        train_images=small_dataset.train_images[:12],
-        train_classes=np.arange(12, dtype=np.uint8) % 10,
+        train=ImageSet(small_dataset.train_images[:12], np.arange(12, dtype=np.uint8) % 10),
     )
     with pytest.raises(UserError, match="too small"):
         make_split(DualGanConfig(), tiny)
@@ -181,14 +183,8 @@ def test_a_data_set_too_small_to_cut(small_dataset):
     ],
 )
 def test_a_set_that_lacks_one_kind(config: Config, part, only_normal, words, small_dataset):
-    classes = getattr(small_dataset, f"{part}_classes")
-    chosen = (classes == 0) == only_normal
-    lacking = dataclasses.replace(
-        small_dataset,
-        **{
-            f"{part}_images": getattr(small_dataset, f"{part}_images")[chosen],
-            f"{part}_classes": classes[chosen],
-        },
-    )
+    images = getattr(small_dataset, part)
+    chosen = (images.classes == 0) == only_normal
+    lacking = dataclasses.replace(small_dataset, **{part: images.take(chosen)})
     with pytest.raises(UserError, match=words):
         make_split(config, lacking)

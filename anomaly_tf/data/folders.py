@@ -30,6 +30,7 @@ from PIL import Image
 
 from anomaly_tf.config import SMALLEST_SIDE, Config, FolderConfig
 from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.images import (
     SUFFIXES,
     UnreadableImage,
@@ -39,7 +40,7 @@ from anomaly_tf.data.images import (
     open_image,
     read_header,
 )
-from anomaly_tf.data.stored import PART, ImageFiles, Records, StoredImages, subset
+from anomaly_tf.data.stored import PART, ImageFiles, Records, StoredImages
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.files import atomic_folder
@@ -135,7 +136,6 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
     good = np.array([file not in scan.broken for file in layout.files])
     files = [file for file in layout.files if file not in scan.broken]
     classes, in_test = layout.classes[good], layout.in_test[good]
-    published = bool(in_test.any())
     kept, duplicates = _without_duplicates(scan.digests, classes, in_test, files)
     masks, mask_notes = _usable_masks(folder, layout.masks, set(files))
     report = [
@@ -148,17 +148,13 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
         *layout.notes,
         _taken_as(scan, images, config),
     ]
-    train, test = np.flatnonzero(kept & ~in_test), np.flatnonzero(kept & in_test)
+    readable = ImageSet(images, classes, tuple(files))
     return ImageDataset(
         str(folder),
-        subset(images, train),
-        classes[train],
-        subset(images, test),
-        classes[test],
+        readable.take(kept & ~in_test),
+        readable.take(kept & in_test),
         layout.class_names,
         named_normal=layout.normal,
-        train_files=tuple(files[number] for number in train),
-        test_files=tuple(files[number] for number in test) if published else (),
         masks=masks,
         report=tuple(report),
         skipped=tuple(scan.broken.values()),

@@ -27,7 +27,7 @@ FORMATS = {
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 # A photo of 50 million pixels takes 150 MB once decoded; a file of a few KB can claim many more.
-MOST_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000
 # What Pillow's readers raise on damaged data, each as its format's parser stumbles.
 DAMAGE = (
     OSError,
@@ -104,7 +104,7 @@ def open_image(path: Path) -> Image.Image:
 
     Raises:
         UnreadableImage: If the file cannot be read, is not an image of `FORMATS`, is damaged or has
-            more than `MOST_PIXELS`.
+            more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
         try:
@@ -171,7 +171,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
         width, height = image.size
-        if width * height > MOST_PIXELS:
+        if width * height > MAX_PIXELS:
             raise _too_large(path, f"{width} x {height}")
         yield image
 
@@ -201,7 +201,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 def _too_large(path: Path, size: str) -> UnreadableImage:
     return UnreadableImage(
-        f"{path} claims too many pixels ({size}); at most {MOST_PIXELS // 10**6} million are read"
+        f"{path} claims too many pixels ({size}); at most {MAX_PIXELS // 10**6} million are read"
     )
 
 

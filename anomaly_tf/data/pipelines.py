@@ -28,7 +28,7 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
     """Groups anomaly images by K-means on their pixels (Kim et al. 2020), cached by content.
 
     Large images are shrunk for it, and of many it learns the clusters from some, so that no more
-    than `MOST_BYTES` are held at once.
+    than `MAX_BYTES` are held at once.
 
     Args:
         images: uint8 `(N, H, W, C)`.
@@ -49,7 +49,7 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
     if cache.is_file():
         return np.load(cache, allow_pickle=False)
     kmeans = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096)
-    most = MOST_BYTES // _pixels(images[:1]).nbytes
+    most = MAX_BYTES // _pixels(images[:1]).nbytes
     if len(images) <= most:
         predicted = kmeans.fit_predict(apply(_pixels, images))
     else:
@@ -63,7 +63,7 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
 
 
 # What K-means may hold of the images, as float32.
-MOST_BYTES = 200 * 10**6
+MAX_BYTES = 200 * 10**6
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
@@ -98,11 +98,11 @@ def normal_batches(
     Returns:
         A data set of float32 `(batch_size, H, W, C)` in [-1, 1].
     """
-    pool = _Pool(images)
+    source = _BatchSource(images)
 
     def batch(step: tf.Tensor) -> tf.Tensor:
-        drawn = pool.draw(step, batch_size, seed)
-        return augment(scale(pool.images(drawn)), sampling, _key(seed, step))
+        drawn = source.draw(step, batch_size, seed)
+        return augment(scale(source.images(drawn)), sampling, _key(seed, step))
 
     return _numbered(batch, steps, first_step)
 
@@ -130,12 +130,12 @@ def classified_batches(
     Returns:
         A data set of pairs: float32 `(batch_size, H, W, C)` in [-1, 1], int32 `(batch_size,)`.
     """
-    pool = _Pool(images)
+    source = _BatchSource(images)
     numbers = tf.constant(classes, tf.int32)
 
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        drawn = pool.draw(step, batch_size, seed)
-        augmented = augment(scale(pool.images(drawn)), sampling, _key(seed, step))
+        drawn = source.draw(step, batch_size, seed)
+        augmented = augment(scale(source.images(drawn)), sampling, _key(seed, step))
         return augmented, tf.gather(numbers, drawn)
 
     return _numbered(batch, steps, first_step)
@@ -164,12 +164,12 @@ def corrupted_batches(
     Returns:
         As `balanced_batches`.
     """
-    pool, kinds = _Pool(images), corruption.kinds
+    source, kinds = _BatchSource(images), corruption.kinds
     half = batch_size // 2 * sampling.candidates
 
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        drawn = pool.draw(step, 2 * half, seed)
-        augmented = augment(scale(pool.images(drawn)), sampling, _key(seed, step))
+        drawn = source.draw(step, 2 * half, seed)
+        augmented = augment(scale(source.images(drawn)), sampling, _key(seed, step))
         clean, rest = augmented[:half], augmented[half:]
         changed = [
             corrupt(
@@ -222,7 +222,7 @@ def balanced_batches(
     labelled = half - made
     members = np.argsort(clusters, kind="stable")
     sizes = np.bincount(clusters)
-    normal_pool, anomaly_pool = _Pool(normal), _Pool(subset(anomalies, members))
+    normal_source, anomaly_source = _BatchSource(normal), _BatchSource(subset(anomalies, members))
     with tf.device("CPU:0"):
         cluster_sizes = tf.constant(sizes, tf.int64)
         cluster_starts = tf.constant(np.cumsum(sizes) - sizes, tf.int64)
@@ -235,8 +235,8 @@ def balanced_batches(
         anomaly = tf.gather(cluster_starts, cluster) + drawn
         images = tf.concat(
             [
-                normal_pool.images(normal_pool.draw(step, half + made, seed)),
-                anomaly_pool.images(anomaly),
+                normal_source.images(normal_source.draw(step, half + made, seed)),
+                anomaly_source.images(anomaly),
             ],
             axis=0,
         )
@@ -250,7 +250,7 @@ def balanced_batches(
     return _numbered(batch, steps, first_step)
 
 
-class _Pool:
+class _BatchSource:
     """Images in the host's memory or on disk, from which batches are drawn.
 
     Args:

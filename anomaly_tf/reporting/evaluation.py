@@ -10,8 +10,10 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from anomaly_tf.config import Config
+from anomaly_tf.data.corruption_sets import corruption_sweep
 from anomaly_tf.data.folders import read_masks
-from anomaly_tf.data.protocols import TEST_STREAM, LabelledImages, Split
+from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.detection.localisation import localisation_metrics
@@ -157,20 +159,13 @@ def _auroc_by_strength(
     detector: Detector, split: Split, scores: np.ndarray, config: Config
 ) -> dict[str, Any]:
     """AUROC of clean test images against corrupted ones, for each kind and strength."""
-    from anomaly_tf.data.corruptions import corrupted
-
     corruption = config.corruption
     clean = split.test.labels == 0
-    clean_images = split.test.normal[:]
     labels = np.repeat([0, 1], clean.sum())
-    curves: dict[str, list[float]] = {}
-    for kind in corruption.kinds:
-        curves[kind] = []
-        for factor in corruption.sweep:
-            strengths = corruption.noise * factor, corruption.rotation * factor
-            images = corrupted(clean_images, kind, *strengths, config.seed, TEST_STREAM)
-            both = np.concatenate([scores[clean], detector.score(images)])
-            curves[kind].append(float(roc_auc_score(labels, both)))
+    curves: dict[str, list[float]] = {kind: [] for kind in corruption.kinds}
+    for kind, images in corruption_sweep(split.test, config):
+        both = np.concatenate([scores[clean], detector.score(images)])
+        curves[kind].append(float(roc_auc_score(labels, both)))
     return {
         "noise": [corruption.noise * factor for factor in corruption.sweep],
         "rotation": [corruption.rotation * factor for factor in corruption.sweep],
