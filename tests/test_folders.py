@@ -17,8 +17,10 @@ from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.config import FolderConfig
 from anomaly_tf.data.cutting import MIN_CUT
-from anomaly_tf.data.folders import load_folder, read_masks, recognise
+from anomaly_tf.data.folder_layout import recognise
+from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.images import read_image
+from anomaly_tf.data.masks import read_masks
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.data.stored import StoredImages
@@ -441,7 +443,7 @@ def test_a_path_with_a_line_break_stays_one_line(tmp_path):
 def test_a_disk_without_space_for_the_cache(photos, tmp_path, monkeypatch):
     pictures(photos, 5)
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr("anomaly_tf.data.folders.shutil.disk_usage", lambda place: usage)
+    monkeypatch.setattr("anomaly_tf.data.folder_reading.shutil.disk_usage", lambda place: usage)
     on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
     with pytest.raises(UserError, match=r"decoded images need 0.0 GB .*--folder.cache false"):
         load_folder(photos, on_disk)
