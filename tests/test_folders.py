@@ -20,7 +20,7 @@ from anomaly_tf.data.cutting import MIN_CUT
 from anomaly_tf.data.folder_layout import recognise
 from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.images import read_image
-from anomaly_tf.data.masks import read_masks
+from anomaly_tf.data.masks import masked_images, read_masks
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.data.stored import StoredImages
@@ -400,6 +400,18 @@ def test_masks_are_found_checked_and_read(photos, tmp_path):
     Image.fromarray(thin).save(truth / "thin.png")
     masks = read_masks(photos, ["ground_truth/dent/thin.png"], (10, 10, 1))
     assert np.argwhere(masks).tolist() == [[0, 3, 1]]
+
+
+def test_a_test_set_without_a_masked_image_is_compared_on_normal_ones(photos, tmp_path):
+    pictures(photos / "train" / "good", 8)
+    pictures(photos / "test" / "good", 3)
+    pictures(photos / "test" / "dent", 3)
+    split = make_split(config(tmp_path), load_folder(photos, config(tmp_path)))
+    split = dataclasses.replace(split, masks={"train/dent/000.png": "ground_truth/dent/000.png"})
+    chosen = masked_images(split, config(tmp_path), (10, 12, 1))
+    assert (len(chosen.part), chosen.n_normal) == (3, 3)
+    assert chosen.masks.shape == (3, 10, 12)
+    assert not chosen.masks.any()
 
 
 def test_layout_needs_names_alone(photos):

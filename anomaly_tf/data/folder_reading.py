@@ -136,7 +136,7 @@ def _key(folder: Path, layout: Layout, config: Config) -> str:
 
 
 def _fits(size: int, folder: FolderConfig) -> bool:
-    """Whether images of so many bytes are kept in memory."""
+    """Whether images of `size` bytes are kept in memory."""
     if folder.storage == "auto":
         return size <= folder.memory_limit * 10**6
     return folder.storage == "memory"
