@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from anomaly_tf.command_line import parse_train_options
-from anomaly_tf.data.protocols import class_roles, describe_roles, make_split
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roles import class_roles, describe_roles
 from anomaly_tf.data.sources import known_class_names, open_dataset
 from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.runs.detector_info import DetectorInfo

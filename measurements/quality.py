@@ -28,7 +28,8 @@ from anomaly_tf.approaches import options_of
 from anomaly_tf.benchmark import defaults_of
 from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import BalancedConfig, Checked, Config, UnseenConfig, number
-from anomaly_tf.data.protocols import class_roles, make_split
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roles import class_roles
 from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import run_jobs

@@ -17,8 +17,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from anomaly_tf.config import Config
 from anomaly_tf.data.pipelines import scale
-from anomaly_tf.data.protocols import Split, make_split
+from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.sources import open_dataset
+from anomaly_tf.data.split import Split
 from anomaly_tf.networks.losses import absolute_error, squared_error
 from anomaly_tf.networks.sizes import ConvolutionalNetworks
 from anomaly_tf.training.setup import TrainingSetup

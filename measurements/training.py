@@ -39,8 +39,9 @@ from anomaly_tf.approaches import APPROACHES
 from anomaly_tf.command_line import parse_options, parse_train_options
 from anomaly_tf.config import Checked, Config
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.protocols import Split, make_split
+from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.sources import load_dataset
+from anomaly_tf.data.split import Split
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.files import require_writable, write_json

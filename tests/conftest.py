@@ -26,7 +26,7 @@ import export
 import train
 from anomaly_tf.approaches import build_model, options_of
 from anomaly_tf.config import BalancedSamplingConfig, Config
-from anomaly_tf.data.protocols import LabelledImages
+from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.sources import ImageDataset, load_dataset
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.runs.detector_info import DetectorInfo
@@ -229,7 +229,7 @@ def plain_images(greys: list[int], classes: list[int]) -> LabelledImages:
     images = np.empty((len(greys), 8, 8, 1), np.uint8)
     images[:] = np.array(greys, np.uint8)[:, None, None, None]
     numbers = np.array(classes)
-    return LabelledImages(images, (numbers != 0).astype(np.int8), numbers)
+    return LabelledImages(images, numbers, labels=(numbers != 0).astype(np.int8))
 
 
 @pytest.fixture

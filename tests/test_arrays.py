@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from conftest import IDX_NAMES
 
-from anomaly_tf.data import arrays
-from anomaly_tf.data.arrays import load_idx_folder, load_npz, load_tfds
+from anomaly_tf.data import reachability, tfds_sets
 from anomaly_tf.data.dataset import SourceUnavailable
+from anomaly_tf.data.idx import load_idx_folder
+from anomaly_tf.data.npz import NPZ_KEYS, load_npz
+from anomaly_tf.data.tfds_sets import load_tfds
 from anomaly_tf.errors import UserError
 
 
@@ -27,9 +29,9 @@ def silent_host():
 
 
 def test_a_host_that_never_answers_is_given_up(silent_host, monkeypatch):
-    monkeypatch.setattr(arrays, "GIVE_UP_SECONDS", 0.3)
+    monkeypatch.setattr(reachability, "GIVE_UP_SECONDS", 0.3)
     with pytest.raises(SourceUnavailable, match=r"cannot be reached: .*(no answer|timed out)"):
-        arrays.probe(f"http://{silent_host}/file")
+        reachability.probe(f"http://{silent_host}/file")
 
 
 def test_a_folder_of_idx_files_is_a_data_set(small_dataset, small_arrays):
@@ -91,7 +93,7 @@ def test_images_and_labels_of_an_npz_file(npz):
     assert dataset.test_classes.shape == (0,)
 
 
-@pytest.mark.parametrize("keys", arrays.NPZ_KEYS[:2])
+@pytest.mark.parametrize("keys", NPZ_KEYS[:2])
 def test_training_and_test_arrays_of_an_npz_file(keys, npz):
     colour = np.stack([IMAGES] * 3, axis=-1)
     # One class is only in the test set; Keras' colour sets have labels (N, 1).
@@ -201,7 +203,7 @@ def prepare(monkeypatch, tmp_path) -> Callable[..., None]:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    monkeypatch.setattr(arrays, "TFDS_PROBE", "http://127.0.0.1:9/file")
+    monkeypatch.setattr(tfds_sets, "TFDS_PROBE", "http://127.0.0.1:9/file")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
 
     def store(name: str, features: dict, version: str = "3.0.1", **splits: list[dict]) -> None:
@@ -294,8 +296,8 @@ def test_images_of_tfds_without_a_class_are_left_out(prepare):
 
 
 def test_an_unprepared_set_of_tfds_is_given_up_soon(prepare, silent_host, monkeypatch):
-    monkeypatch.setattr(arrays, "GIVE_UP_SECONDS", 0.3)
-    monkeypatch.setattr(arrays, "TFDS_PROBE", f"http://{silent_host}/file")
+    monkeypatch.setattr(reachability, "GIVE_UP_SECONDS", 0.3)
+    monkeypatch.setattr(tfds_sets, "TFDS_PROBE", f"http://{silent_host}/file")
     with pytest.raises(UserError, match=r"tfds:mnist is not prepared in .*127.*TFDS_DATA_DIR"):
         load_tfds("mnist")
 

@@ -20,7 +20,8 @@ from anomaly_tf.approaches.contrastive.options import ContrastiveConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.command_line import load_config
 from anomaly_tf.config import Config, CorruptionConfig
-from anomaly_tf.data.protocols import Split, make_split
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.data.stored import Images
 from anomaly_tf.runs.directory import RunDirectory

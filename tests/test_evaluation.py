@@ -12,7 +12,9 @@ from PIL import Image
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.data.folders import load_folder
-from anomaly_tf.data.protocols import Roles, Split, make_split
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roles import Roles
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.reporting.evaluation import evaluate, table
 from anomaly_tf.runs.directory import RunDirectory

@@ -164,28 +164,13 @@ def test_tfds_gives_the_same_arrays(fashion, offline, monkeypatch, tmp_path):
         },
         data_dir=str(tmp_path / "no-tfds"),
     )
-    train_images, train_classes, test_images, test_classes = fashion_mnist._read_tfds()
-    ordered = (
-        *in_one_order(train_images, train_classes),
-        *in_one_order(test_images, test_classes),
-    )
-    expected = (
-        fashion.train_images[small],
-        fashion.train_classes[small],
-        fashion.test_images[small],
-        fashion.test_classes[small],
-    )
-    assert digest(ordered) == digest(expected)
+    ordered = map(in_one_order, fashion_mnist._read_tfds())
+    assert digest(*ordered) == digest(fashion.train.take(small), fashion.test.take(small))
 
 
 def test_a_cache_folder_that_cannot_be_written_is_named(offline, monkeypatch, fashion, tmp_path):
-    arrays = (
-        fashion.train_images,
-        fashion.train_classes,
-        fashion.test_images,
-        fashion.test_classes,
-    )
-    monkeypatch.setattr(fashion_mnist, "read_idx_folder", lambda folder: arrays)
+    sets = fashion.train, fashion.test
+    monkeypatch.setattr(fashion_mnist, "read_idx_folder", lambda folder: sets)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot write the data cache .*--data-dir"):
         load_fashion_mnist(tmp_path / "file")

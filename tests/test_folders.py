@@ -16,10 +16,13 @@ from PIL import Image
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.config import FolderConfig
-from anomaly_tf.data import folders, protocols
-from anomaly_tf.data.folders import load_folder, read_masks, recognise
+from anomaly_tf.data import corruption_sets, folder_reading
+from anomaly_tf.data.cutting import MIN_CUT
+from anomaly_tf.data.folder_layout import recognise
+from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.images import read_image
-from anomaly_tf.data.protocols import LEAST_CUT, make_split
+from anomaly_tf.data.masks import masked_images, read_masks
+from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.data.stored import StoredImages
 from anomaly_tf.errors import UserError
@@ -89,7 +92,7 @@ def test_layouts(layout, train, test, normal, photos, tmp_path):
     assert counts(dataset) == (train, test)
     names = [dataset.class_names[number] for number in dataset.named_normal or ()]
     assert names == ([normal] if normal else [])
-    for file, image in zip(dataset.train_files, dataset.train_images, strict=True):
+    for file, image in zip(dataset.train.files, dataset.train_images, strict=True):
         np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
 
 
@@ -153,7 +156,7 @@ def test_a_split_is_made_once_and_holds_every_image_once(approach, photos, tmp_p
     files = [set(part.files) for part in (split.train, split.validation, split.test)]
     assert sum(map(len, files)) == len(set.union(*files)) == 74
     normal = [int((part.labels == 0).sum()) for part in (split.train, split.validation, split.test)]
-    assert normal == [27, 13, LEAST_CUT]
+    assert normal == [27, 13, MIN_CUT]
     # What one_class does not learn from is tested on.
     assert bool(split.train.labels.any()) == (approach is DualGanConfig)
     assert split.validation.labels.any()
@@ -225,10 +228,10 @@ def test_strange_images_are_taken_for_what_they_show(photos, tmp_path):
     (photos / "loop").symlink_to(photos, target_is_directory=True)
     (photos / ".hidden.png").write_bytes(b"")
     dataset = load_folder(photos, config(tmp_path))
-    assert set(dataset.train_files) == set(STRANGE)
+    assert set(dataset.train.files) == set(STRANGE)
     assert dataset.skipped == ()
     assert dataset.train_images.shape == (len(STRANGE), 10, 12, 3)
-    images = dict(zip(dataset.train_files, dataset.train_images, strict=True))
+    images = dict(zip(dataset.train.files, dataset.train_images, strict=True))
     assert (images["alpha.png"] == 255).all()
     assert (images["deep.png"] == 255).all()
     assert images["turned.jpg"][..., 0].mean() > 240 > 20 > images["turned.jpg"][..., 1].mean()
@@ -248,7 +251,7 @@ def test_broken_files_are_skipped_and_listed_until_there_are_too_many(photos, tm
     for name, (change, _) in BROKEN.items():
         (photos / name).write_bytes(change(good))
     dataset = load_folder(photos, config(tmp_path))
-    assert len(dataset.train_files) == 57
+    assert len(dataset.train.files) == 57
     assert len(dataset.skipped) == 3
     (line,) = (line for line in dataset.report if line.startswith("skipped"))
     for name, (_, words) in BROKEN.items():
@@ -278,7 +281,7 @@ def test_images_on_disk_are_those_in_memory(cache, photos, tmp_path):
         assert isinstance(memory.train_images, np.ndarray)
         np.testing.assert_array_equal(stored.train_images[:], memory.train_images)
         np.testing.assert_array_equal(stored.train_classes, memory.train_classes)
-        assert stored.train_files == memory.train_files
+        assert stored.train.files == memory.train.files
         assert stored.report[:-1] == memory.report[:-1]
         assert len(list((tmp_path / "cache").rglob("images"))) == cache
     some = np.array([5, 2, 40])
@@ -339,7 +342,7 @@ def test_a_cache_is_not_taken_for_files_that_were_changed(change, photos, tmp_pa
     load_folder(photos, on_disk)
     CHANGES[change](photos)
     dataset = load_folder(photos, on_disk)
-    for file, image in zip(dataset.train_files, dataset.train_images[:], strict=True):
+    for file, image in zip(dataset.train.files, dataset.train_images[:], strict=True):
         np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
 
 
@@ -362,7 +365,7 @@ def test_a_cache_of_another_version_is_not_opened(photos, tmp_path, monkeypatch)
     for images in (tmp_path / "cache").rglob("images"):
         images.write_bytes(bytes(images.stat().st_size))
     assert not load_folder(photos, on_disk).train_images[:].any()  # it is the cache that is read
-    monkeypatch.setattr(folders, "CACHE_VERSION", folders.CACHE_VERSION + 1)
+    monkeypatch.setattr(folder_reading, "CACHE_VERSION", folder_reading.CACHE_VERSION + 1)
     assert load_folder(photos, on_disk).train_images[:].any()
 
 
@@ -423,7 +426,7 @@ def test_test_images_that_were_trained_on_are_told(photos, tmp_path):
     pictures(photos / "test" / "good", 4)
     (photos / "test" / "good" / "known.png").write_bytes((photos / "train/000.png").read_bytes())
     dataset = load_folder(photos, config(tmp_path))
-    assert len(dataset.test_files) == 5
+    assert len(dataset.test.files) == 5
     (line,) = (line for line in dataset.report if "WARNING" in line)
     assert "1 test images are also among the training images" in line
     assert "known.png" in line
@@ -524,7 +527,7 @@ def test_synthetic_anomalies_are_made_anew_and_not_saved(photos, tmp_path):
 
 
 def test_of_many_stored_images_some_are_corrupted(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(protocols, "MOST_CORRUPTED", 4)
+    monkeypatch.setattr(corruption_sets, "MAX_CORRUPTED", 4)
     pictures(photos, 30)
     on_disk = {"protocol": "corruption", "folder": FolderConfig(storage="disk")}
     chosen = config(tmp_path, **on_disk)
@@ -543,6 +546,18 @@ def test_a_mask_outside_of_the_folder_is_refused(photos, tmp_path):
         (tmp_path / "split.json").write_text(json.dumps(content | {"masks": masks}))
         with pytest.raises(UserError, match="leads out of the folder"):
             open_split(chosen, tmp_path / "split.json")
+
+
+def test_a_test_set_without_a_masked_image_is_compared_on_normal_ones(photos, tmp_path):
+    pictures(photos / "train" / "good", 8)
+    pictures(photos / "test" / "good", 3)
+    pictures(photos / "test" / "dent", 3)
+    split = make_split(config(tmp_path), load_folder(photos, config(tmp_path)))
+    split = dataclasses.replace(split, masks={"train/dent/000.png": "ground_truth/dent/000.png"})
+    chosen = masked_images(split, config(tmp_path), (10, 12, 1))
+    assert (len(chosen.part), chosen.n_normal) == (3, 3)
+    assert chosen.masks.shape == (3, 10, 12)
+    assert not chosen.masks.any()
 
 
 def test_layout_needs_names_alone(photos):
@@ -586,7 +601,7 @@ def test_a_path_with_a_line_break_stays_one_line(tmp_path):
 def test_a_disk_without_space_for_the_cache(photos, tmp_path, monkeypatch):
     pictures(photos, 5)
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr("anomaly_tf.data.folders.shutil.disk_usage", lambda place: usage)
+    monkeypatch.setattr("anomaly_tf.data.folder_reading.shutil.disk_usage", lambda place: usage)
     on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
     with pytest.raises(UserError, match=r"decoded images need 0.0 GB .*--folder.cache false"):
         load_folder(photos, on_disk)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import plain_images, weighing_detector
 
-from anomaly_tf.data.protocols import Roles, Split
+from anomaly_tf.data.roles import Roles
+from anomaly_tf.data.split import Split
 from anomaly_tf.reporting.parity import compare, parity_table
 
 SHAPE = (8, 8, 1)

@@ -16,7 +16,10 @@ from anomaly_tf.config import (
     UnseenConfig,
 )
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.protocols import LabelledImages, Roles, Split, class_roles, make_split
+from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roles import Roles, class_roles
+from anomaly_tf.data.split import Split
 from anomaly_tf.errors import UserError
 
 NAMES = tuple("abcdefghij")
@@ -164,11 +167,7 @@ def test_corruption_trains_on_every_class_clean_and_tests_on_corrupted_copies(sm
 
 
 def test_corrupted_copies_follow_the_seed(small_dataset):
-    few = dataclasses.replace(
-        small_dataset,
-        test_images=small_dataset.test_images[:100],
-        test_classes=small_dataset.test_classes[:100],
-    )
+    few = dataclasses.replace(small_dataset, test=small_dataset.test.take(slice(100)))
 
     def copies(seed: int) -> np.ndarray:
         kinds = CorruptionConfig(kinds=("both",))
@@ -193,8 +192,7 @@ def test_a_class_that_does_not_exist(fashion):
 def test_a_data_set_too_small_to_cut(small_dataset):
     tiny = dataclasses.replace(
         small_dataset,
-        train_images=small_dataset.train_images[:12],
-        train_classes=np.arange(12, dtype=np.uint8) % 10,
+        train=ImageSet(small_dataset.train_images[:12], np.arange(12, dtype=np.uint8) % 10),
     )
     with pytest.raises(UserError, match="too small"):
         make_split(DualGanConfig(), tiny)
@@ -210,25 +208,15 @@ def test_a_data_set_too_small_to_cut(small_dataset):
     ],
 )
 def test_a_set_that_lacks_one_kind(config: Config, part, only_normal, words, small_dataset):
-    classes = getattr(small_dataset, f"{part}_classes")
-    chosen = (classes == 0) == only_normal
-    lacking = dataclasses.replace(
-        small_dataset,
-        **{
-            f"{part}_images": getattr(small_dataset, f"{part}_images")[chosen],
-            f"{part}_classes": classes[chosen],
-        },
-    )
+    images = getattr(small_dataset, part)
+    chosen = (images.classes == 0) == only_normal
+    lacking = dataclasses.replace(small_dataset, **{part: images.take(chosen)})
     with pytest.raises(UserError, match=words):
         make_split(config, lacking)
 
 
 def test_a_set_without_a_test_set_is_cut_by_the_shares_and_the_seed(small_dataset):
-    whole = dataclasses.replace(
-        small_dataset,
-        test_images=small_dataset.test_images[:0],
-        test_classes=small_dataset.test_classes[:0],
-    )
+    whole = dataclasses.replace(small_dataset, test=small_dataset.test.take(slice(0)))
 
     def split(seed: int) -> Split:
         config = DualGanConfig(
@@ -266,10 +254,13 @@ def numbered(train: dict[str, int], test: dict[str, int] | None = None, files: b
     images = np.stack([numbers // 256, numbers % 256], axis=-1).astype(np.uint8)
     paths = tuple(f"{number}.png" for number in numbers) if files else ()
     cut = sum(train.values())
+    images = images.reshape(-1, 1, 2, 1)
     return ImageDataset(
-        *("numbered", images[:cut].reshape(-1, 1, 2, 1), classes[:cut]),
-        *(images[cut:].reshape(-1, 1, 2, 1), classes[cut:], names, (0,)),
-        *(paths[:cut], paths[cut:] if test else ()),
+        "numbered",
+        ImageSet(images[:cut], classes[:cut], paths[:cut]),
+        ImageSet(images[cut:], classes[cut:], paths[cut:] if test else ()),
+        names,
+        (0,),
     )
 
 
@@ -367,7 +358,7 @@ def test_which_folders_count_when_all_classes_could_be_normal():
 
 def test_with_unseen_classes_the_seen_ones_are_not_judged():
     test = numbered({"good": 2, "dent": 1, "stain": 2})
-    part = LabelledImages(test.train_images, (test.train_classes > 0), test.train_classes)
+    part = LabelledImages.of(test.train, (0,))
     judged = {
         roles: Split(part, part, part, roles, NAMES).judged.tolist()
         for roles in (Roles((0,), (1,), (2,)), Roles((0,), (1, 2)), Roles((0,), (), (1, 2)))
@@ -381,7 +372,9 @@ def grey_split(**options) -> Split:
     config = AutoencoderConfig(protocol="corruption", corruption=corruption, **options)
     dataset = numbered({"good": 60})
     grey = np.full((60, 8, 8, 1), 128, np.uint8)
-    return make_split(config, dataclasses.replace(dataset, train_images=grey))
+    return make_split(
+        config, dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, images=grey))
+    )
 
 
 def test_corruptions_are_as_strong_as_asked_and_follow_the_seed():

@@ -27,7 +27,10 @@ from anomaly_tf.config import (
     ThresholdConfig,
 )
 from anomaly_tf.data import pipelines
-from anomaly_tf.data.protocols import LabelledImages, Roles, Split, make_split
+from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roles import Roles
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import sample
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.networks import gradients, losses
@@ -292,7 +295,7 @@ def test_what_is_left_open_follows_from_protocol_and_images(split):
 
     def resolved(config: Config, side: int = 28) -> Config:
         images, classes = np.zeros((300, side, side, 1), np.uint8), np.repeat([0, 1], [90, 210])
-        train = LabelledImages(images, classes.astype(np.int8), classes)
+        train = LabelledImages.of(ImageSet(images, classes), (0,))
         return setup.resolve(config, dataclasses.replace(split, train=train))
 
     imbalance, unseen = (resolved(DualGanConfig(protocol=name)) for name in ("imbalance", "unseen"))
@@ -344,7 +347,7 @@ def test_gradients_are_adapted_to_a_sample_of_the_normal_training_images(
     weights = dataclasses.replace(config.losses, gradient_score_weight=1.0)
     config = dataclasses.replace(config, losses=weights, seed=5)
     middle = split.train.images[:, 10:18, 10:18]  # small, so that it is done in no time
-    train = LabelledImages(middle, split.train.labels, split.train.classes)
+    train = dataclasses.replace(split.train, images=middle)
     cropped = dataclasses.replace(split, train=train)
 
     def distances_by() -> Callable[[np.ndarray], np.ndarray]:
@@ -373,7 +376,7 @@ def numbered_split() -> Split:
     """Training images of 28 x 28 whose every pixel is their number; those below 100 are normal."""
     numbers = np.random.default_rng(0).permutation([*range(40), *DARK, *BRIGHT]).astype(np.uint8)
     images = np.broadcast_to(numbers[:, None, None, None], (100, 28, 28, 1)).copy()
-    train = LabelledImages(images, (numbers >= 100).astype(np.int8), numbers % 7)
+    train = LabelledImages(images, numbers % 7, labels=(numbers >= 100).astype(np.int8))
     return Split(train, train, train, Roles((0,), (1,)), tuple("abcdefg"))
 
 

@@ -11,7 +11,7 @@ from conftest import small_config, small_model
 from keras import layers
 from sklearn.metrics import log_loss, roc_auc_score
 
-from anomaly_tf.data.protocols import LabelledImages
+from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.training.callbacks import LAST_EPOCH, Validation
 
 # Of three pixels the first tells the two anomalies from the three normal images, the second half

@@ -1,7 +1,7 @@
 """Synthetic anomalies: Gaussian noise, random rotation, and both.
 
 Every random number is a function of the seed and of the batch's number (stateless operations), so
-the same seed gives the same anomalies on a CPU and, but for rounding, on a GPU.
+the same seed gives the same anomalies on a CPU and, up to rounding, on a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def corrupt(
         images: float32 `(N, H, W, C)` in [-1, 1], H and W known.
         kind: noise, rotation or both.
         noise: Standard deviation of Gaussian noise where black is 0 and white is 1, at least 0;
-            what leaves that range is cut off.
+            values outside of that range are clipped.
         rotation: Largest angle in degrees, at least 0; each image is turned about its centre by
             an angle drawn uniformly from `-rotation` to `rotation` (bilinear, filled with black).
         seed: Two integers.
@@ -58,14 +58,14 @@ def corrupt(
 def corruption_map(
     kind: Kind, noise: float, rotation: float, seed: int, stream: int
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """A function for `dataset.enumerate().map(...)` over batches of uint8 images.
+    """Returns a function for `dataset.enumerate().map(...)` over batches of uint8 images.
 
     Args:
         kind: noise, rotation or both.
         noise: As in `corrupt`.
         rotation: As in `corrupt`.
         seed: The run's seed.
-        stream: Keeps sets with the same seed apart.
+        stream: Gives sets with the same seed different random numbers.
 
     Returns:
         From a batch's number and uint8 `(N, H, W, C)` to uint8 of the same shape.
@@ -91,7 +91,7 @@ def corrupted(
         noise: As in `corrupt`.
         rotation: As in `corrupt`.
         seed: Seed; the same one gives the same copies.
-        stream: Keeps sets with the same seed apart.
+        stream: Gives sets with the same seed different random numbers.
 
     Returns:
         uint8 `(N, H, W, C)`.

@@ -1,7 +1,7 @@
 """Fashion-MNIST from the first source that works.
 
-Whatever the source, the arrays are checked (count, shape, digest) and brought into one order, so
-that the same seed gives the same run on every machine.
+Whatever the source, the images are checked (count, shape, digest) and sorted, so that the same seed
+gives the same run on every machine.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_tf.data.arrays import (
-    GIVE_UP_SECONDS,
-    in_one_order,
-    probe,
-    read_idx_folder,
-    tfds_folder,
-)
-from anomaly_tf.data.dataset import Arrays, ImageDataset, SourceUnavailable
+from anomaly_tf.data.arrays import in_one_order
+from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable, TrainAndTest
+from anomaly_tf.data.idx import read_idx_folder
+from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.reachability import GIVE_UP_SECONDS, probe
+from anomaly_tf.data.tfds_sets import tfds_folder
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import atomic_path
 
@@ -47,7 +45,7 @@ FASHION_MNIST_DIGEST = "e9e2a65ffb58736f136df73a5c97f0784bd0eb2d65350ff152c1833a
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-# TFDS retries an unreachable host for minutes, so a small file of the same host is asked first.
+# TFDS retries an unreachable host for minutes, so a small file of the same host is probed first.
 TFDS_PROBE = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/t10k-labels-idx1-ubyte.gz"
 
 
@@ -55,15 +53,15 @@ def load_fashion_mnist(data_dir: Path) -> ImageDataset:
     """Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grayscale images of 28x28, ten classes.
 
     Tries, in this order, the cache in `data_dir`, Debian's installed package, TFDS, and Debian's
-    package downloaded without root. An unreachable source is given up within 10 s; what another
-    source than the cache gave is cached.
+    package downloaded without root. An unreachable source is given up within 10 s; images from any
+    source but the cache are cached.
 
     Raises:
         UserError: If no source works (the message lists what was tried and what to do), or
             `data_dir` cannot be written.
     """
     cache = data_dir / "fashion_mnist.npz"
-    sources: dict[str, Callable[[], Arrays]] = {
+    sources: dict[str, Callable[[], TrainAndTest]] = {
         f"cache {cache}": lambda: _read_cache(cache),
         f"Debian's installed package {DEBIAN_PACKAGE}": lambda: read_idx_folder(DEBIAN_FOLDER),
         "TFDS": lambda: _read_tfds(),
@@ -72,52 +70,45 @@ def load_fashion_mnist(data_dir: Path) -> ImageDataset:
     tried = []
     for name, read in sources.items():
         try:
-            arrays = _check_fashion_mnist(read())
+            train, test = _check_fashion_mnist(read())
         except SourceUnavailable as error:
             tried.append(f"{name} ({error})")
             continue
         if tried:
-            _write_cache(cache, arrays)
+            _write_cache(cache, train, test)
             print(f"Fashion-MNIST from {name}, cached in {cache}", file=sys.stderr)
-        return ImageDataset("fashion_mnist", *arrays, class_names=FASHION_MNIST_CLASSES)
+        return ImageDataset("fashion_mnist", train, test, FASHION_MNIST_CLASSES)
     raise UserError(
         f"Fashion-MNIST not found; tried: {'; '.join(tried)}. Connect to the internet, or give "
         "a folder with the four IDX files of github.com/zalandoresearch/fashion-mnist by --data"
     )
 
 
-def digest(arrays: Arrays) -> str:
-    """SHA-256 over the shapes and contents of the four arrays, hexadecimal."""
+def digest(train: ImageSet, test: ImageSet) -> str:
+    """SHA-256 over the shapes and contents of images and classes, hexadecimal."""
     state = hashlib.sha256()
-    for array in arrays:
+    for array in (train.images[:], train.classes, test.images[:], test.classes):
         state.update(repr(array.shape).encode())
         state.update(np.ascontiguousarray(array).data)
     return state.hexdigest()
 
 
-def _check_fashion_mnist(arrays: Arrays) -> Arrays:
-    train_images, train_classes, test_images, test_classes = arrays
-    if train_images.shape != (60000, 28, 28, 1) or test_images.shape != (10000, 28, 28, 1):
-        raise SourceUnavailable(
-            f"has {train_images.shape} and {test_images.shape} images, not 60,000 and 10,000"
-        )
-    arrays = (
-        *in_one_order(train_images, train_classes),
-        *in_one_order(test_images, test_classes),
-    )
-    if digest(arrays) != FASHION_MNIST_DIGEST:
+def _check_fashion_mnist(found: TrainAndTest) -> TrainAndTest:
+    shapes = tuple(part.images.shape for part in found)
+    if shapes != ((60000, 28, 28, 1), (10000, 28, 28, 1)):
+        raise SourceUnavailable(f"has {shapes[0]} and {shapes[1]} images, not 60,000 and 10,000")
+    train, test = map(in_one_order, found)
+    if digest(train, test) != FASHION_MNIST_DIGEST:
         raise SourceUnavailable("its content is not that of Fashion-MNIST (damaged?)")
-    return arrays
+    return train, test
 
 
-def _read_cache(path: Path) -> Arrays:
+def _read_cache(path: Path) -> TrainAndTest:
     try:
         with np.load(path, allow_pickle=False) as file:
             return (
-                file["train_images"],
-                file["train_classes"],
-                file["test_images"],
-                file["test_classes"],
+                ImageSet(file["train_images"], file["train_classes"]),
+                ImageSet(file["test_images"], file["test_classes"]),
             )
     except FileNotFoundError as error:
         raise SourceUnavailable("not there") from error
@@ -125,16 +116,15 @@ def _read_cache(path: Path) -> Arrays:
         raise SourceUnavailable(f"unreadable: {error}") from error
 
 
-def _write_cache(path: Path, arrays: Arrays) -> None:
-    train_images, train_classes, test_images, test_classes = arrays
+def _write_cache(path: Path, train: ImageSet, test: ImageSet) -> None:
     try:
         with atomic_path(path) as temporary:
             np.savez(
                 temporary,
-                train_images=train_images,
-                train_classes=train_classes,
-                test_images=test_images,
-                test_classes=test_classes,
+                train_images=train.images[:],
+                train_classes=train.classes,
+                test_images=test.images[:],
+                test_classes=test.classes,
             )
     except OSError as error:
         raise UserError(
@@ -143,8 +133,8 @@ def _write_cache(path: Path, arrays: Arrays) -> None:
         ) from error
 
 
-def _read_tfds() -> Arrays:
-    """Reads (and, where it is reachable, downloads) Fashion-MNIST by TensorFlow Datasets."""
+def _read_tfds() -> TrainAndTest:
+    """Reads (and, if it can be reached, downloads) Fashion-MNIST by TensorFlow Datasets."""
     folder = tfds_folder()
     if not (folder / "fashion_mnist").is_dir():
         probe(TFDS_PROBE)
@@ -153,19 +143,17 @@ def _read_tfds() -> Arrays:
 
         sets = tfds.load("fashion_mnist", split=["train", "test"], data_dir=folder, batch_size=-1)
         train, test = tfds.as_numpy(sets)
-    # TFDS raises what its many back ends raise; whatever it is, the next source is tried.
+    # TFDS raises what its many back ends raise; the next source is tried in any case.
     except Exception as error:
         raise SourceUnavailable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
     return (
-        train["image"],
-        train["label"].astype(np.uint8),
-        test["image"],
-        test["label"].astype(np.uint8),
+        ImageSet(train["image"], train["label"].astype(np.uint8)),
+        ImageSet(test["image"], test["label"].astype(np.uint8)),
     )
 
 
-def _download_debian_package() -> Arrays:
-    """Downloads and unpacks Debian's package with a package list of its own: no root needed."""
+def _download_debian_package() -> TrainAndTest:
+    """Downloads and unpacks Debian's package with a separate package list, so without root."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise SourceUnavailable("apt-get and dpkg-deb are not there")
     with tempfile.TemporaryDirectory() as name:
@@ -191,7 +179,7 @@ def _download_debian_package() -> Arrays:
 
 
 def _run_until_stalled(command: list[str], folder: Path) -> None:
-    """Runs a command that fills `folder`; ends it when nothing arrives for `GIVE_UP_SECONDS`."""
+    """Runs a command that writes to `folder`; stops it after `GIVE_UP_SECONDS` without growth."""
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)

@@ -1,6 +1,6 @@
-"""Image files from anywhere: found, checked before they are decoded, and brought to one shape.
+"""Finds image files, checks them before they are decoded, and brings them to one shape.
 
-Needs numpy and Pillow alone.
+Imports only NumPy and Pillow.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ FORMATS = {
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 # A photo of 50 million pixels takes 150 MB once decoded; a file of a few KB can claim many more.
-MOST_PIXELS = 50_000_000
-# What Pillow's readers raise on damaged data, each as its format's parser stumbles.
+MAX_PIXELS = 50_000_000
+# What the parsers of Pillow's formats raise on damaged data.
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -41,25 +41,25 @@ DAMAGE = (
 )
 ORIENTATION = ExifTags.Base.Orientation
 QUARTER_TURNS = (5, 6, 7, 8)
-# What is too large is refused here, not warned of.
+# Too large images are refused here; Pillow's warning would repeat it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnreadableImage(UserError):
-    """A file that is no image, or none that can be taken; the message names the file."""
+    """A file is not an image, or not one that can be used; the message names the file."""
 
 
 def find_images(places: list[str]) -> Iterator[tuple[Path, Path]]:
-    """Image files, those of a folder by their suffix, in order of name, subfolders included.
+    """Finds image files; in folders and their subfolders by suffix, in order of name.
 
-    Links to folders are not followed, so a loop of them does no harm.
+    Links to folders are not followed, so that loops do no harm.
 
     Args:
-        places: Files and folders. A file is taken whatever its suffix, and need not exist.
+        places: Files and folders. A file may have any suffix and need not exist.
 
     Yields:
-        Each file, and its path from the place that it was found in: the name of the folder
-        that was given and what follows, or the file's own name.
+        Each file, and its path relative to the parent of the given folder, or the name of the given
+        file.
 
     Raises:
         UserError: If a folder holds no image.
@@ -78,12 +78,12 @@ def find_images(places: list[str]) -> Iterator[tuple[Path, Path]]:
 
 
 def no_images(folder: Path) -> UserError:
-    """One line about a folder without images."""
+    """The error for a folder without images."""
     return UserError(f"folder {folder} holds no images; give one with {', '.join(SUFFIXES)} files")
 
 
 def files_below(folder: str | Path) -> Iterator[str]:
-    """Paths, from `folder` on, of the files in it and its subfolders, in order of name.
+    """Relative paths of the files in a folder and its subfolders, in order of name.
 
     Hidden files and folders are left out; links to folders are not followed.
     """
@@ -98,13 +98,13 @@ def files_below(folder: str | Path) -> Iterator[str]:
 def open_image(path: Path) -> Image.Image:
     """Decodes an image file: upright, grayscale `L` or colour `RGB`.
 
-    The size is read from the file's header and judged before anything is decoded. Photos are
-    turned as their EXIF tag says, transparent pixels lie on white, 16-bit grey becomes 8-bit, of an
-    animation or a document of several pages the first picture is taken.
+    The size in the file's header is checked before anything is decoded. Photos are turned as their
+    EXIF tag says, transparent images are put on white, 16-bit grey becomes 8-bit, and the first
+    picture of an animation or of a document with several pages is used.
 
     Raises:
-        UnreadableImage: If the file cannot be read, is not an image of `FORMATS`, is damaged or has
-            more than `MOST_PIXELS`.
+        UnreadableImage: If the file cannot be read, is not in one of `FORMATS`, is damaged or has
+            more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
         try:
@@ -114,14 +114,14 @@ def open_image(path: Path) -> Image.Image:
 
 
 def read_header(path: Path) -> tuple[int, int, bool]:
-    """Width and height of the upright image, and whether it is grayscale; nothing is decoded.
+    """Width and height of the upright image, and whether it is grayscale, without decoding it.
 
     Raises:
-        UnreadableImage: As `open_image`, but for damage behind the header.
+        UnreadableImage: As `open_image`, except for damage after the header.
     """
     with _opened(path) as image:
         try:
-            # Of a PNG without EXIF in front of its pixels, asking for it would decode them.
+            # In a PNG without EXIF before the pixels, asking for it would decode them.
             asked = image.format != "PNG" or "exif" in image.info
             turned = asked and image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
             grey = image.mode in ("1", "L") or image.mode.startswith("I")
@@ -134,9 +134,9 @@ def read_header(path: Path) -> tuple[int, int, bool]:
 
 
 class _File(io.BufferedReader):
-    """A file that makes room for what it holds, whatever lengths are claimed inside.
+    """A file that is read no further than its size, whatever lengths its content claims.
 
-    Of a PNG of 2 KB that claims a chunk of 2 GB Pillow would read 2 GB at once.
+    For a PNG of 2 KB that claims a chunk of 2 GB, Pillow would allocate 2 GB.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -150,7 +150,7 @@ class _File(io.BufferedReader):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image of which the header alone was read, of a size that may be decoded."""
+    """Opens an image and checks its size; only the header is read."""
     with ExitStack() as stack:
         try:
             size = path.stat().st_size
@@ -171,13 +171,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
         width, height = image.size
-        if width * height > MOST_PIXELS:
+        if width * height > MAX_PIXELS:
             raise _too_large(path, f"{width} x {height}")
         yield image
 
 
 def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image as a detector takes it.
+    """Converts an image to the shape of a detector's input.
 
     Args:
         image: In mode `L` or `RGB`.
@@ -201,7 +201,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 def _too_large(path: Path, size: str) -> UnreadableImage:
     return UnreadableImage(
-        f"{path} claims too many pixels ({size}); at most {MOST_PIXELS // 10**6} million are read"
+        f"{path} claims too many pixels ({size}); at most {MAX_PIXELS // 10**6} million are read"
     )
 
 

@@ -1,4 +1,4 @@
-"""How tf.data's batches are made, whatever is in them."""
+"""Options of tf.data that all pipelines share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import tensorflow as tf
 
 
 def untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """The same batches, their parallel parts as wide as the processor from the first one on.
+    """Turns off autotuning: the parallel parts use all cores from the first batch on.
 
-    What tunes that width (tensorflow 2.21) sleeps ever longer, up to a minute, and now and then the
-    end of the iteration waits until it wakes; on one thread nearly always.
+    The thread that tunes them (TensorFlow 2.21) sleeps for longer and longer, up to a minute, and
+    the end of an iteration sometimes waits until it wakes; on one thread nearly always.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,7 +1,7 @@
 """tf.data: augmented batches from images that stay uint8 in memory.
 
-Every random choice is a function of the seed and of the batch's number alone (stateless random
-operations), so the same seed gives the same batches however many threads work on them.
+Every random choice is a function of the seed and of the batch's number only (stateless random
+operations), so the same seed gives the same batches on any number of threads.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from anomaly_tf.runs.files import atomic_path
 def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> np.ndarray:
     """Groups anomaly images by K-means on their pixels (Kim et al. 2020), cached by content.
 
-    Large images are shrunk for it, and of many it learns the clusters from some, so that no more
-    than `MOST_BYTES` are held at once.
+    Large images are shrunk, and the clusters of many images are fitted on a sample, so that at most
+    `MAX_BYTES` are held at once.
 
     Args:
         images: uint8 `(N, H, W, C)`.
-        count: Number of clusters; at most `N` are made.
+        count: Number of clusters, at most `N`.
         seed: Seed of K-means.
-        cache_dir: Folder for the result, which depends on nothing but the arguments above.
+        cache_dir: Folder for the result, which depends only on the arguments above.
 
     Returns:
         int32 `(N,)`, the cluster of each image, numbered from 0 without gaps.
@@ -49,7 +49,7 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
     if cache.is_file():
         return np.load(cache, allow_pickle=False)
     kmeans = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096)
-    most = MOST_BYTES // _pixels(images[:1]).nbytes
+    most = MAX_BYTES // _pixels(images[:1]).nbytes
     if len(images) <= most:
         predicted = kmeans.fit_predict(apply(_pixels, images))
     else:
@@ -62,12 +62,12 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
     return clusters
 
 
-# What K-means may hold of the images, as float32.
-MOST_BYTES = 200 * 10**6
+# Images that K-means may hold, as float32.
+MAX_BYTES = 200 * 10**6
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    """Images as vectors in [0, 1], of about 32 x 32 pixels if they are larger: float32 `(N, D)`."""
+    """Images, shrunk to about 32 x 32 pixels, as vectors in [0, 1]: float32 `(N, D)`."""
     factor = max(1, min(images.shape[1:3]) // 32)
     height, width = (side - side % factor for side in images.shape[1:3])
     blocks = images[:, :height, :width].reshape(
@@ -85,7 +85,7 @@ def normal_batches(
     seed: int,
     first_step: int = 0,
 ) -> tf.data.Dataset:
-    """Batches of one kind of images, drawn without replacement, reshuffled after each pass.
+    """Batches of images drawn without replacement, reshuffled after each pass.
 
     Args:
         images: uint8 `(N, H, W, C)`.
@@ -98,11 +98,11 @@ def normal_batches(
     Returns:
         A data set of float32 `(batch_size, H, W, C)` in [-1, 1].
     """
-    pool = _Pool(images)
+    source = _BatchSource(images)
 
     def batch(step: tf.Tensor) -> tf.Tensor:
-        drawn = pool.draw(step, batch_size, seed)
-        return augment(scale(pool.images(drawn)), sampling, _key(seed, step))
+        drawn = source.draw(step, batch_size, seed)
+        return augment(scale(source.images(drawn)), sampling, _key(seed, step))
 
     return _numbered(batch, steps, first_step)
 
@@ -116,7 +116,7 @@ def classified_batches(
     seed: int,
     first_step: int = 0,
 ) -> tf.data.Dataset:
-    """As `normal_batches`, with the class number of each image.
+    """Batches as those of `normal_batches`, with the class number of each image.
 
     Args:
         images: uint8 `(N, H, W, C)`.
@@ -130,12 +130,12 @@ def classified_batches(
     Returns:
         A data set of pairs: float32 `(batch_size, H, W, C)` in [-1, 1], int32 `(batch_size,)`.
     """
-    pool = _Pool(images)
+    source = _BatchSource(images)
     numbers = tf.constant(classes, tf.int32)
 
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        drawn = pool.draw(step, batch_size, seed)
-        augmented = augment(scale(pool.images(drawn)), sampling, _key(seed, step))
+        drawn = source.draw(step, batch_size, seed)
+        augmented = augment(scale(source.images(drawn)), sampling, _key(seed, step))
         return augmented, tf.gather(numbers, drawn)
 
     return _numbered(batch, steps, first_step)
@@ -150,12 +150,12 @@ def corrupted_batches(
     seed: int,
     first_step: int = 0,
 ) -> tf.data.Dataset:
-    """Batches of which half is clean and half, other images of the same set, corrupted.
+    """Batches of clean images and as many other, corrupted images of the same set.
 
     Args:
         images: uint8 `(N, H, W, C)`.
-        corruption: Kinds, which take turns within a batch, and strengths.
-        batch_size: Images per batch that are learnt from, even.
+        corruption: Kinds, which alternate within a batch, and strengths.
+        batch_size: Images per batch that are trained on, even.
         steps: Number of batches.
         sampling: Augmentation, before corruption, and candidates.
         seed: Seed of every random choice.
@@ -164,12 +164,12 @@ def corrupted_batches(
     Returns:
         As `balanced_batches`.
     """
-    pool, kinds = _Pool(images), corruption.kinds
+    source, kinds = _BatchSource(images), corruption.kinds
     half = batch_size // 2 * sampling.candidates
 
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        drawn = pool.draw(step, 2 * half, seed)
-        augmented = augment(scale(pool.images(drawn)), sampling, _key(seed, step))
+        drawn = source.draw(step, 2 * half, seed)
+        augmented = augment(scale(source.images(drawn)), sampling, _key(seed, step))
         clean, rest = augmented[:half], augmented[half:]
         changed = [
             corrupt(
@@ -196,17 +196,17 @@ def balanced_batches(
     seed: int,
     first_step: int = 0,
 ) -> tf.data.Dataset:
-    """Batches of which half is normal and half anomaly, whatever the sizes of the two sets.
+    """Batches of as many normal images as anomalies, whatever the sizes of the two sets.
 
     Normal images are drawn without replacement, reshuffled after each pass. Anomalies are drawn
-    from the clusters in turn, within each cluster likewise without replacement. Synthetic anomalies
-    come first, made of further normal images.
+    from the clusters in turn, and the same way within each cluster. Synthetic anomalies, generated
+    from further normal images, come first.
 
     Args:
         normal: uint8 `(N, H, W, C)`.
         anomalies: uint8 `(M, H, W, C)`.
         clusters: int32 `(M,)`, from `anomaly_clusters`.
-        batch_size: Images per batch that are learnt from, even.
+        batch_size: Images per batch that are trained on, even.
         steps: Number of batches.
         sampling: Augmentation, candidates and synthetic anomalies.
         seed: Seed of every random choice.
@@ -222,7 +222,7 @@ def balanced_batches(
     labelled = half - made
     members = np.argsort(clusters, kind="stable")
     sizes = np.bincount(clusters)
-    normal_pool, anomaly_pool = _Pool(normal), _Pool(subset(anomalies, members))
+    normal_source, anomaly_source = _BatchSource(normal), _BatchSource(subset(anomalies, members))
     with tf.device("CPU:0"):
         cluster_sizes = tf.constant(sizes, tf.int64)
         cluster_starts = tf.constant(np.cumsum(sizes) - sizes, tf.int64)
@@ -235,8 +235,8 @@ def balanced_batches(
         anomaly = tf.gather(cluster_starts, cluster) + drawn
         images = tf.concat(
             [
-                normal_pool.images(normal_pool.draw(step, half + made, seed)),
-                anomaly_pool.images(anomaly),
+                normal_source.images(normal_source.draw(step, half + made, seed)),
+                anomaly_source.images(anomaly),
             ],
             axis=0,
         )
@@ -250,7 +250,7 @@ def balanced_batches(
     return _numbered(batch, steps, first_step)
 
 
-class _Pool:
+class _BatchSource:
     """Images in the host's memory or on disk, from which batches are drawn.
 
     Args:
@@ -278,10 +278,10 @@ class _Pool:
 
 
 def _numbered(batch: Callable[[tf.Tensor], Any], steps: int, first_step: int) -> tf.data.Dataset:
-    """What `batch` makes of the numbers from `first_step` on, made ahead of the training step."""
+    """The results of `batch` for the numbers from `first_step` on, prefetched."""
     numbers = tf.data.Dataset.range(first_step, first_step + steps)
-    # AutoGraph would rewrite the source of all that it calls, for half a second, and find nothing
-    # to change: only Python's own values decide there.
+    # AutoGraph would spend half a second on rewriting the source of all that is called and change
+    # nothing: every condition there is on a Python value.
     batch = tf.autograph.experimental.do_not_convert(batch)
     batches = numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return untuned(batches.prefetch(tf.data.AUTOTUNE))
@@ -292,12 +292,12 @@ def _key(seed: int, step: tf.Tensor) -> tf.Tensor:
 
 
 def scale(images: tf.Tensor) -> tf.Tensor:
-    """uint8 0 to 255 becomes float32 in [-1, 1]."""
+    """Scales uint8 from 0 to 255 to float32 in [-1, 1]."""
     return tf.cast(images, tf.float32) / 127.5 - 1.0
 
 
 def augment(images: tf.Tensor, sampling: SamplingConfig, seed: tf.Tensor) -> tf.Tensor:
-    """Changes each image at random, in this order: mirrors, shifts, turns it, erases a part.
+    """Changes each image at random: mirrors, shifts, rotates, erases a part, in this order.
 
     Args:
         images: float32 `(N, H, W, C)` in [-1, 1], H and W known.
@@ -305,7 +305,7 @@ def augment(images: tf.Tensor, sampling: SamplingConfig, seed: tf.Tensor) -> tf.
         seed: Two integers.
 
     Returns:
-        float32, the shape of `images`; what is uncovered or erased is background (-1).
+        float32, the shape of `images`; uncovered or erased pixels are background (-1).
     """
     flip_seed, shift_seed = tf.unstack(tf.random.split(seed))
     if sampling.flip or sampling.shift:
@@ -351,13 +351,13 @@ def _erase(images: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _shuffled(position: tf.Tensor, size: tf.Tensor, seed: int, stream: tf.Tensor) -> tf.Tensor:
-    """Where `position` falls in an endless sequence of shuffled passes over `size` items.
+    """The item at `position` in an endless sequence of shuffled passes over `size` items.
 
     Args:
         position: int64 `(N,)`, counted from the beginning of training.
-        size: int64, scalar or `(N,)`, how many items one pass has.
+        size: int64, scalar or `(N,)`, the items of one pass.
         seed: The run's seed.
-        stream: Keeps the shuffles of different sets apart, scalar or `(N,)`.
+        stream: Gives different sets different shuffles, scalar or `(N,)`.
     """
     size = tf.broadcast_to(size, tf.shape(position))
     stream = tf.broadcast_to(tf.cast(stream, tf.int64), tf.shape(position))

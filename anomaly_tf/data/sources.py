@@ -1,4 +1,4 @@
-"""Where images come from: a data set by its name, its file or its folder."""
+"""Opens a data set by its name, its file or its folder."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_tf.config import Config
-from anomaly_tf.data.arrays import fit_array, has_idx_files, load_idx_folder, load_npz, load_tfds
+from anomaly_tf.data.arrays import fit_array
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.fashion_mnist import FASHION_MNIST_CLASSES, load_fashion_mnist
 from anomaly_tf.data.folders import load_folder
+from anomaly_tf.data.idx import has_idx_files, load_idx_folder
+from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.npz import load_npz
+from anomaly_tf.data.tfds_sets import load_tfds
 from anomaly_tf.errors import UserError
 
 FASHION_MNIST, TFDS = "fashion_mnist", "tfds:"
 
 
 def open_dataset(config: Config) -> ImageDataset:
-    """The data set that a run's configuration names, at the size that it asks for.
+    """Opens the data set of a run's configuration, at the size it asks for.
 
     Raises:
         UserError: If no source works, or it does not hold what it should.
@@ -61,21 +65,19 @@ def load_dataset(source: str, data_dir: Path, size: tuple[int, int] | None = Non
 
 
 def known_class_names(source: str) -> tuple[str, ...] | None:
-    """Class names of a data set that has them before anything is loaded, else None."""
+    """Class names of a data set that are known without loading it, else None."""
     return FASHION_MNIST_CLASSES if source == FASHION_MNIST else None
 
 
 def _resized(dataset: ImageDataset, size: tuple[int, int]) -> ImageDataset:
-    shape = (*size, dataset.train_images.shape[-1])
-    if dataset.train_images.shape[1:] == shape:
+    shape = (*size, dataset.train.images.shape[-1])
+    if dataset.train.images.shape[1:] == shape:
         return dataset
 
-    def fit(images: np.ndarray) -> np.ndarray:
-        fitted = np.empty((len(images), *shape), np.uint8)
-        for number, image in enumerate(images):
+    def fit(part: ImageSet) -> ImageSet:
+        fitted = np.empty((len(part), *shape), np.uint8)
+        for number, image in enumerate(part.images[:]):
             fitted[number] = fit_array(image, shape)
-        return fitted
+        return dataclasses.replace(part, images=fitted)
 
-    return dataclasses.replace(
-        dataset, train_images=fit(dataset.train_images[:]), test_images=fit(dataset.test_images[:])
-    )
+    return dataclasses.replace(dataset, train=fit(dataset.train), test=fit(dataset.test))

@@ -1,4 +1,4 @@
-"""`split.json` of a run: which file of a folder is in which set, so that it can be repeated."""
+"""`split.json` of a run: which file of a folder is in which set."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 
 from anomaly_tf.config import Config
+from anomaly_tf.data.corruption_sets import with_corruptions
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.protocols import LabelledImages, Roles, Split, make_split, with_corruptions
+from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.sources import open_dataset
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import ImageFiles, StoredImages
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import write_json
@@ -21,11 +25,11 @@ SETS = ("train", "validation", "test")
 
 
 def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
-    """Writes which file is in which set; for data that are no files nothing, the seed tells it.
+    """Writes which file is in which set; writes nothing for arrays, where the seed is enough.
 
     Args:
-        split: Before or after synthetic anomalies were added, which are left out.
-        dataset: Where it came from.
+        split: With or without synthetic anomalies; they are left out.
+        dataset: The data set that was divided.
         path: The file to write.
     """
     if not dataset.is_folder:
@@ -33,9 +37,9 @@ def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
     sets: dict[str, Any] = {}
     for name in SETS:
         part: LabelledImages = getattr(split, name)
-        own = part.classes < len(dataset.class_names)
+        own = np.flatnonzero(part.classes < len(dataset.class_names))
         sets[name] = {
-            "files": [file for file, is_own in zip(part.files, own, strict=True) if is_own],
+            "files": [part.files[number] for number in own],
             "classes": part.classes[own].tolist(),
         }
     content = {
@@ -51,10 +55,10 @@ def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
 
 
 def open_split(config: Config, path: Path) -> Split:
-    """The sets of a trained run: those of `split.json`, or made again from the seed.
+    """The sets of a trained run: from `split.json` or, without it, divided again by the seed.
 
     Args:
-        config: The run's configuration; `data` may name another place of the same data.
+        config: The run's configuration; `data` may name another folder with the same data.
         path: The run's `split.json`, which need not exist.
 
     Raises:
@@ -68,7 +72,8 @@ def open_split(config: Config, path: Path) -> Split:
         height, width, channels = content["image_shape"]
         shape = height, width, channels
         roles = Roles(**{name: tuple(part) for name, part in content["roles"].items()})
-        train, validation, test = (_labelled(folder, content[name], roles, shape) for name in SETS)
+        parts = (_image_set(folder, content[name], shape) for name in SETS)
+        train, validation, test = (LabelledImages.of(part, roles.normal) for part in parts)
         masks, names = content["masks"], tuple(content["class_names"])
         files = [file for part in (train, validation, test) for file in part.files]
         for path_inside in map(Path, (*files, *masks, *masks.values())):
@@ -85,12 +90,9 @@ def open_split(config: Config, path: Path) -> Split:
     return with_corruptions(Split(train, validation, test, roles, names, masks), config)
 
 
-def _labelled(
-    folder: Path, part: dict[str, Any], roles: Roles, shape: tuple[int, int, int]
-) -> LabelledImages:
+def _image_set(folder: Path, part: dict[str, Any], shape: tuple[int, int, int]) -> ImageSet:
     files, classes = tuple(part["files"]), np.array(part["classes"], np.int16)
     if len(files) != len(classes):
         raise ValueError(f"{len(files)} files and {len(classes)} classes")
     images = StoredImages(ImageFiles(folder, files, shape), np.arange(len(files)), shape)
-    labels = (~np.isin(classes, roles.normal)).astype(np.int8)
-    return LabelledImages(images, labels, classes, files)
+    return ImageSet(images, classes, files)

@@ -1,7 +1,7 @@
-"""Images that stay on disk: read when they are needed, a few at a time.
+"""Images that stay on disk and are read when they are needed, a few at a time.
 
-`StoredImages` stands where else a numpy array stands, as far as the package uses one: length,
-shape, and reading by a slice or by numbers. Needs numpy and Pillow alone.
+`StoredImages` replaces a NumPy array as far as the package uses one: length, shape, and reading by
+a slice or by numbers. Imports only NumPy and Pillow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from anomaly_tf.data.images import UnreadableImage, read_image
 from anomaly_tf.jobs import available_threads
 
-# Images that are read, or passed on, at once.
+# Images that are read or processed at once.
 PART = 500
 
 
@@ -26,7 +26,7 @@ class StoredImages:
 
     Args:
         read: From numbers int `(n,)` to uint8 `(n, H, W, C)`; called from several threads.
-        numbers: Which of them, int `(N,)`.
+        numbers: The numbers to read, int `(N,)`.
         image_shape: Height, width and channels.
     """
 
@@ -45,7 +45,7 @@ class StoredImages:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """As of an array: `(N, H, W, C)`."""
+        """`(N, H, W, C)`, as for an array."""
         return (len(self), *self._image_shape)
 
     def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
@@ -54,15 +54,15 @@ class StoredImages:
 
     @property
     def unreadable(self) -> UnreadableImage | None:
-        """The file that could not be read last: in tf.data its error becomes another one."""
+        """The error of the last file that could not be read; tf.data raises another one for it."""
         return getattr(self._read, "unreadable", None)
 
     def subset(self, chosen: slice | np.ndarray) -> StoredImages:
-        """The same without reading them."""
+        """Selects images without reading them."""
         return StoredImages(self._read, self._numbers[chosen], self._image_shape)
 
-    def and_also(self, others: StoredImages) -> StoredImages:
-        """These and another subset of the same images, one behind the other."""
+    def joined(self, others: StoredImages) -> StoredImages:
+        """These images followed by another subset of the same images."""
         numbers = np.concatenate([self._numbers, others._numbers])
         return StoredImages(self._read, numbers, self._image_shape)
 
@@ -71,12 +71,12 @@ Images = np.ndarray | StoredImages
 
 
 def subset(images: Images, chosen: slice | np.ndarray) -> Images:
-    """Some of the images: of an array a copy, of stored ones nothing is read."""
+    """Selects images: copies them from an array, reads nothing from disk."""
     return images.subset(chosen) if isinstance(images, StoredImages) else images[chosen]
 
 
 def sample(images: Images, count: int, seed: int) -> Images:
-    """So many of the images, drawn at random and in their order; all if there are no more."""
+    """At most `count` of the images, drawn at random and kept in order."""
     if len(images) <= count:
         return images
     drawn = np.random.default_rng(seed).choice(len(images), count, replace=False)
@@ -84,14 +84,14 @@ def sample(images: Images, count: int, seed: int) -> Images:
 
 
 def join(first: Images, second: Images) -> Images:
-    """Two subsets of the same images, one behind the other."""
+    """Concatenates two subsets of the same images."""
     if isinstance(first, StoredImages) and isinstance(second, StoredImages):
-        return first.and_also(second)
+        return first.joined(second)
     return np.concatenate([first[:], second[:]])
 
 
 def apply(call: Callable[[np.ndarray], np.ndarray], images: Images) -> np.ndarray:
-    """What `call` makes of all images `(N, ...)`; stored ones are read `PART` at a time."""
+    """The results of `call` for all images, `(N, ...)`; from disk, `PART` are read at a time."""
     if isinstance(images, np.ndarray) or len(images) <= PART:
         return call(images[:])
     return np.concatenate([call(part) for part in parts(images)])
@@ -107,9 +107,9 @@ class ImageFiles:
     """Reads image files, several at once.
 
     Args:
-        folder: Where the paths begin.
-        files: Paths from there.
-        image_shape: What each is brought to; see `read_image`.
+        folder: The folder that the paths start from.
+        files: Paths inside the folder.
+        image_shape: Height, width and channels to bring each image to; see `read_image`.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ImageFiles:
         self.unreadable: UnreadableImage | None = None
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
-        """The files with these numbers: uint8 `(n, H, W, C)`.
+        """Reads the files with these numbers: uint8 `(n, H, W, C)`.
 
         Raises:
             UnreadableImage: If one of them is gone or damaged.
@@ -142,9 +142,9 @@ class ImageFiles:
 
 
 class Records:
-    """Reads from one file that holds decoded images one after the other.
+    """Reads from one file of decoded images without gaps.
 
-    Not a memory map, whose pages would count as memory of the process.
+    It is not memory-mapped, because the pages would count as memory of the process.
 
     Args:
         path: The file.
@@ -156,7 +156,7 @@ class Records:
         self._file = path.open("rb", buffering=0)  # closed with the last reference
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
-        """The images with these numbers: uint8 `(n, H, W, C)`."""
+        """Reads the images with these numbers: uint8 `(n, H, W, C)`."""
         size = int(np.prod(self._shape))
         images = np.empty((len(numbers), *self._shape), np.uint8)
         for place, number in enumerate(numbers):

@@ -1,8 +1,8 @@
-"""Synthetic anomalies made of normal images: what is near to normal and must not be.
+"""Synthetic anomalies close to the normal images that they are generated from.
 
-Labelled anomalies teach where *they* differ from normal images and say nothing of others. Normal
-images that were turned, moved, squeezed or mixed differ in many more ways, and cost nothing (as in
-CutPaste, C.-L. Li et al. 2021, and DRAEM, V. Zavrtanik et al. 2021, for defects of surfaces).
+Labelled anomalies show only how *they* differ from normal images. Normal images that were turned,
+moved, resized or mixed differ in many more ways and need no labels (as in CutPaste, C.-L. Li et al.
+2021, and DRAEM, V. Zavrtanik et al. 2021, for defects of surfaces).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KINDS = ("turned", "moved", "resized", "mixed")
 
 
 def synthetic_anomalies(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Makes one anomaly of each normal image; the kinds take turns.
+    """Generates one anomaly from each normal image; the kinds alternate.
 
     `turned` by one, two or three quarters; `moved` along one axis by 0.2 to 0.6 of the side;
     `resized` along one axis to 0.4 to 0.75 or 1.35 to 2 times its size; `mixed` with another of the
@@ -28,7 +28,7 @@ def synthetic_anomalies(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         seed: Two integers.
 
     Returns:
-        float32, the shape of `images`; what is uncovered is background (-1).
+        float32, the shape of `images`; uncovered pixels are background (-1).
     """
     turned, moved, resized, mixed = (images[number :: len(KINDS)] for number in range(len(KINDS)))
     seeds = [tf.random.fold_in(seed, number) for number in range(len(KINDS))]
@@ -79,7 +79,7 @@ def _warp(
 
     Args:
         images: float32 `(N, H, W, C)`.
-        quarters: `(N,)`, quarter turns; of an image that is not square, its sides are exchanged.
+        quarters: `(N,)`, quarter turns; an image that is not square is stretched to fit.
         shift: `(2, N)`, in widths and heights.
         size: `(2, N)`, factors on width and height.
     """
@@ -105,6 +105,6 @@ def _warp(
 
 
 def _mix(images: tf.Tensor, others: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Shows the others where smooth noise, of about five waves a side, is above 0."""
+    """Replaces the images by others where smooth noise, of about five waves a side, is above 0."""
     noise = tf.random.stateless_normal([_count(images), 5, 5, 1], tf.random.fold_in(seed, 4))
     return tf.where(tf.image.resize(noise, images.shape[1:3]) > 0, others, images)

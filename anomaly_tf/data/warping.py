@@ -1,4 +1,4 @@
-"""Pixels of images moved by an affine map each: the one call behind shifts, turns and sizes."""
+"""Affine maps of images: shifts, rotations and changes of size are one call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def warp(
         interpolation: Between the pixels of the source.
 
     Returns:
-        float32, the shape of `images`; what comes from beyond them is black (-1).
+        float32, the shape of `images`; pixels from outside of them are black (-1).
     """
     zero = tf.zeros_like(rows[0])
     return tf.raw_ops.ImageProjectiveTransformV3(

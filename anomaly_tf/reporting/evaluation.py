@@ -10,8 +10,10 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from anomaly_tf.config import Config
-from anomaly_tf.data.folders import read_masks
-from anomaly_tf.data.protocols import TEST_STREAM, LabelledImages, Split
+from anomaly_tf.data.corruption_sets import corruption_sweep
+from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.masks import masked_images
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.detection.localisation import localisation_metrics
@@ -26,8 +28,6 @@ from anomaly_tf.runs.files import write_json
 from anomaly_tf.script import printable
 
 PICTURES = 8
-# Normal images, and marked anomalies, whose every pixel is compared.
-MOST_MAPS = 1000
 TRAINING_FACTS = (
     "status",
     "n_weights",
@@ -126,28 +126,21 @@ def _localisation(
     detector: Detector, split: Split, config: Config, run: RunDirectory
 ) -> dict[str, Any]:
     """Error maps against masks, and a picture; anomalies without a mask are left out."""
-    test, masks = split.test, split.masks
-    marked = np.array([number for number, file in enumerate(test.files) if file in masks])
-    chosen = np.random.default_rng(config.seed)
-    parts = [
-        np.sort(chosen.permutation(numbers)[:MOST_MAPS])
-        for numbers in (np.flatnonzero(test.labels == 0), marked)
-    ]
-    numbers = np.concatenate(parts)
-    files = [masks.get(test.files[number]) for number in numbers]
-    truth = read_masks(Path(config.data), files, detector.image_shape)
+    chosen = masked_images(split, config, detector.image_shape)
+    part, truth = chosen.part, chosen.masks
     if not truth.any() or truth.all():
         return {"pixel_auroc": None, "aupro": None, "n_masks": 0}
-    images = test.images[numbers]
+    images = part.images[:]
     maps = detector.explain(images)
-    shown = np.linspace(len(parts[0]), len(numbers) - 1, min(PICTURES, len(marked))).astype(int)
+    count = min(PICTURES, len(part) - chosen.n_normal)
+    shown = np.linspace(chosen.n_normal, len(part) - 1, count).astype(int)
     figure = plots.localisation(
         "Error map, and the outline of the mask",
         images[shown],
         maps[shown],
         truth[shown],
         _scale_of(maps[shown]),
-        [split.class_names[test.classes[numbers[number]]] for number in shown],
+        [split.class_names[part.classes[number]] for number in shown],
     )
     plots.save(figure, run.plots / "localisation.png")
     return localisation_metrics(truth, maps)
@@ -157,20 +150,13 @@ def _auroc_by_strength(
     detector: Detector, split: Split, scores: np.ndarray, config: Config
 ) -> dict[str, Any]:
     """AUROC of clean test images against corrupted ones, for each kind and strength."""
-    from anomaly_tf.data.corruptions import corrupted
-
     corruption = config.corruption
     clean = split.test.labels == 0
-    clean_images = split.test.normal[:]
     labels = np.repeat([0, 1], clean.sum())
-    curves: dict[str, list[float]] = {}
-    for kind in corruption.kinds:
-        curves[kind] = []
-        for factor in corruption.sweep:
-            strengths = corruption.noise * factor, corruption.rotation * factor
-            images = corrupted(clean_images, kind, *strengths, config.seed, TEST_STREAM)
-            both = np.concatenate([scores[clean], detector.score(images)])
-            curves[kind].append(float(roc_auc_score(labels, both)))
+    curves: dict[str, list[float]] = {kind: [] for kind in corruption.kinds}
+    for kind, images in corruption_sweep(split.test, config):
+        both = np.concatenate([scores[clean], detector.score(images)])
+        curves[kind].append(float(roc_auc_score(labels, both)))
     return {
         "noise": [corruption.noise * factor for factor in corruption.sweep],
         "rotation": [corruption.rotation * factor for factor in corruption.sweep],

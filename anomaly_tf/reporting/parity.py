@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_tf.data.protocols import Split
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import apply, subset
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.detection.metrics import detection_metrics

@@ -136,9 +136,7 @@ class HeatScale:
         unit: What a value of the map is, in words.
     """
 
-    value: float = _entry(
-        ((lambda value: is_number(value) and value > 0), "a number above 0")
-    )
+    value: float = _entry(((lambda value: is_number(value) and value > 0), "a number above 0"))
     quantile: float = _entry(_number_to(1))
     unit: str = _entry(_TEXT)
 
@@ -240,9 +238,7 @@ class DetectorInfo:
         ((lambda value: is_whole(value, 1, 4096)), "a whole number from 1 to 4096")
     )
     model_sha256: str | None = _entry(_DIGEST)
-    model_bytes: int = _entry(
-        ((lambda value: is_whole(value, 1, 2**53)), "a whole number above 0")
-    )
+    model_bytes: int = _entry(((lambda value: is_whole(value, 1, 2**53)), "a whole number above 0"))
     others: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

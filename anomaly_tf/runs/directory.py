@@ -27,8 +27,8 @@ from datetime import datetime
 from pathlib import Path
 
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.files import PARTIAL, require_writable, sha256
 from anomaly_tf.runs.detector_info import RUN_FIELDS, DetectorInfo
+from anomaly_tf.runs.files import PARTIAL, require_writable, sha256
 
 # Status in `detector.json` of a training that came to its end.
 COMPLETED = "completed"
@@ -174,7 +174,7 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
     """Opens a trained run.
 
     Returns:
-        Its paths and the content of `detector.json`; see `detector_info.py` for what of it is checked.
+        Its paths and what `detector.json` holds, checked.
 
     Raises:
         UserError: If the folder is not a run, is incomplete, or `detector.json` is damaged.

@@ -13,7 +13,7 @@ import tensorflow as tf
 from sklearn.metrics import log_loss, roc_auc_score
 
 from anomaly_tf.config import LearnsFrom
-from anomaly_tf.data.protocols import LabelledImages
+from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.detection.scoring import Scorer
 from anomaly_tf.runs.detector_info import DetectorInfo

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from anomaly_tf.approaches.base import Approach
-from anomaly_tf.data.protocols import Split
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import parts
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import atomic_path

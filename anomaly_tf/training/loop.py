@@ -14,7 +14,8 @@ from tensorboard.plugins.hparams import api as hparams
 
 from anomaly_tf.config import Config, flatten, save_config
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.protocols import LabelledImages, Split
+from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import save_split
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo

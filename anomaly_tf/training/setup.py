@@ -23,7 +23,7 @@ from anomaly_tf.data.pipelines import (
     corrupted_batches,
     normal_batches,
 )
-from anomaly_tf.data.protocols import Split
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import StoredImages, sample
 from anomaly_tf.errors import OptionError
 from anomaly_tf.training.device import Device, select_device

@@ -1,0 +1,94 @@
+"""Corrupted copies of validation and test images: the synthetic anomalies of `corruption`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anomaly_tf.config import Config, CorruptionConfig
+from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.split import Split
+from anomaly_tf.data.stored import StoredImages
+from anomaly_tf.script import import_tensorflow
+
+if TYPE_CHECKING:
+    from anomaly_tf.data.corruptions import Kind
+
+# Of images on disk: the copies are kept in memory.
+MAX_CORRUPTED = 2000
+# Give the corrupted sets random numbers of their own.
+_VALIDATION_STREAM, _TEST_STREAM = 1, 2
+
+
+def with_corruptions(split: Split, config: Config) -> Split:
+    """Under protocol `corruption`, adds corrupted copies of validation and test images.
+
+    One copy of each kind. Of images on disk the first `MAX_CORRUPTED` are kept and copied.
+    """
+    if config.protocol != "corruption":
+        return split
+    first_class = len(split.class_names)
+    return Split(
+        split.train,
+        _with_copies(split.validation, config, first_class, _VALIDATION_STREAM),
+        _with_copies(split.test, config, first_class, _TEST_STREAM),
+        split.roles,
+        split.class_names + corruption_names(config.corruption),
+    )
+
+
+def corruption_names(corruption: CorruptionConfig) -> tuple[str, ...]:
+    """A name for each kind of corruption, with its strength: `noise 0.2`, `rotation 45`, ..."""
+    strengths = {
+        "noise": f"noise {corruption.noise:g}",
+        "rotation": f"rotation {corruption.rotation:g}",
+        "both": f"noise {corruption.noise:g} and rotation {corruption.rotation:g}",
+    }
+    return tuple(strengths[kind] for kind in corruption.kinds)
+
+
+def corruption_sweep(test: LabelledImages, config: Config) -> Iterator[tuple[Kind, np.ndarray]]:
+    """The normal test images, corrupted by each kind and strength.
+
+    Args:
+        test: The test set, with or without corrupted copies.
+        config: Kinds, strengths and seed.
+
+    Yields:
+        The kind and uint8 `(N, H, W, C)`, in the order of `test.normal`: for each of
+        `config.corruption.kinds`, the factors of `config.corruption.sweep` in turn.
+    """
+    images = test.normal[:]
+    for kind in config.corruption.kinds:
+        for factor in config.corruption.sweep:
+            yield kind, _corrupted(images, kind, config, _TEST_STREAM, factor)
+
+
+def _with_copies(
+    part: LabelledImages, config: Config, first_class: int, stream: int
+) -> LabelledImages:
+    """Images and their corrupted copies; the kinds get class numbers from `first_class` on."""
+    if isinstance(part.images, StoredImages):
+        part = part.take(slice(MAX_CORRUPTED))
+    images = part.images[:]
+    copies = [_corrupted(images, kind, config, stream) for kind in config.corruption.kinds]
+    kinds = first_class + np.arange(len(copies), dtype=part.classes.dtype)
+    return LabelledImages(
+        np.concatenate([images, *copies]),
+        np.concatenate([part.classes, np.repeat(kinds, len(part))]),
+        part.files + tuple(f"{file} (synthetic)" for _ in copies for file in part.files),
+        labels=np.repeat(np.array([0, 1], np.int8), [len(part), len(copies) * len(part)]),
+    )
+
+
+def _corrupted(
+    images: np.ndarray, kind: Kind, config: Config, stream: int, factor: float = 1.0
+) -> np.ndarray:
+    # Imported late: it brings TensorFlow, and wrong classes are reported before.
+    import_tensorflow()
+    from anomaly_tf.data.corruptions import corrupted
+
+    noise, rotation = config.corruption.noise * factor, config.corruption.rotation * factor
+    return corrupted(images, kind, noise, rotation, config.seed, stream)

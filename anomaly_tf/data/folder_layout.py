@@ -1,0 +1,158 @@
+"""Recognises the layout of a folder of pictures by the names in it; nothing is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_tf.data.images import SUFFIXES, files_below
+from anomaly_tf.data.masks import pair_masks
+from anomaly_tf.errors import UserError
+
+NORMAL_NAMES = ("normal", "good", "ok")
+ANOMALY_NAMES = {"abnormal", "anomalies", "anomaly", "bad", "defect", "defective", "defects", "ng"}
+TRAIN, TEST, MASKS = "train", "test", "ground_truth"
+# Class folders that are named when the layout is described.
+MAX_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What lies in a folder, by its names only.
+
+    Attributes:
+        words: Description of the layout.
+        files: Paths of the image files inside the folder, in order.
+        classes: int16 `(N,)`, class of each file.
+        in_test: bool `(N,)`, whether each lies in `test/`.
+        class_names: Name of each class number.
+        masks: Image file to its mask file.
+        notes: What is ignored, for the report.
+    """
+
+    words: str
+    files: list[str]
+    classes: np.ndarray
+    in_test: np.ndarray
+    class_names: tuple[str, ...]
+    masks: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def normal(self) -> tuple[int, ...] | None:
+        """The classes that are normal by their names; None if the names do not say."""
+        names = [name.lower() for name in self.class_names]
+        normal = tuple(number for number, name in enumerate(names) if name in NORMAL_NAMES)
+        others = tuple(number for number, name in enumerate(names) if name not in ANOMALY_NAMES)
+        # A class beside one such as `defects`, or the only class, is normal whatever its name.
+        return normal or (others if len(others) == 1 and len(names) <= 2 else None)
+
+
+def recognise(folder: Path) -> Layout:
+    """Recognises the layout of a folder by its names; `folders.py` lists the layouts.
+
+    Raises:
+        UserError: If pictures lie both beside and in subfolders, or there is a `test/` without a
+            `train/`.
+    """
+    images, masks, others, tops = _by_kind(folder)
+    notes = []
+    if others:
+        endings = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+        notes.append(f"left alone: files that are no images by their names ({endings})")
+    divided = TRAIN in tops
+    if TEST in tops and not divided:
+        raise UserError(f"{folder} has a {TEST}/ and no {TRAIN}/ beside it; add or rename one")
+    if divided:
+        inside = [file for file in images if _top(file).lower() in (TRAIN, TEST)]
+        if len(inside) < len(images):
+            notes.append(f"left alone: {len(images) - len(inside)} images beside {TRAIN}/, {TEST}/")
+        images = inside
+    names = [_class_of(file, divided) for file in images]
+    _refuse_mixture(folder, images, names, divided)
+    # Pictures without a class folder get the name of the normal class beside them, if there is one.
+    known = [name for name in dict.fromkeys(names) if name and name.lower() in NORMAL_NAMES]
+    names = [name or (known[0] if known else NORMAL_NAMES[0]) for name in names]
+    class_names = tuple(sorted(set(names), key=_natural))
+    numbers = {name: number for number, name in enumerate(class_names)}
+    in_test = np.array([divided and _top(file).lower() == TEST for file in images], bool)
+    anomalies = [
+        file for file, name in zip(images, names, strict=True) if name.lower() not in NORMAL_NAMES
+    ]
+    return Layout(
+        _words(class_names, bool(known), divided, bool(in_test.any())),
+        images,
+        np.array([numbers[name] for name in names], np.int16),
+        in_test,
+        class_names,
+        pair_masks(anomalies, masks, divided),
+        tuple(notes),
+    )
+
+
+def _by_kind(folder: Path) -> tuple[list[str], list[str], Counter[str], set[str]]:
+    """Image files, mask files, suffixes of all other files, and the subfolders in lower case."""
+    images, masks = [], []
+    others, tops = Counter[str](), set()
+    for file in files_below(folder):
+        top = _top(file).lower()
+        tops.add(top)
+        if not file.lower().endswith(SUFFIXES):
+            others[os.path.splitext(file)[1].lower() or "no ending"] += 1
+        elif top == MASKS:
+            masks.append(file)
+        else:
+            images.append(file)
+    return images, masks, others, tops
+
+
+def _top(file: str) -> str:
+    """The first folder of a path; empty if it has none."""
+    return file.split(os.sep, 1)[0] if os.sep in file else ""
+
+
+def _class_of(file: str, divided: bool) -> str:
+    """The class folder a file lies in; empty if it lies in none."""
+    folders = file.split(os.sep)[:-1]
+    return (folders[divided:] or [""])[0]
+
+
+def _refuse_mixture(
+    folder: Path, files: Sequence[str], names: Sequence[str], divided: bool
+) -> None:
+    """Refuses pictures that lie beside class folders with pictures."""
+    places: dict[str, set[str]] = {}
+    for file, name in zip(files, names, strict=True):
+        places.setdefault(_top(file) if divided else "", set()).add(name)
+    for place, found in places.items():
+        if "" in found and len(found) > 1:
+            classes = ", ".join(f"{name}/" for name in sorted(found) if name)
+            raise UserError(
+                f"{folder / place} holds images beside folders of images ({classes}); move them "
+                "into a folder of their own, such as normal/"
+            )
+
+
+def _words(class_names: tuple[str, ...], known: bool, divided: bool, has_test: bool) -> str:
+    """Describes a layout; `known` says that a class folder is normal by its name."""
+    words = f"pictures in {', '.join(f'{name}/' for name in class_names[:MAX_NAMED])}"
+    if len(class_names) > MAX_NAMED:
+        words += f" and {len(class_names) - MAX_NAMED} more folders"
+    if len(class_names) == 1 and not known:
+        words = "pictures without class folders"
+    if divided:
+        words = f"{TRAIN}/ and {TEST}/ with {words}" if has_test else f"{TRAIN}/ with {words}"
+    return words if has_test else f"{words}; no test set of its own"
+
+
+def _natural(name: str) -> list[Any]:
+    """A sort key that puts class 10 after class 9."""
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

@@ -1,0 +1,242 @@
+"""Reads the files of a folder once: headers first, then content, into memory or a cache on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_tf.config import SMALLEST_SIDE, Config, FolderConfig
+from anomaly_tf.data.folder_layout import Layout
+from anomaly_tf.data.images import UnreadableImage, fit_image, open_image, read_header
+from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImages
+from anomaly_tf.errors import UserError
+from anomaly_tf.jobs import available_threads
+from anomaly_tf.runs.files import atomic_folder
+from anomaly_tf.script import show_progress
+
+# Larger pictures are shrunk to this on their longer side, unless a size is asked for.
+MAX_SIDE_BY_DEFAULT = 128
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is known about the files of a layout once they were read; stored with the cache.
+
+    Attributes:
+        image_shape: Height, width and channels that the images are brought to.
+        sizes: (width, height, how many images), the most frequent first.
+        n_grayscale: How many are grayscale.
+        broken: File to the reason why it cannot be read.
+        digests: Digest of the content of each readable image, decoded and upright, in order.
+    """
+
+    image_shape: tuple[int, int, int]
+    sizes: list[list[int]]
+    n_grayscale: int
+    broken: dict[str, str]
+    digests: list[str]
+
+
+def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, Scan]:
+    """Reads every file of a layout, or opens the cache of an earlier reading.
+
+    Args:
+        folder: The folder that the layout's paths start from.
+        layout: Which files to read.
+        config: Size, storage, cache and how many files may be broken.
+
+    Returns:
+        The readable images, in order; none if too many files have a broken header.
+
+    Raises:
+        UserError: If the cache is damaged or the disk has no space for it.
+    """
+    cache = Path(config.data_dir) / "folders" / _key(folder, layout, config)
+    if cache.is_dir():
+        stored, scan = _open_cache(cache)
+        fits = _fits(len(stored) * int(np.prod(stored.shape[1:])), config.folder)
+        return (stored[:] if fits else stored), scan
+    broken, sizes = _read_headers(folder, layout.files)
+    if len(broken) > config.max_broken * len(layout.files) or len(broken) == len(layout.files):
+        return np.zeros((0, 1, 1, 1), np.uint8), Scan((1, 1, 1), [], 0, broken, [])
+    files = [file for file in layout.files if file not in broken]
+    frequent = Counter(map(tuple, sizes[:, :2].tolist())).most_common()
+    counted = [[width, height, count] for (width, height), count in frequent]
+    scan = Scan(_image_shape(sizes, config), counted, int(sizes[:, 2].sum()), broken, [])
+    if _fits(len(files) * int(np.prod(scan.image_shape)), config.folder):
+        return _into_memory(folder, files, scan)
+    if not config.folder.cache:
+        return _left_as_files(folder, files, scan)
+    return _into_cache(folder, files, scan, cache)
+
+
+def _into_memory(folder: Path, files: list[str], scan: Scan) -> tuple[np.ndarray, Scan]:
+    images = np.empty((len(files), *scan.image_shape), np.uint8)
+
+    def place(number: int, image: np.ndarray) -> None:
+        images[number] = image
+
+    scan = _decode(folder, files, scan, place)
+    return images[: len(scan.digests)], scan
+
+
+def _left_as_files(folder: Path, files: list[str], scan: Scan) -> tuple[StoredImages, Scan]:
+    """Decodes the files to find the broken ones, and keeps nothing of their content."""
+    scan = _decode(folder, files, scan, lambda number, image: None)
+    files = [file for file in files if file not in scan.broken]
+    reader = ImageFiles(folder, files, scan.image_shape)
+    return StoredImages(reader, np.arange(len(files)), scan.image_shape), scan
+
+
+def _into_cache(
+    folder: Path, files: list[str], scan: Scan, cache: Path
+) -> tuple[StoredImages, Scan]:
+    """Writes the decoded images one after the other into `images`, and the rest as JSON."""
+    _require_space(cache, len(files) * int(np.prod(scan.image_shape)))
+    with atomic_folder(cache) as new, (new / "images").open("wb") as out:
+        scan = _decode(folder, files, scan, lambda number, image: out.write(image.tobytes()))
+        (new / "scan.json").write_text(json.dumps(dataclasses.asdict(scan)), "utf-8")
+    return _open_cache(cache)
+
+
+def _open_cache(cache: Path) -> tuple[StoredImages, Scan]:
+    try:
+        scan = Scan(**json.loads((cache / "scan.json").read_text("utf-8")))
+        height, width, channels = scan.image_shape
+        shape = height, width, channels
+        expected = len(scan.digests) * height * width * channels
+        if (cache / "images").stat().st_size != expected:
+            raise ValueError(f"expected {expected} bytes of images")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"cache {cache} is damaged ({error}); remove it") from error
+    records = Records(cache / "images", shape)
+    return StoredImages(records, np.arange(len(scan.digests)), shape), scan
+
+
+def _key(folder: Path, layout: Layout, config: Config) -> str:
+    """Name of a cache: changes with the name, length or date of any file."""
+    state = hashlib.sha256(repr((CACHE_VERSION, config.size)).encode())
+    for file in layout.files:
+        status = os.stat(folder / file, follow_symlinks=True) if (folder / file).exists() else None
+        facts = (file, status.st_size, status.st_mtime_ns) if status else (file,)
+        state.update(repr(facts).encode("utf-8", "surrogateescape"))
+    return state.hexdigest()[:16]
+
+
+def _fits(size: int, folder: FolderConfig) -> bool:
+    """Whether images of `size` bytes are kept in memory."""
+    if folder.storage == "auto":
+        return size <= folder.memory_limit * 10**6
+    return folder.storage == "memory"
+
+
+def _require_space(cache: Path, size: int) -> None:
+    place = cache
+    while not place.exists():
+        place = place.absolute().parent
+    free = shutil.disk_usage(place).free
+    if free < size:
+        raise UserError(
+            f"the decoded images need {size / 1e9:.1f} GB in {cache.parent} and "
+            f"{free / 1e9:.1f} GB are free; choose another --data-dir, a smaller --image-size or "
+            "--folder.cache false"
+        )
+
+
+def _image_shape(sizes: np.ndarray, config: Config) -> tuple[int, int, int]:
+    """One shape for all images.
+
+    Args:
+        sizes: int32 `(N, 3)`: width, height, is grayscale.
+        config: The size, if the user asks for one.
+
+    Returns:
+        Height, width and channels: 1 if all are grayscale, else 3.
+    """
+    channels = 1 if sizes[:, 2].all() else 3
+    if config.size:
+        return (*config.size, channels)
+    width, height = np.median(sizes[:, :2], axis=0)
+    factor = min(1.0, MAX_SIDE_BY_DEFAULT / max(width, height))
+    sides = (max(SMALLEST_SIDE, round(side * factor)) for side in (height, width))
+    return (*sides, channels)
+
+
+def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.ndarray]:
+    """Why files are broken, and int32 `(n, 3)` of the others: width, height, is grayscale."""
+
+    def header(file: str) -> tuple[int, int, bool] | UnreadableImage:
+        try:
+            return read_header(folder / file)
+        except UnreadableImage as error:
+            return error
+
+    broken, sizes = {}, np.empty((len(files), 3), np.int32)
+    good = 0
+    for file, found in _in_parallel(header, files, "looked at"):
+        if isinstance(found, UnreadableImage):
+            broken[file] = str(found)
+        else:
+            sizes[good] = found
+            good += 1
+    return broken, sizes[:good]
+
+
+def _decode(
+    folder: Path, files: list[str], scan: Scan, keep: Callable[[int, np.ndarray], object]
+) -> Scan:
+    """Decodes all files.
+
+    Args:
+        folder: The folder that the paths start from.
+        files: The files with a readable header.
+        scan: What the headers say.
+        keep: Called with the number, without gaps, and the image of each readable file.
+
+    Returns:
+        The scan with the digests, and with the files that turned out to be broken.
+    """
+
+    def decode(file: str) -> tuple[np.ndarray, str] | UnreadableImage:
+        try:
+            image = open_image(folder / file)
+        except UnreadableImage as error:
+            return error
+        content = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
+        content.update(image.tobytes())
+        return fit_image(image, scan.image_shape), content.hexdigest()
+
+    broken = dict(scan.broken)
+    digests: list[str] = []
+    for file, found in _in_parallel(decode, files, "decoded"):
+        if isinstance(found, UnreadableImage):
+            broken[file] = str(found)
+            continue
+        keep(len(digests), found[0])
+        digests.append(found[1])
+    return dataclasses.replace(scan, broken=broken, digests=digests)
+
+
+def _in_parallel(
+    call: Callable[[str], Any], files: list[str], verb: str
+) -> Iterator[tuple[str, Any]]:
+    """Each file with the result of `call`; only a part of the results waits in memory."""
+    with ThreadPoolExecutor(available_threads()) as pool:
+        for start in range(0, len(files), PART):
+            if len(files) > PART:
+                show_progress(start, len(files), f"images {verb}")
+            part = files[start : start + PART]
+            yield from zip(part, pool.map(call, part), strict=True)
+    show_progress()

@@ -1,0 +1,37 @@
+"""Checks within seconds whether a host can be reached."""
+
+from __future__ import annotations
+
+import threading
+import urllib.request
+from urllib.parse import urlsplit
+
+from anomaly_tf.data.dataset import SourceUnavailable
+
+GIVE_UP_SECONDS = 8.0
+
+
+def probe(url: str) -> None:
+    """Requests the headers of a file, for at most `GIVE_UP_SECONDS`.
+
+    Raises:
+        SourceUnavailable: If its host does not answer in time, or does not serve the file.
+    """
+    answer: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            # A fixed address, https.
+            with urllib.request.urlopen(request, timeout=GIVE_UP_SECONDS):  # nosec B310
+                answer.append(None)
+        except OSError as error:  # URLError is one
+            answer.append(error)
+
+    # In a thread, because the timeout does not cover looking up the host's name.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(GIVE_UP_SECONDS)
+    problem = answer[0] if answer else f"no answer within {GIVE_UP_SECONDS:g} s"
+    if problem is not None:
+        raise SourceUnavailable(f"{urlsplit(url).netloc} cannot be reached: {problem}")

@@ -1,0 +1,138 @@
+"""Data sets of TensorFlow Datasets (TFDS) with one class per image."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_tf.data.arrays import MAX_CLASSES, fit_array, in_one_order
+from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable
+from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.reachability import probe
+from anomaly_tf.errors import UserError
+
+# TFDS retries an unreachable host for minutes, so a small file of the same host is probed first.
+TFDS_PROBE = "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz"
+
+
+def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
+    """Loads a data set of TensorFlow Datasets with the features `image` and `label`.
+
+    A data set prepared in `tfds_folder` is read without a network; TFDS downloads any other.
+
+    Args:
+        name: Its name in TFDS: `mnist`, `cifar10`, `plant_village`, `name/config:version`.
+        size: Height and width that every image is resized to; may be None if all have one size.
+
+    Returns:
+        Splits `train` and `test`, the latter empty if TFDS has none, both in a fixed order
+        although TFDS shuffles. Images without a class (label -1) are left out. Classes are int16.
+
+    Raises:
+        UserError: If there is no such set, it is not of 8-bit grey or colour images with a class
+            each, sizes vary and `size` is None, or it can be neither read nor downloaded.
+    """
+    with _tfds_errors(name):
+        builder = _tfds_builder(name)
+        shape = _tfds_image_shape(name, builder.info.features, size)
+        if not builder.is_prepared():
+            probe(TFDS_PROBE)
+            builder.download_and_prepare()
+        # Some builders know the names of their classes only now.
+        class_names = builder.info.features["label"].names
+        if "train" not in builder.info.splits or not 0 < len(class_names or ()) <= MAX_CLASSES:
+            raise UserError(
+                f"tfds:{name} must have a split 'train' and up to {MAX_CLASSES} named classes; "
+                f"got splits {', '.join(builder.info.splits)} and {len(class_names or ())} names; "
+                "choose another data set"
+            )
+        train = _read_tfds_split(builder, "train", shape)
+        has_test = "test" in builder.info.splits
+        test = _read_tfds_split(builder, "test", shape) if has_test else train.take(slice(0))
+    return ImageDataset(f"tfds:{name}", train, test, tuple(class_names))
+
+
+def tfds_folder() -> Path:
+    """The folder of TFDS's data sets: TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
+@contextmanager
+def _tfds_errors(name: str) -> Iterator[None]:
+    """Turns whatever TFDS and its many back ends raise into a `UserError` of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except SourceUnavailable as error:
+        raise UserError(
+            f"tfds:{name} is not prepared in {tfds_folder()}, and {error}; connect to the "
+            "internet, or name the folder that holds it in TFDS_DATA_DIR"
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"tfds:{name} cannot be read: {type(error).__name__}: {error}".splitlines()[0]
+        ) from error
+
+
+def _tfds_builder(name: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=tfds_folder(), try_gcs=False)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known, 1)
+        hint = f"did you mean tfds:{near[0]}?" if near else "see tensorflow.org/datasets/catalog"
+        raise UserError(
+            f"TFDS has no data set {name!r}, nor is one in {tfds_folder()}; {hint}"
+        ) from error
+
+
+def _tfds_image_shape(
+    name: str, features: Any, wanted: tuple[int, int] | None
+) -> tuple[int, int, int]:
+    """Checks the features and returns the shape that the images are brought to."""
+    import tensorflow_datasets as tfds
+
+    if not {"image", "label"} <= set(features) or not isinstance(
+        features["label"], tfds.features.ClassLabel
+    ):
+        raise UserError(
+            f"tfds:{name} must have the features 'image' and 'label' (a class); "
+            f"got {', '.join(features)}; choose another data set"
+        )
+    image = features["image"]
+    shape = image.shape
+    if len(shape) != 3 or shape[-1] not in (1, 3) or image.np_dtype != np.uint8:
+        raise UserError(
+            f"tfds:{name} must have 8-bit images of 1 or 3 channels; got {image.np_dtype} "
+            f"{tuple(shape)}; choose another data set"
+        )
+    if wanted is None and None in shape:
+        raise UserError(
+            f"the images of tfds:{name} vary in size; give the one they are brought to by "
+            "--image-size"
+        )
+    return (*(wanted or shape[:2]), shape[-1])
+
+
+def _read_tfds_split(builder: Any, split: str, shape: tuple[int, int, int]) -> ImageSet:
+    import tensorflow_datasets as tfds
+
+    count = builder.info.splits[split].num_examples
+    images, classes = np.empty((count, *shape), np.uint8), np.full(count, -1, np.int16)
+    examples = builder.as_dataset(split=split, shuffle_files=False)
+    for number, example in enumerate(tfds.as_numpy(examples)):
+        images[number] = fit_array(example["image"], shape)
+        classes[number] = example["label"]
+    known = classes >= 0
+    if not known.all():
+        images, classes = images[known], classes[known]
+    return in_one_order(ImageSet(images, classes))
