@@ -56,7 +56,8 @@ def main(arguments: list[str]) -> None:
     import tensorflow as tf
 
     from anomaly_tf.deploy.keras_run import TrainedDetector
-    from anomaly_tf.reporting.evaluation import evaluate, table
+    from anomaly_tf.reporting.evaluation import evaluate
+    from anomaly_tf.reporting.table import table
 
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -59,8 +59,8 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     parser = OptionParser(options_of(approach), "train.py", description, BESIDE)
     source = file or CONFIG_FOLDER / f"{approach}.yaml"
     # Under its own name, whichever it was called by.
-    own = [*arguments, f"--approach={approach}"] if value_of("approach", arguments) else arguments
-    config, beside = parser.parse(own, read_yaml(source) | {"approach": approach}, source)
+    arguments = [*arguments, f"--approach={approach}"]
+    config, beside = parser.parse(arguments, read_yaml(source), source)
     if beside["resume"] is not None:
         raise UserError("option --resume is empty; give the folder of an interrupted run")
     return TrainOptions(config, beside["run_dir"])

@@ -212,7 +212,10 @@ def weighing_detector(
         "image_score": "mean",
         "threshold": {"value": threshold, "method": "percentile", "percentile": 95},
         "calibration": {"size": 3, "scores": [0.1, 0.2, 0.3]},
-        "heat_scale": {"value": 1.0, "quantile": 0.999, "unit": "brightness"},
+        "heat_scale": {
+            **{"low": 0.0, "high": 1.0, "low_quantile": 0.9, "high_quantile": 0.999},
+            "unit": "brightness",
+        },
         "training": {
             "command": "python train.py --data drawn",
             **{"status": "completed", "hardware": "CPU", "chosen_by": "val_auroc"},

@@ -16,7 +16,8 @@ from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split, save_split
-from anomaly_tf.reporting.evaluation import evaluate, table
+from anomaly_tf.reporting.evaluation import evaluate
+from anomaly_tf.reporting.table import table
 from anomaly_tf.runs.directory import RunDirectory
 
 # Red pixels of each picture, which are all of its score: number / 80 of 10 x 8 pixels.

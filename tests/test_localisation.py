@@ -16,6 +16,7 @@ from anomaly_tf.detection.localisation import (
     pixel_auroc,
 )
 from anomaly_tf.reporting import plots
+from anomaly_tf.runs.detector_info import HeatScale
 
 
 def picture(text: str, values: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +112,7 @@ def test_the_area_is_that_of_the_definition(levels, limit):
     assert localisation_metrics(masks, maps)["n_masks"] == 3
 
 
+SCALE = HeatScale(0.0, 2.0, 0.9, 0.999, "absolute error")
 MASKS = np.zeros((2, 4, 4), bool)
 MASKS[0, 0, 0] = True
 MAPS = np.ones((2, 4, 4), np.float32)
@@ -157,9 +159,9 @@ def test_the_picture_shows_originals_maps_and_the_edge_of_each_defect(channels, 
     maps[0, 1, 1] = 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = plots.localisation("defects", images, maps, MASKS, 2.0, ["bent", "good"])
+        figure = plots.localisation("defects", images, maps, MASKS, SCALE, ["bent", "good"])
         plots.save(figure, tmp_path / "picture.png")
-        explained = plots.explanations("errors", images, images, maps, 2.0, ["bent", "good"])
+        explained = plots.explanations("errors", images, images, maps, SCALE, ["bent", "good"])
         plots.save(explained, tmp_path / "explained.png")
     original, normal, marked, unmarked = figure.axes[:4]
     assert [axis.get_title() for axis in (original, normal)] == ["bent", "good"]
@@ -190,5 +192,5 @@ def test_the_picture_shows_originals_maps_and_the_edge_of_each_defect(channels, 
 
 def test_a_picture_of_no_image_says_so():
     none = np.zeros((0, 4, 4, 1), np.uint8)
-    figure = plots.localisation("defects", none, MAPS[:0], MASKS[:0], 1.0, [])
+    figure = plots.localisation("defects", none, MAPS[:0], MASKS[:0], SCALE, [])
     assert figure.get_suptitle() == "defects: none"

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anomaly_tf.runs.checks import is_inner_path
 
 from anomaly_tf import Detector
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.checks import is_inner_path
 from anomaly_tf.runs.detector_info import MAX_BYTES, DetectorInfo
 
 RIGHT: dict[str, Any] = {
     "threshold": {"value": 0.5, "method": "percentile", "percentile": 95},
     "calibration": {"size": 3, "scores": [0.1, 0.2, 1]},
+    "heat_scale": {"low": 0.1, "high": 0.5, "high_quantile": 0.999, "unit": "error"},
 }
 FIELDS = ("threshold.value", "calibration.scores")
 
@@ -54,9 +55,14 @@ def changed(info: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
         ("calibration.scores", [[0.1]]),
         ("calibration.scores", {"0": 0.1}),
         ("calibration.size", 2),
-        ("heat_scale.value", 0),
-        ("heat_scale.value", float("nan")),
-        ("heat_scale.quantile", 2),
+        ("heat_scale", {"low": 1.0, "high": 1.0}),
+        ("heat_scale", {}),
+        ("heat_scale", 5),
+        ("training", "long ago"),
+        ("heat_scale.low", -1),
+        ("heat_scale.high", 0),
+        ("heat_scale.high", float("nan")),
+        ("heat_scale.high_quantile", 2),
         ("image_shape", [28, 28]),
         ("image_shape", [28, 28, 2]),
         ("image_shape", [28, 0, 1]),

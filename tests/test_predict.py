@@ -277,7 +277,7 @@ def test_full_red_is_where_the_map_reaches_the_scale_of_the_detector(model, phot
     predict(model, tmp_path / "negative.png", "--heatmaps", tmp_path / "heat")
     drawn = np.asarray(Image.open(tmp_path / "heat" / "negative.png")).astype(int)
     (heat,) = detector.explain(grey[np.newaxis])
-    red = heat >= detector.heat_scale.value
+    red = heat >= detector.heat_scale.high
     assert 0 < red.sum() < red.size
     # The strongest colour, (220, 0, 0), hides four fifths of the picture.
     expected = np.stack([0.2 * grey + 0.8 * 220, 0.2 * grey, 0.2 * grey], axis=-1)

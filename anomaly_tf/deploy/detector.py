@@ -140,7 +140,7 @@ class Detector(ABC):
 
     @property
     def heat_scale(self) -> HeatScale:
-        """What is full red in a heat map of `explain`.
+        """What is transparent and what full red in a heat map of `explain`.
 
         Raises:
             UserError: If the detector was made before heat maps had a scale.

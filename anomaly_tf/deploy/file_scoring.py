@@ -169,8 +169,8 @@ def _read(file: ImageFile, shape: tuple[int, int, int]) -> np.ndarray | Unreadab
 
 def _draw(detector: Detector, files: list[ImageFile], images: np.ndarray) -> None:
     """Writes for each file a PNG with the map of its image uint8 `(H, W, C)` over it."""
-    full = detector.heat_scale.value
+    scale = detector.heat_scale
     for file, heat in zip(files, detector.explain(images), strict=True):
         assert file.heatmap
         with atomic_path(file.heatmap) as path:
-            overlay(open_image(file.path), heat, full or 1.0).save(path)
+            overlay(open_image(file.path), scale.strength(heat)).save(path)

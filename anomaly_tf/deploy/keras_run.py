@@ -17,8 +17,9 @@ from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import atomic_path, sha256, write_json
 
-# Full red in a heat map is this quantile of the maps of so many normal images.
-HEAT_QUANTILE, HEAT_IMAGES = 0.999, 200
+# Heat maps are transparent where nine in ten pixels of normal images lie, and full red from where
+# one in a thousand lies; measured on so many normal images.
+HEAT_QUANTILES, HEAT_IMAGES = (0.9, 0.999), 200
 
 
 class TrainedDetector(Detector):
@@ -79,16 +80,17 @@ class TrainedDetector(Detector):
         write_json(run.detector, self.info.to_json())
 
     def set_heat_scale(self, normal: Images, unit: str) -> None:
-        """Sets what is full red in heat maps, from the maps of normal validation images.
+        """Sets the colours of heat maps by the maps of normal validation images.
 
         Args:
             normal: uint8 `(N, H, W, C)`, at least one.
             unit: What a value of the map is, in words.
         """
         maps = self.explain(sample(normal, HEAT_IMAGES, seed=0)[:])
-        # Of maps that are 0 nearly everywhere, the largest value.
-        value = float(np.quantile(maps, HEAT_QUANTILE)) or float(maps.max()) or 1.0
-        self.info.heat_scale = HeatScale(value, HEAT_QUANTILE, unit)
+        low, high = map(float, np.quantile(maps, HEAT_QUANTILES))
+        if high <= low:  # maps that are 0, or the same, nearly everywhere
+            high = max(float(maps.max()), low + (low or 1.0))
+        self.info.heat_scale = HeatScale(low, high, *HEAT_QUANTILES, unit)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

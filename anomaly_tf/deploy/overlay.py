@@ -10,19 +10,18 @@ OPACITY = 0.8
 WEAK, STRONG = (255, 220, 0), (220, 0, 0)
 
 
-def overlay(image: Image.Image, heat: np.ndarray, full: float) -> Image.Image:
-    """Lays a map over the picture it was made of, transparent at 0, yellow, red at `full`.
+def overlay(image: Image.Image, strength: np.ndarray) -> Image.Image:
+    """Lays a heat map over its picture: transparent at 0, over yellow to red at 1.
 
     Args:
         image: The picture, of any size.
-        heat: float `(H, W)`, at least 0, of the detector's size; stretched over the picture.
-        full: The value shown in the strongest colour, above 0.
+        strength: float32 `(H, W)` in [0, 1], of the detector's size; stretched over the picture.
 
     Returns:
         RGB, of the picture's size.
     """
-    small = Image.fromarray(np.clip(heat / full, 0, 1).astype(np.float32))
-    strength = np.asarray(small.resize(image.size, Image.Resampling.BILINEAR))[..., np.newaxis]
+    stretched = Image.fromarray(strength).resize(image.size, Image.Resampling.BILINEAR)
+    strength = np.asarray(stretched)[..., np.newaxis]
     colour = np.array(WEAK) * (1 - strength) + np.array(STRONG) * strength
     opacity = OPACITY * strength
     mixed = np.asarray(image.convert("RGB")) * (1 - opacity) + colour * opacity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -22,6 +24,7 @@ from sklearn.metrics import (
 )
 
 from anomaly_tf.deploy.overlay import overlay
+from anomaly_tf.runs.detector_info import HeatScale
 from anomaly_tf.runs.files import atomic_path
 
 NORMAL, ANOMALY, LINE = "#1f6fb2", "#d9602b", "#333333"
@@ -75,7 +78,7 @@ def explanations(
     images: np.ndarray,
     reconstructed: np.ndarray | None,
     maps: np.ndarray,
-    scale: float,
+    scale: HeatScale,
     captions: list[str],
 ) -> Figure:
     """Images, their reconstructions if there are any, and their maps, all on one scale.
@@ -84,8 +87,8 @@ def explanations(
         title: What the images have in common.
         images: uint8 `(N, H, W, C)`.
         reconstructed: uint8 `(N, H, W, C)`; without them the maps are Grad-CAM.
-        maps: float32 `(N, H, W)`; white is 0, dark red is `scale` and above.
-        scale: In units of the maps.
+        maps: float32 `(N, H, W)`.
+        scale: What of them is white and what dark red.
         captions: One per image.
     """
     pictures = {"original": images}
@@ -97,19 +100,21 @@ def explanations(
     figure.suptitle(title if captions else f"{title}: none")
     axes = figure.subplots(rows)
     for axis, (name, row) in zip(axes, pictures.items(), strict=False):
-        _show_in_a_row(axis, name, row if row.shape[-1] == 3 else row[..., 0], "gray", 255)
+        _show_in_a_row(axis, name, row if row.shape[-1] == 3 else row[..., 0], "gray", (0, 255))
     name = "Grad-CAM" if reconstructed is None else "error"
-    _show_in_a_row(axes[-1], name, maps, "Reds", scale)
+    _show_in_a_row(axes[-1], name, maps, "Reds", (scale.low, scale.high))
     if captions:
         centres = [axes[0].patches[n].get_center()[0] for n in range(len(captions))]
         axes[0].set_xticks(centres, captions, fontsize=8)
         axes[0].tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
-        figure.colorbar(axes[-1].images[0], ax=axes[-1], shrink=0.9)
+        _label(figure.colorbar(axes[-1].images[0], ax=axes[-1], shrink=0.9), scale)
     return figure
 
 
-def _show_in_a_row(axis: Axes, name: str, images: np.ndarray, colours: str, largest: float) -> None:
-    """Pictures `(N, H, W)` or `(N, H, W, 3)` side by side, each in a frame, on one scale from 0.
+def _show_in_a_row(
+    axis: Axes, name: str, images: np.ndarray, colours: str, limits: tuple[float, float]
+) -> None:
+    """Pictures `(N, H, W)` or `(N, H, W, 3)` side by side, each in a frame, on one scale.
 
     In one axis: a layout of an axis for each picture takes longer than all drawing.
     """
@@ -121,7 +126,7 @@ def _show_in_a_row(axis: Axes, name: str, images: np.ndarray, colours: str, larg
     for number, image in enumerate(images):
         left = number * step - 0.5
         extent = (left, left + width, height - 0.5, -0.5)
-        axis.imshow(image, cmap=colours, vmin=0, vmax=largest, extent=extent)
+        axis.imshow(image, cmap=colours, vmin=limits[0], vmax=limits[1], extent=extent)
         axis.add_patch(Rectangle((left, -0.5), width, height, fill=False, linewidth=0.8))
     axis.set(xlim=(-1.5, len(images) * step - step + width + 0.5), ylim=(height + 0.5, -1.5))
 
@@ -144,7 +149,7 @@ def localisation(
     images: np.ndarray,
     maps: np.ndarray,
     masks: np.ndarray,
-    scale: float,
+    scale: HeatScale,
     captions: list[str],
 ) -> Figure:
     """Images, and the same with map and true defect over them, all on one scale.
@@ -152,9 +157,9 @@ def localisation(
     Args:
         title: What the images have in common.
         images: uint8 `(N, H, W, C)`.
-        maps: float32 `(N, H, W)`; transparent is 0, red is `scale` and above.
+        maps: float32 `(N, H, W)`.
         masks: bool `(N, H, W)`, True where the defects are; their edges are drawn.
-        scale: In units of the maps, above 0.
+        scale: What of the maps is transparent and what red.
         captions: One per image.
     """
     figure, axes = _grid(title, len(images), 2, (1.6 * max(len(images), 4) + 1.2, 4))
@@ -164,14 +169,19 @@ def localisation(
         image = _shown(images[column])
         axes[0, column].imshow(image, cmap="gray", vmin=0, vmax=255)
         axes[0, column].set_title(caption, fontsize=8)
-        axes[1, column].imshow(overlay(Image.fromarray(image), maps[column], scale))
+        axes[1, column].imshow(overlay(Image.fromarray(image), scale.strength(maps[column])))
         _outline(axes[1, column], masks[column])
     if captions:
         # As the colours of a map look on white.
-        ramp = overlay(Image.new("RGB", (256, 1), "white"), np.linspace(0, 1, 256)[np.newaxis], 1)
-        colours = ScalarMappable(Normalize(0, scale), ListedColormap(np.asarray(ramp)[0] / 255))
-        figure.colorbar(colours, ax=axes[1, :], shrink=0.9)
+        steps = np.linspace(0, 1, 256, dtype=np.float32)[np.newaxis]
+        ramp = np.asarray(overlay(Image.new("RGB", (256, 1), "white"), steps))[0] / 255
+        colours = ScalarMappable(Normalize(scale.low, scale.high), ListedColormap(ramp))
+        _label(figure.colorbar(colours, ax=axes[1, :], shrink=0.9), scale)
     return figure
+
+
+def _label(bar: Colorbar, scale: HeatScale) -> None:
+    bar.set_label(textwrap.fill(scale.unit, 18), fontsize=7)
 
 
 def _shown(image: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Metadata lies beside the model in `detector.json`, or inside an exported file. It may come from
 elsewhere, or be damaged: every number that a verdict depends on is of its type and in its range, or
-the file is refused. Needs the standard library alone.
+the file is refused. Needs numpy only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
 
 from anomaly_tf.runs.checks import (
     OUTPUTS,
@@ -128,17 +130,26 @@ class Calibration:
 
 @dataclass
 class HeatScale:
-    """What is full red in a heat map.
+    """How a map becomes colours, by the maps of normal validation images.
 
     Attributes:
-        value: The value of the map, above 0.
-        quantile: Of which quantile of the maps of normal validation images it is.
+        low: Values of the map up to here are transparent.
+        high: Values from here on are full red.
+        low_quantile: Share of the pixels of normal images up to `low`.
+        high_quantile: Share of the pixels of normal images up to `high`.
         unit: What a value of the map is, in words.
     """
 
-    value: float = _entry(((lambda value: is_number(value) and value > 0), "a number above 0"))
-    quantile: float = _entry(_number_to(1))
+    low: float = _entry(_NOT_NEGATIVE)
+    high: float = _entry(((lambda value: is_number(value) and value > 0), "a number above 0"))
+    low_quantile: float = _entry(_number_to(1))
+    high_quantile: float = _entry(_number_to(1))
     unit: str = _entry(_TEXT)
+
+    def strength(self, heat: np.ndarray) -> np.ndarray:
+        """Maps `(...)` as float32 in [0, 1], from transparent to full red."""
+        width = self.high - self.low
+        return np.clip((heat - self.low) / width, 0, 1).astype(np.float32)
 
 
 @dataclass
@@ -194,7 +205,8 @@ class DetectorInfo:
         seed: Seed of the run.
         image_shape: Height, width and channels.
         image_score: How a score follows from its map: `mean`, `maximum` or `none`.
-        heat_scale: What is full red in a heat map; None of runs made before maps had a scale.
+        heat_scale: What is transparent and what red in a heat map; None of runs that were made
+            before maps had a scale.
         training: How it was trained; in runs only.
         versions: Of the libraries that trained it; in runs only.
         threshold: When a score is an alarm.
@@ -274,6 +286,9 @@ class DetectorInfo:
             raise ValueError("nested too deeply") from error
         if not isinstance(info, dict):
             raise ValueError(f"expected an object; got {reprlib.repr(info)}")
+        for name in SECTIONS:
+            if not isinstance(info.get(name, {}), dict):
+                raise ValueError(f"{name} must be an object; got {reprlib.repr(info[name])}")
         for name, (is_right, words) in CHECKS.items():
             found, value = _look_up(info, name)
             if found and not is_right(value):
@@ -281,10 +296,15 @@ class DetectorInfo:
         method = _look_up(info, "threshold.method")[1]
         if method in THRESHOLD_SETTINGS:
             required = (*required, f"threshold.{THRESHOLD_SETTINGS[method]}")
+        if "heat_scale" in info:
+            required = (*required, "heat_scale.low", "heat_scale.high", "heat_scale.unit")
         for name in required:
             if not _look_up(info, name)[0]:
                 raise ValueError(f"no {name}")
         made = cls.from_json(info)
+        heat = made.heat_scale
+        if heat is not None and not heat.low < heat.high:
+            raise ValueError(f"heat_scale.high must be above low; got {heat.low} and {heat.high}")
         scores, size = made.calibration.scores, made.calibration.size
         if size not in (None, len(scores)):
             raise ValueError(f"calibration.size is {size}, but there are {len(scores)} scores")
