@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from anomaly_tf.detection.batches import LEAST_IMAGES, check_drift, select_anomalies
+from anomaly_tf.detection.batches import MIN_IMAGES, check_drift, select_anomalies
 
 
 @pytest.mark.parametrize(
@@ -77,4 +77,4 @@ def test_the_level_decides():
 def test_few_images_tell_nothing(size, calibrated):
     found = check_drift(np.zeros(size), np.arange(calibrated))
     assert found.drifted is None
-    assert str(found).startswith(f"drift: cannot tell from {size} images; at least {LEAST_IMAGES}")
+    assert str(found).startswith(f"drift: cannot tell from {size} images; at least {MIN_IMAGES}")

@@ -167,7 +167,7 @@ def test_int8_is_small_and_still_ranks_finely(exported, images):
 def test_each_quantization_stores_what_it_is_called_by(kind, stored, pictures, exported):
     _, path, report = exported("sota", kind)
     model, info = read_file(path)
-    assert (report["quantize"], info["quantization"], info["batch_size"]) == (kind, kind, 1)
+    assert (report["quantize"], info.quantization, info.batch_size) == (kind, kind, 1)
     interpreter = Interpreter(model_content=model)
     assert interpreter.get_input_details()[0]["shape"].tolist() == [1, 28, 28, 1]
     numbers: dict[type, int] = {}  # in tensors of each kind

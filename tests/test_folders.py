@@ -262,6 +262,18 @@ def test_broken_files_are_skipped_and_listed_until_there_are_too_many(photos, tm
             load_folder(photos, strict)
 
 
+def test_too_many_files_that_are_no_images_are_counted_as_such(photos, tmp_path):
+    pictures(photos, 6)
+    for number in range(4):
+        (photos / f"text {number}.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"4 of 10 files .*more than --max-broken 0.1 .*first:"):
+        load_folder(photos, config(tmp_path))
+    for path in photos.glob("0*.png"):
+        path.write_text("no picture")
+    with pytest.raises(UserError, match=r"no image in .* can be read"):
+        load_folder(photos, config(tmp_path, max_broken=1.0))
+
+
 def test_a_folder_of_broken_files_alone(photos, tmp_path):
     (photos / "a.png").write_bytes(b"no")
     with pytest.raises(UserError, match=r"no image in .* can be read; first: .*a\.png is not"):

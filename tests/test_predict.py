@@ -15,6 +15,7 @@ import pytest
 from conftest import assert_one_line, run_script
 from PIL import Image
 
+import evaluate
 import export
 import predict as script
 from anomaly_tf import Detector
@@ -295,7 +296,7 @@ def test_a_run_without_a_scale_for_heat_maps_gets_it_by_an_evaluation(run_copy, 
     assert (scored.returncode, scored.stderr) == (1, "")
     done = predict(run_copy, photos, "--heatmaps", tmp_path / "heat")
     assert_one_line(done, "--heatmaps", "no scale for heat maps", "python evaluate.py --run-dir")
-    assert run_script("evaluate.py", "--run-dir", run_copy).returncode == 0
+    evaluate.main(["--run-dir", str(run_copy)])
     again = json.loads(file.read_text())
     assert again.pop("heat_scale") == pytest.approx(scale)
     assert again == info

@@ -23,7 +23,7 @@ from anomaly_tf.data.protocols import make_split
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
-from anomaly_tf.training.callbacks import MOST_PICTURES, has_pictures
+from anomaly_tf.training.callbacks import MAX_PICTURES, has_pictures
 from anomaly_tf.training.checkpoint import (
     Progress,
     digest_of_sets,
@@ -310,7 +310,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(options, tmp_path):
 def test_tensorboard_gets_a_bounded_number_of_pictures(epochs):
     shown = [epoch for epoch in range(epochs) if has_pictures(epoch, epochs)]
     assert {0, epochs - 1} <= set(shown)
-    assert min(epochs, MOST_PICTURES // 2) <= len(shown) <= MOST_PICTURES + 1
+    assert min(epochs, MAX_PICTURES // 2) <= len(shown) <= MAX_PICTURES + 1
 
 
 def test_a_model_that_was_not_yet_renamed_is_the_runs_if_its_digest_is(run_copy):

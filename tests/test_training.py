@@ -362,7 +362,7 @@ def test_gradients_are_adapted_to_a_sample_of_the_normal_training_images(
     assert mean_of(normal) == pytest.approx(1.0, abs=1e-3)
     assert mean_of(train.anomalies[:300]) > 1.1
     # Of more than are wanted, some are drawn by the seed.
-    monkeypatch.setattr(gradients, "MOST_IMAGES", 100)
+    monkeypatch.setattr(gradients, "MAX_IMAGES", 100)
     mean_of = distances_by()
     assert mean_of(sample(normal, 100, 5)) == pytest.approx(1.0, abs=1e-3)
     for others in (sample(normal, 100, 6), normal[:100]):

@@ -86,7 +86,7 @@ def _require_normal_images(folder: Path, layout: Layout, config: Config) -> None
 
 def _require_readable(folder: Path, layout: Layout, scan: Scan, config: Config) -> None:
     """Refuses a folder in which no file, or too few, can be read."""
-    if not scan.digests:
+    if len(scan.broken) == len(layout.files):
         first = next(iter(scan.broken.values()))
         raise UserError(f"no image in {folder} can be read; first: {first}")
     if len(scan.broken) > config.max_broken * len(layout.files):

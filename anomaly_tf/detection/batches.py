@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import false_discovery_control, ks_2samp
 
 # Of fewer scores, even ones that all lie outside of what was seen tell little.
-LEAST_IMAGES = 20
+MIN_IMAGES = 20
 
 
 def select_anomalies(p_values: np.ndarray, level: float) -> np.ndarray:
@@ -70,7 +70,7 @@ class DriftCheck:
         """One line for the user."""
         if self.drifted is None:
             return (
-                f"drift: cannot tell from {self.size} images; at least {LEAST_IMAGES} are needed, "
+                f"drift: cannot tell from {self.size} images; at least {MIN_IMAGES} are needed, "
                 "and as many calibration images"
             )
         found = (
@@ -99,7 +99,7 @@ def check_drift(
         calibration_scores: float `(n,)`, scores of normal validation images.
         level: How often a stream from the same source may be taken for another, in (0, 1).
     """
-    if min(len(scores), len(calibration_scores)) < LEAST_IMAGES:
+    if min(len(scores), len(calibration_scores)) < MIN_IMAGES:
         nothing = float("nan")
         return DriftCheck(len(scores), nothing, nothing, nothing, nothing, None)
     test = ks_2samp(scores, calibration_scores)

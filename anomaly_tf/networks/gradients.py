@@ -19,7 +19,7 @@ GRID = 7
 # hardly vary, of which there are few to learn from, would count for most.
 RIDGE = 0.03
 # From so many normal images, that take no more memory, mean and covariance are learnt.
-MOST_IMAGES, MOST_BYTES = 6000, 200 * 10**6
+MAX_IMAGES, MAX_BYTES = 6000, 200 * 10**6
 
 
 def gradient_distance(image: KerasTensor) -> KerasTensor:
@@ -39,7 +39,7 @@ def gradient_distance(image: KerasTensor) -> KerasTensor:
 
 def images_to_learn_from(image_shape: tuple[int, int, int]) -> int:
     """How many normal images `(H, W, C)` are enough for `learn_gradients`."""
-    return min(MOST_IMAGES, MOST_BYTES // math.prod(image_shape))
+    return min(MAX_IMAGES, MAX_BYTES // math.prod(image_shape))
 
 
 def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:

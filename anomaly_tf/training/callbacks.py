@@ -23,7 +23,7 @@ from anomaly_tf.training.checkpoint import Progress, save_checkpoint
 
 # TensorBoard gets pictures and histograms after so many epochs at most, however long a training
 # is, and numbers after each.
-MOST_PICTURES = 30
+MAX_PICTURES = 30
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -131,7 +131,7 @@ class Validation(keras.callbacks.Callback):
 
 def has_pictures(epoch: int, epochs: int) -> bool:
     """Whether TensorBoard gets pictures after an epoch (from 0): the first and the last, too."""
-    return epoch % math.ceil(epochs / MOST_PICTURES) == 0 or epoch == epochs - 1
+    return epoch % math.ceil(epochs / MAX_PICTURES) == 0 or epoch == epochs - 1
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -188,7 +188,7 @@ class Pictures(keras.callbacks.Callback):
         self._detector = TrainedDetector(self.model.detector, DetectorInfo())
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Writes one picture per group, after `MOST_PICTURES` of all epochs at most."""
+        """Writes one picture per group, after `MAX_PICTURES` of all epochs at most."""
         if not has_pictures(epoch, self.params["epochs"]):
             return
         shown = {
