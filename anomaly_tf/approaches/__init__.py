@@ -42,6 +42,7 @@ APPROACHES = {
     "cnn": "classifier",
     "contrastive": "contrastive",
     "gan": "gan",
+    "ganomaly": "ganomaly",
     "supervised": "supervised",
     "transform": "transform",
     "vae": "vae",

@@ -1,0 +1,1 @@
+"""GANomaly, approach `ganomaly`: encoder, decoder, encoder."""
