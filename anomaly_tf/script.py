@@ -23,7 +23,9 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
     keeps its traceback.
     """
     try:
-        sys.exit(main(sys.argv[1:]) or 0)
+        status = main(sys.argv[1:]) or 0
+        sys.stdout.flush()  # here, where it is noticed that nobody reads it
+        sys.exit(status)
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
