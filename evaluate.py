@@ -8,15 +8,16 @@ the stored scores of normal validation images, without retraining.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import Checked, ThresholdConfig
-from anomaly_tf.data.split_file import open_split
+from anomaly_tf.data.split_file import folders_read, open_split
 from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.runs.directory import open_run
-from anomaly_tf.script import import_tensorflow, run_script
+from anomaly_tf.script import import_tensorflow, printable, run_script
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ def main(arguments: list[str]) -> None:
         config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
     )
     split = open_split(config, run.split)
+    run.require_apart(folders_read(config, split))
+    for line in split.left_out:
+        print(printable(line), file=sys.stderr)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()

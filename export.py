@@ -18,10 +18,18 @@ import numpy as np
 
 from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import Checked, number
-from anomaly_tf.data.split_file import open_split
+from anomaly_tf.data.split_file import folders_read, open_split
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import open_run
 from anomaly_tf.runs.files import require_writable, write_json
+from anomaly_tf.runs.outputs import (
+    IsOwn,
+    is_exported_file,
+    is_exported_folder,
+    is_exported_metadata,
+    json_with,
+    require_own_place,
+)
 from anomaly_tf.script import import_tensorflow, quiet_libraries, run_script
 
 REPRESENTATIVE_IMAGES = 500
@@ -68,6 +76,14 @@ def main(arguments: list[str]) -> int:
         config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
     )
     split = open_split(config, run.split)
+    name, path = planned(options, config.approach, folder)
+    parity = folder / f"{name}-parity.json"
+    outputs: dict[Path, IsOwn] = {parity: json_with("format", "quantize", "lost")}
+    if options.format == "saved_model":
+        outputs[path] = is_exported_folder
+    else:
+        outputs |= {path: is_exported_file, path.with_suffix(".json"): is_exported_metadata}
+    require_own_place("--output", folder, outputs, [run.path, *folders_read(config, split)])
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
@@ -78,15 +94,9 @@ def main(arguments: list[str]) -> int:
 
     trained = TrainedDetector.load(options.run_dir, options.trust)
     if options.format == "saved_model":
-        name, path = f"{config.approach}-saved_model", folder / config.approach / "1"
         with quiet_libraries():
             export_saved_model(trained, path)
     else:
-        parts = [config.approach]
-        parts += [options.quantize] if options.quantize != "none" else []
-        parts += [f"batch{options.batch_size}"] if options.batch_size > 1 else []
-        name = "-".join(parts)
-        path = folder / f"{name}.tflite"
         # What learns from normal images alone is not to know others, not even for their range.
         seen = split.validation
         samples = seen.normal if config.learns_from == "normal images" else seen.images
@@ -99,7 +109,7 @@ def main(arguments: list[str]) -> int:
         exported = Detector.load(path, options.trust)
     report: dict[str, Any] = {"format": options.format, "quantize": options.quantize}
     report |= compare(trained, exported, split, path)
-    write_json(folder / f"{name}-parity.json", report)
+    write_json(parity, report)
     print(f"{path}\n{parity_table(report)}")
     print(f"next: python predict.py --model {shlex.quote(str(path))} IMAGES")
     if report["lost"] <= ALLOWED_LOSS:
@@ -110,6 +120,17 @@ def main(arguments: list[str]) -> int:
         file=sys.stderr,
     )
     return 3
+
+
+def planned(options: ExportOptions, approach: str, folder: Path) -> tuple[str, Path]:
+    """The name of an export, and the file or folder that it becomes."""
+    if options.format == "saved_model":
+        return f"{approach}-saved_model", folder / approach / "1"
+    parts = [approach]
+    parts += [options.quantize] if options.quantize != "none" else []
+    parts += [f"batch{options.batch_size}"] if options.batch_size > 1 else []
+    name = "-".join(parts)
+    return name, folder / f"{name}.tflite"
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ MODEL is a run directory, the folder of an exported SavedModel or a .tflite file
 neither TensorFlow nor anything else beyond requirements-edge.txt (--false-discovery-rate and
 --check-drift need scipy). For each image: its score, the verdict, and its rank, the share of normal
 validation images that score as high (as small as it can be: 1 / (their number + 1)). The rank is
-the conformal p-value: a new normal image has one of at most R with a probability of at most R. An
-image that cannot be read is told on stderr, and the others are scored. Exit status, as grep's: 0
-all normal, 1 an anomaly, 2 an error.
+the conformal p-value: a new normal image has one of at most R with a probability of at most R. What
+cannot be read is reported on stderr, and so is what a search of a folder leaves out; the others are
+scored. With - their names are read from stdin, one a line, or separated by NUL as find -print0
+writes them. Exit status, as grep's: 0 all normal, 1 an anomaly, 2 an error.
 """
 
 from __future__ import annotations
@@ -14,20 +15,25 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from anomaly_tf.data.images import UnreadableImage, find_images
+from anomaly_tf.data.images import UnreadableImage
+from anomaly_tf.data.search import Found, find_images, folders_of
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.file_scoring import ImageFile, score_files
 from anomaly_tf.deploy.loading import is_saved_model, run_of
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import open_run
 from anomaly_tf.runs.files import require_writable
+from anomaly_tf.runs.outputs import is_heat_map, require_own_place
+from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import (
     import_tensorflow,
     printable,
@@ -82,7 +88,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Scores what the command line names; returns the exit status."""
     options = parse(arguments)
-    found = list(find_images(options.images))
+    places = named_places(options.images)
+    found = find_images(places)
+    report(found)
+    if not found.files:
+        return 2
+    files = [ImageFile(path) for path, _ in found.files]
+    if options.heatmaps is not None:
+        files = with_heatmaps(user_path(options.heatmaps), found, places, user_path(options.model))
     batches = import_batches(options)
     detector = load(options.model, options.trust)
     if options.false_alarm_rate is not None:
@@ -90,11 +103,8 @@ def main(arguments: list[str]) -> int:
             detector.set_false_alarm_rate(options.false_alarm_rate)
         except ValueError as error:
             raise UserError(f"--false-alarm-rate: {error}") from error
-    files = [ImageFile(path) for path, _ in found]
-    if options.heatmaps:
+    if options.heatmaps is not None:
         require_map(detector)
-        heatmaps = heatmap_paths(Path(options.heatmaps), [name for _, name in found])
-        files = [ImageFile(file.path, path) for file, path in zip(files, heatmaps, strict=True)]
     write = WRITERS[options.format]()
     level = options.false_discovery_rate
     names: list[Path] = []
@@ -106,7 +116,7 @@ def main(arguments: list[str]) -> int:
             write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
         return int(verdicts.sum())
 
-    for part in score_files(detector, run_of(Path(options.model)), files):
+    for part in score_files(detector, run_of(user_path(options.model)), files):
         show_progress()
         for _, result in part:
             if isinstance(result, UnreadableImage):
@@ -131,7 +141,52 @@ def main(arguments: list[str]) -> int:
         print(f"{len(scores)} images, {anomalies} {limit}{more}")
     if options.check_drift:
         print(batches.check_drift(scores, detector.calibration_scores), file=sys.stderr)
-    return 2 if unreadable else int(anomalies > 0)
+    return 2 if unreadable or not found.is_complete else int(anomalies > 0)
+
+
+def named_places(words: list[str]) -> list[Path]:
+    """The files and folders that the command line names; `-` stands for those named on stdin.
+
+    Raises:
+        UserError: If stdin names none, or holds a picture itself.
+    """
+    names: list[str] = []
+    for word in words:
+        names += names_on_stdin() if word == "-" else [word]
+    places = [user_path(name) for name in names]
+    if not any(place.exists() for place in places):
+        try:
+            places[0].stat()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            more = f", nor any of {len(places) - 1} others" if len(places) > 1 else ""
+            raise UserError(
+                f"cannot read {places[0]}: {reason}{more}; give files or folders that exist"
+            ) from error
+    return places
+
+
+def names_on_stdin() -> list[str]:
+    """Names of files, one a line, or separated by NUL if there is one."""
+    content = sys.stdin.buffer.read()
+    if content.startswith(PICTURE_STARTS):
+        raise UserError("stdin holds a picture; - stands for a list of files' names, one a line")
+    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+    names = [os.fsdecode(line) for line in lines if line]
+    if not names:
+        raise UserError("stdin names no files; give their names, one a line")
+    return names
+
+
+PICTURE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+
+
+def report(found: Found) -> None:
+    """Says on stderr what was left out, and which named folders hold nothing to be judged."""
+    for problem in found.problems:
+        print(f"error: {printable(problem)}", file=sys.stderr)
+    for line in found.left_out.lines():
+        print(printable(line), file=sys.stderr)
 
 
 def import_batches(options: argparse.Namespace) -> Any:
@@ -151,7 +206,7 @@ def import_batches(options: argparse.Namespace) -> Any:
 
 def load(model: str, trust: bool = False) -> Detector:
     """The detector, loaded without the notes of the libraries that run it."""
-    path = run_of(Path(model))
+    path = run_of(user_path(model))
     if path.is_dir():
         if not is_saved_model(path):
             open_run(path)  # which tells what is missing before TensorFlow takes its seconds
@@ -173,22 +228,48 @@ def require_map(detector: Detector) -> None:
         raise UserError(f"--heatmaps: {error}") from error
 
 
-def heatmap_paths(folder: Path, names: list[Path]) -> list[Path]:
-    """Where in a folder the heat maps of files go, each under the name that it was found by.
+# What is read of the folder of a SavedModel, or of the one above it.
+MODEL_FOLDERS = tuple(
+    place + name for place in ("", "1/") for name in ("", "variables", "assets", "assets.extra")
+)
+
+
+def with_heatmaps(
+    folder: Path, found: Found, places: Iterable[Path], model: Path
+) -> list[ImageFile]:
+    """The files, each with the place of its heat map: under the name that it was found by.
 
     Raises:
-        UserError: If the folder cannot be written.
+        UserError: If a heat map would meet an image or the model, would replace what is none, or
+            the folder cannot be written.
     """
+    heatmaps = [folder / name for name in heatmap_names([name for _, name in found.files])]
+    model_folders = [run_of(model) / name for name in (".", *MODEL_FOLDERS)]
+    read_from = [*places, *folders_of(path for path, _ in found.files), *model_folders]
+    require_own_place("--heatmaps", folder, dict.fromkeys(heatmaps, is_heat_map), read_from)
     require_writable(folder, "--heatmaps")
-    used: dict[Path, None] = {}  # in order
+    files = []
+    for (path, name), heatmap in zip(found.files, heatmaps, strict=True):
+        files.append(ImageFile(path, heatmap))
+        if heatmap not in (folder / name, folder / f"{name}.png"):
+            said = f"{path}: its heat map is {heatmap}, because another image has its name"
+            print(printable(said), file=sys.stderr)
+    return files
+
+
+def heatmap_names(names: list[Path]) -> list[Path]:
+    """Names of heat maps inside their folder, each another one in every file system."""
+    used: set[str] = set()
+    numbers: dict[Path, int] = {}
+    heatmaps = []
     for name in names:
         path = name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png")
-        number = 1
-        while path in used:
-            number += 1
-            path = name.with_name(f"{name.stem}-{number}.png")
-        used[path] = None
-    return [folder / path for path in used]
+        while (same := unicodedata.normalize("NFC", str(path)).casefold()) in used:
+            numbers[name] = numbers.get(name, 1) + 1
+            path = name.with_name(f"{name.stem}-{numbers[name]}.png")
+        used.add(same)
+        heatmaps.append(path)
+    return heatmaps
 
 
 def write_table() -> Callable[..., None]:

@@ -37,7 +37,11 @@ def main(arguments: list[str]) -> int:
         class_roles(config, names)  # a wrong class is told before anything is loaded
     dataset = open_dataset(config)
     for line in dataset.report:
-        print(printable(line), flush=True)
+        print(
+            printable(line),
+            file=sys.stderr if line in dataset.left_out else sys.stdout,
+            flush=True,
+        )
 
     split = make_split(config, dataset)
     require_calibration(config.threshold, int((split.validation.labels == 0).sum()))

@@ -22,10 +22,19 @@ from typing import Any, ClassVar
 from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.command_line import CONFIG_FOLDER, require_approach
 from anomaly_tf.config import ALL_CLASSES_NORMAL, Checked, Protocol, number, plain
+from anomaly_tf.data.search import Search, folders_of
 from anomaly_tf.data.sources import known_class_names
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import run_jobs
 from anomaly_tf.runs.files import require_writable, write_json
+from anomaly_tf.runs.outputs import (
+    REPORTS,
+    IsOwn,
+    is_benchmark_report,
+    is_own_run,
+    json_with,
+    require_own_place,
+)
 
 PROJECT = CONFIG_FOLDER.parent
 
@@ -135,6 +144,7 @@ def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any],
         UserError: If the folder for the results cannot be written, or a file in it is damaged.
     """
     output = Path(options.output)
+    _require_own_place(options)
     require_writable(output, "--output")
     results = kept_results(options)
     kept = {cell: result for cell, result in results.items() if result is not None}
@@ -148,6 +158,18 @@ def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any],
         results[cell] = result
         left = _seconds_left(results, options.jobs)
         yield cell, result, f"[{place}/{len(results)}] {cell.name}: {_describe(result)}{left}"
+
+
+def _require_own_place(options: BenchmarkOptions) -> None:
+    """Refuses a folder for results among the data, or one in which other files have their names."""
+    output, data = Path(options.output), Path(options.data)
+    outputs: dict[Path, IsOwn] = {output / name: is_benchmark_report for name in REPORTS}
+    for cell in cells_of(options):
+        outputs[_file(output, cell)] = json_with("cell", "settings", "status")
+        outputs[_run_folder(output, cell)] = is_own_run
+    images = Search().images_below(data) if data.is_dir() else []
+    read_from = [data, *folders_of(data / file for file in images)]
+    require_own_place("--output", output, outputs, read_from)
 
 
 def kept_results(options: BenchmarkOptions) -> dict[Cell, dict[str, Any] | None]:
@@ -192,7 +214,7 @@ def defaults_of(approach: str) -> dict[str, Any]:
 
 def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
     """Trains and evaluates one cell."""
-    run = Path(options.output) / "runs" / cell.name
+    run = _run_folder(Path(options.output), cell)
     shutil.rmtree(run, ignore_errors=True)  # what a stopped benchmark left half-trained
     epochs = options_of(cell.approach)().training.epochs
     train = ["train.py", "--approach", cell.approach, "--protocol", cell.protocol]
@@ -230,6 +252,10 @@ def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
 
 def _file(output: Path, cell: Cell) -> Path:
     return output / "cells" / f"{cell.name}.json"
+
+
+def _run_folder(output: Path, cell: Cell) -> Path:
+    return output / "runs" / cell.name
 
 
 def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from anomaly_tf.config.parser import OptionParser, Options, unknown, value_of
 from anomaly_tf.config.yaml_files import read_yaml
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.runs.paths import expand_home, user_path
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 BESIDE = {
@@ -51,6 +52,7 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     """
     resume = value_of("resume", arguments)
     if resume:
+        resume = expand_home(resume)
         return TrainOptions(_config_of_run(Path(resume), arguments), resume=resume)
     file = _named_file(arguments)
     named = value_of("approach", arguments) or (file and read_yaml(file).get("approach")) or "sota"
@@ -63,7 +65,8 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     config, beside = parser.parse(arguments, read_yaml(source), source)
     if beside["resume"] is not None:
         raise UserError("option --resume is empty; give the folder of an interrupted run")
-    return TrainOptions(config, beside["run_dir"])
+    run_dir = beside["run_dir"]
+    return TrainOptions(config, expand_home(run_dir) if run_dir else run_dir)
 
 
 def _config_of_run(folder: Path, arguments: Sequence[str]) -> Config:
@@ -100,6 +103,7 @@ def load_config(path: Path) -> Config:
     Raises:
         UserError: If the file is not a configuration.
     """
+    path = user_path(path)
     values = read_yaml(path)
     try:
         approach = require_approach(values.get("approach"))
@@ -135,4 +139,4 @@ def parse_options(
 
 def _named_file(arguments: Sequence[str]) -> Path | None:
     name = value_of("config", arguments)
-    return Path(name) if name else None
+    return user_path(name) if name else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import write_json
+from anomaly_tf.runs.outputs import is_measurement
 from anomaly_tf.script import import_tensorflow
 
 # Before TensorFlow is made quiet in this process.
@@ -29,14 +30,19 @@ def kept_results(output: Path) -> dict[str, Any]:
     """What was measured before, of which the parts that are measured now are replaced.
 
     Raises:
-        UserError: If the file is damaged.
+        UserError: If the file is damaged, or holds something else.
     """
     if not output.exists():
         return {}
     try:
-        return dict(json.loads(output.read_text("utf-8")))
+        results = dict(json.loads(output.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{output} is damaged ({error}); move it away to measure anew") from error
+    if not is_measurement(output):
+        raise UserError(
+            f"{output} is there and holds no measurement; move it away or choose another --output"
+        )
+    return results
 
 
 def keep_results(results: dict[str, Any], output: Path) -> None:

@@ -72,9 +72,11 @@ def run_command(*command: object, **keywords: object) -> subprocess.CompletedPro
     """Runs a command in the repository, in a user's environment."""
     return subprocess.run(
         [*map(str, command)],
-        text=True,
         check=False,
-        **{"capture_output": True, "cwd": ROOT, "timeout": 300, "env": ENVIRONMENT, **keywords},
+        **{
+            **{"text": True, "capture_output": True, "timeout": 300},
+            **{"cwd": ROOT, "env": ENVIRONMENT, **keywords},
+        },
     )
 
 

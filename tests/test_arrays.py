@@ -152,6 +152,23 @@ def test_an_npz_file_with_something_else_is_told_in_one_line(content, words, npz
         assert word in message
 
 
+def test_arrays_that_are_not_read_are_named(npz):
+    path = npz(images=IMAGES, labels=LABELS, val_images=IMAGES, val_labels=LABELS)
+    dataset = load_npz(path)
+    assert dataset.left_out == ("left out: arrays that are not read (val_images, val_labels)",)
+    assert dataset.report == dataset.left_out
+    assert load_npz(npz(images=IMAGES, labels=LABELS)).left_out == ()
+
+
+def test_pictures_beside_idx_files_are_counted(small_folder, tmp_path):
+    for file in small_folder.glob("*ubyte"):
+        (tmp_path / file.name).symlink_to(file)
+    assert load_idx_folder(tmp_path).left_out == ()
+    (tmp_path / "new.png").write_bytes(b"content")
+    (line,) = load_idx_folder(tmp_path).left_out
+    assert line.startswith("left out: 1 image files beside the IDX files")
+
+
 def test_as_many_classes_as_class_numbers_can_tell(npz):
     path = npz(images=np.zeros((32000, 1, 1), np.uint8), labels=np.arange(32000))
     assert load_npz(path).train_classes[-1] == 31999
@@ -289,8 +306,13 @@ def test_images_of_tfds_without_a_class_are_left_out(prepare):
         image_features((5, 4, 1)),
         train=examples(GREY, labels),
         test=examples(GREY, [-1] * 6),
+        unlabelled=examples(GREY, [-1] * 6),
     )
     dataset = load_tfds("hidden")
+    assert dataset.left_out == (
+        "left out: 8 images without a class",
+        "left out: splits that are not read (unlabelled)",
+    )
     assert sorted(dataset.train_classes.tolist()) == [0, 1, 1, 2]
     assert dataset.test_images.shape == (0, 5, 4, 1)
 

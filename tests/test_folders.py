@@ -13,6 +13,7 @@ import pytest
 from conftest import assert_one_line, run_script
 from PIL import Image
 
+import train
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.config import FolderConfig
@@ -26,6 +27,7 @@ from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.data.stored import StoredImages
 from anomaly_tf.errors import UserError
+from anomaly_tf.training.setup import resolve
 
 RANDOM = np.random.default_rng(0)
 
@@ -498,6 +500,77 @@ def test_images_of_one_name_in_two_classes_keep_their_own_masks(photos, tmp_path
     save_split(split, dataset, tmp_path / "split.json")
     assert split.masks == open_split(config(tmp_path), tmp_path / "split.json").masks
     assert dict(split.masks) == dict(dataset.masks)
+
+
+@pytest.mark.parametrize("name", ["{}_GT.png", "{} mask.png", "{}/000.png"])
+def test_masks_that_match_no_picture_are_said(name, photos, tmp_path):
+    pictures(photos / "train" / "good", 6)
+    pictures(photos / "test" / "good", 2)
+    pictures(photos / "test" / "dent", 3)
+    for number in range(3):
+        picture(photos / "ground_truth" / "dent" / name.format(f"{number:03}"))
+    picture(photos / "ground_truth" / "dent" / "001.png")
+    picture(photos / "ground_truth" / "dent" / "001_mask.png")  # of one picture
+    dataset = load_folder(photos, config(tmp_path))
+    assert len(dataset.masks) == 1
+    (line,) = (line for line in dataset.left_out if "mask" in line)
+    assert line.startswith("left out: 4 masks that match no picture of an anomaly; name them ")
+    assert line in dataset.report
+    split = make_split(config(tmp_path), dataset)
+    assert split.left_out == dataset.left_out
+    save_split(split, dataset, tmp_path / "split.json")
+    (photos / "later.heic").touch()
+    picture(photos / "test" / "dent" / "later.png")
+    later = "\n".join(open_split(config(tmp_path), tmp_path / "split.json").left_out)
+    for words in ("4 masks that the run does not use", "1 .heic", "1 image in no set of the run"):
+        assert words in later
+
+
+def test_training_says_on_stderr_what_it_leaves_out(photos, tmp_path, capsys, monkeypatch):
+    pictures(photos / "train", 6)
+    pictures(photos / "validation", 2)
+    for file in ("1.heic", "train/2.HEIC", "train/notes.txt"):
+        (photos / file).touch()
+    (photos / "train" / "broken.png").write_bytes(b"broken")
+    shutil.copy(photos / "train" / "000.png", photos / "train" / "copy.png")
+
+    def stop(*arguments: object) -> None:
+        raise UserError("enough")
+
+    monkeypatch.setattr(train, "make_split", stop)
+    options = ["--approach", "vae", "--data", str(photos), "--max-broken", "0.5"]
+    with pytest.raises(UserError, match="enough"):
+        train.main([*options, "--run-dir", str(tmp_path / "run")])
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert len(lines) == 5
+    for words in (
+        "skipped: 1 unreadable file",
+        "left out: 1 copies",
+        "left out: 2 pictures in formats that are not read",
+        "left out: 1 other file",
+        "left out: 2 images beside train/ and test/",
+    ):
+        assert any(line.startswith(words) for line in lines)
+    assert "taken as" in said.out
+    assert "left out" not in said.out
+
+
+@pytest.mark.parametrize(
+    ("chosen", "normal"),
+    [
+        (("all",), ["2024-01-01", "2024-01-02", "all good", "dent"]),
+        (("2024-*",), ["2024-01-01", "2024-01-02"]),
+        (("2024-01-0[2-9]", "all*"), ["2024-01-02", "all good"]),
+    ],
+)
+def test_classes_that_are_normal_need_not_be_listed(chosen, normal, photos, tmp_path):
+    for name in ("2024-01-01", "2024-01-02", "dent", "all good"):
+        pictures(photos / name, 5)
+    asked = config(tmp_path, normal_class=chosen)
+    split = make_split(asked, load_folder(photos, asked))
+    assert [split.class_names[number] for number in split.roles.normal] == normal
+    assert resolve(asked, split).normal_class == tuple(normal)
 
 
 def test_a_split_is_opened_with_its_classes_and_roles_from_where_the_data_is(photos, tmp_path):

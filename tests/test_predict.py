@@ -22,6 +22,7 @@ from anomaly_tf import Detector
 from anomaly_tf.deploy.file_scoring import MANY
 from anomaly_tf.detection.batches import check_drift, select_anomalies
 from anomaly_tf.detection.threshold import conformal_threshold
+from anomaly_tf.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_exit_status_as_grep(model, photos, without_tensorflow):
     broken = predict(model, photos, photos / "none.png", env=without_tensorflow)
     assert broken.returncode == 2
     assert broken.stderr.splitlines() == [
-        f"error: {photos / 'text.png'} is not an image (BMP, JPEG, PNG, TIFF, WEBP); skipped",
+        f"error: {photos / 'text.png'} is not an image (BMP, GIF, JPEG, PNG, TIFF, WEBP); skipped",
         f"error: cannot read {photos / 'none.png'}: No such file or directory; skipped",
     ]
     assert "3 images, 1 above" in broken.stdout  # the others were scored
@@ -368,6 +369,11 @@ def test_many_files_in_order(model, judged, without_tensorflow, tmp_path):
         ("--model photos/text.png photos", ["text.png", "was not made by export.py"]),
         ("--model {model}", ["FILES_OR_FOLDERS"]),
         ("--model {model} empty", ["folder empty holds no images"]),
+        ("--model {model} missing", ["cannot read missing: No such file", "that exist"]),
+        ("--model {model} missing none.png", ["cannot read missing", "nor any of 1 others"]),
+        ("--model {model} photos --heatmaps photos", ["--heatmaps photos would write into"]),
+        ("--model {model} photos --heatmaps .", ["would write into photos", "reads from"]),
+        ("--model {model} photos/text.png --heatmaps photos/../photos", ["reads from"]),
         ("--model {model} photos --format xml", ["--format", "xml", "jsonl"]),
         ("--model {model} photos --false-alarm-rate 2", ["--false-alarm-rate", "below 1; got 2"]),
         ("--model {model} photos --false-alarm-rate 1e-9", ["--false-alarm-rate", "needs"]),
@@ -419,3 +425,105 @@ def test_output_that_nobody_reads(model, photos, without_tensorflow):
         ["bash", "-c", command], capture_output=True, text=True, env=without_tensorflow, check=False
     )
     assert done.stderr == ""
+
+
+def folder_content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def judge(capsys, *arguments: object) -> tuple[int, str, list[str]]:
+    """Exit status, stdout and the lines of stderr."""
+    status = script.main([*map(str, arguments)])
+    said = capsys.readouterr()
+    return status, said.out, said.err.splitlines()
+
+
+def test_heat_maps_replace_only_heat_maps(model, photos, tmp_path, capsys):
+    heat, before = photos / "heat", folder_content(photos)
+    for _ in range(2):  # the second time they are replaced, and not judged
+        status, out, said = judge(capsys, "--model", model, photos, "--heatmaps", heat)
+        assert status == 1
+        assert "3 images, 1 above" in out
+    assert said == [
+        "left out: 3 pictures that anomaly_tf drew, heat maps or plots "
+        f"(first: {heat / 'photos' / 'a.png'})"
+    ]
+    assert before.items() <= folder_content(photos).items()
+    (tmp_path / "mine" / "photos").mkdir(parents=True)
+    mine = tmp_path / "mine" / "photos" / "a.png"
+    mine.write_bytes((photos / "a.png").read_bytes())
+    with pytest.raises(UserError, match=r"a\.png is there and was not written by this command"):
+        judge(capsys, "--model", model, photos, "--heatmaps", tmp_path / "mine")
+    assert mine.read_bytes() == (photos / "a.png").read_bytes()
+    assert [path.name for path in mine.parent.iterdir()] == ["a.png"]
+    with pytest.raises(UserError, match="reads from"):
+        judge(capsys, "--model", model, heat / "photos" / "a.png", "--heatmaps", heat / "photos")
+
+
+def test_heat_maps_do_not_lie_in_the_model(deployed, photos):
+    for place in ("", "variables", "assets.extra"):
+        folder = deployed["saved_model"] / place
+        options = ["--model", str(deployed["saved_model"].parent), str(photos), "--heatmaps"]
+        with pytest.raises(UserError, match="reads from"):
+            script.main([*options, str(folder)])
+
+
+def test_pictures_of_one_name_are_told_apart(model, photos, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("a.png", "A.PNG"):
+        (other / name).write_bytes((photos / "a.png").read_bytes())
+    files = (photos / "a.png", other / "a.png", other / "A.PNG")
+    _, _, said = judge(capsys, "--model", model, *files, "--heatmaps", tmp_path / "heat")
+    because = "because another image has its name"
+    # A-2.png and a-2.png are one file where letter case does not count.
+    assert said == [
+        f"{other / 'a.png'}: its heat map is {tmp_path / 'heat' / 'a-2.png'}, {because}",
+        f"{other / 'A.PNG'}: its heat map is {tmp_path / 'heat' / 'A-3.png'}, {because}",
+    ]
+
+
+def test_what_is_left_out_is_said_and_the_rest_is_judged(model, photos, tmp_path, capsys):
+    for name in ("1.heic", "2.HEIC", "notes.txt", ".DS_Store", "Thumbs.db"):
+        (photos / name).write_bytes(b"content")
+    (tmp_path / "empty").mkdir()
+    status, out, said = judge(capsys, "--model", model, photos)
+    assert status == 1
+    assert said == [
+        "left out: 2 pictures in formats that are not read; convert them to PNG or JPEG (2 .heic)",
+        "left out: 1 other file, no image by the name (1 .txt)",
+    ]
+    # What was named and could not be judged makes an error.
+    status, again, said = judge(capsys, "--model", model, tmp_path / "empty", photos)
+    assert (status, again) == (2, out)
+    assert said[0].startswith(f"error: folder {tmp_path / 'empty'} holds no images")
+    status, _, said = judge(capsys, "--model", model, photos / "a.png", photos / "1.heic")
+    assert (status, len(said)) == (2, 1)
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\0"])
+def test_names_from_stdin(separator, model, photos, without_tensorflow):
+    names = [photos / "a.png", photos / "more" / "ä, c.png"]
+    text = separator.join(map(str, names)) + separator
+    done = predict(model, "-", "--format", "jsonl", input=text, env=without_tensorflow)
+    assert (done.returncode, done.stderr) == (1, "")
+    rows = [json.loads(line)["file"] for line in done.stdout.splitlines()]
+    assert rows == [str(name) for name in names]
+
+
+def test_stdin_that_names_no_files(model, photos, without_tensorflow):
+    picture = (photos / "a.png").read_bytes()
+    for content, words in ((b"", "names no files"), (b"\n", "names no"), (picture, "a picture")):
+        done = predict(model, "-", input=content, env=without_tensorflow, text=False)
+        assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+        assert words.encode() in done.stderr
+
+
+def test_a_leading_tilde_is_the_home_folder(model, photos, without_tensorflow, tmp_path):
+    env = {**without_tensorflow, "HOME": str(tmp_path)}
+    (tmp_path / "model.tflite").write_bytes(model.read_bytes())
+    options = ("--model=~/model.tflite", "~/photos", "--heatmaps=~/heat", "--format", "jsonl")
+    done = run_script("predict.py", *options, env=env)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.count(str(photos)) == 3
+    assert len(list((tmp_path / "heat").rglob("*.png"))) == 3

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from anomaly_tf.errors import OptionError
+from anomaly_tf.runs.paths import expand_home
 
 
 def number(default: Any, low: float, high: float = float("inf"), *, above: bool = False) -> Any:
@@ -24,16 +25,21 @@ def number(default: Any, low: float, high: float = float("inf"), *, above: bool 
 
 @dataclass(frozen=True)
 class Checked:
-    """Base of the configuration dataclasses: checks the ranges declared by `number`."""
+    """Base of the configuration dataclasses: checks the ranges declared by `number`.
+
+    A text that begins with `~` is a path, in which that stands for the home folder.
+    """
 
     section: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, str):
+                object.__setattr__(self, item.name, expand_home(value))
             if "low" not in item.metadata:
                 continue
             low, high, above = (item.metadata[key] for key in ("low", "high", "above"))
-            value = getattr(self, item.name)
             if value is None:
                 continue
             for part in value if isinstance(value, tuple) else (value,):

@@ -36,6 +36,7 @@ def with_corruptions(split: Split, config: Config) -> Split:
         _with_copies(split.test, config, first_class, _TEST_STREAM),
         split.roles,
         split.class_names + corruption_names(config.corruption),
+        left_out=split.left_out,
     )
 
 

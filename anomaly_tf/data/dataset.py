@@ -30,6 +30,7 @@ class ImageDataset:
         named_normal: Classes whose names say that they are normal; None if no name does.
         masks: Image file to the file of its mask, which marks the anomaly.
         report: How a folder was read, as lines for the user.
+        left_out: Those lines of the report that say what was left out, and why.
         skipped: Why files were skipped, one reason for each.
     """
 
@@ -40,6 +41,7 @@ class ImageDataset:
     named_normal: tuple[int, ...] | None = None
     masks: Mapping[str, str] = field(default_factory=dict)
     report: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
 
     @property

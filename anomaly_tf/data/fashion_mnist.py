@@ -43,6 +43,8 @@ FASHION_MNIST_CLASSES = (
 # What `digest` gives for the published 60,000 + 10,000 images.
 FASHION_MNIST_DIGEST = "e9e2a65ffb58736f136df73a5c97f0784bd0eb2d65350ff152c1833aedf69998"
 
+ARRAYS = ("train_images", "train_classes", "test_images", "test_classes")
+
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 # TFDS retries an unreachable host for minutes, so a small file of the same host is probed first.
@@ -117,20 +119,29 @@ def _read_cache(path: Path) -> TrainAndTest:
 
 
 def _write_cache(path: Path, train: ImageSet, test: ImageSet) -> None:
+    if _holds_other_arrays(path):
+        raise UserError(
+            f"{path}, where Fashion-MNIST is cached, holds other arrays; move it away or choose "
+            "another folder by --data-dir"
+        )
     try:
         with atomic_path(path) as temporary:
-            np.savez(
-                temporary,
-                train_images=train.images[:],
-                train_classes=train.classes,
-                test_images=test.images[:],
-                test_classes=test.classes,
-            )
+            arrays = train.images[:], train.classes, test.images[:], test.classes
+            np.savez(temporary, **dict(zip(ARRAYS, arrays, strict=True)))  # type: ignore[arg-type]
     except OSError as error:
         raise UserError(
             f"cannot write the data cache {path}: {error.strerror}; "
             "choose another folder by --data-dir"
         ) from error
+
+
+def _holds_other_arrays(path: Path) -> bool:
+    """Whether a file of arrays is another's; what cannot be read is taken for a damaged cache."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return set(archive.namelist()) != {f"{name}.npy" for name in ARRAYS}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def _read_tfds() -> TrainAndTest:

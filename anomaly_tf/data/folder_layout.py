@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anomaly_tf.data.images import SUFFIXES, files_below
 from anomaly_tf.data.masks import pair_masks
+from anomaly_tf.data.search import LeftOut, Search
 from anomaly_tf.errors import UserError
 
 NORMAL_NAMES = ("normal", "good", "ok")
 ANOMALY_NAMES = {"abnormal", "anomalies", "anomaly", "bad", "defect", "defective", "defects", "ng"}
 TRAIN, TEST, MASKS = "train", "test", "ground_truth"
+# Reasons for which files are left out; {s} is the plural's ending.
+BESIDE = f"image{{s}} beside {TRAIN}/ and {TEST}/"
+UNPAIRED = (
+    f"mask{{s}} that match no picture of an anomaly; name them {MASKS}/<class>/<picture>_mask.png"
+)
+UNUSED = "mask{s} that the run does not use, for want of a picture of an anomaly of the same name"
+IN_NO_SET = (
+    "image{s} in no set of the run: of classes that its protocol does not use, copies, unreadable, "
+    "or added since training"
+)
 # Class folders that are named when the layout is described.
 MAX_NAMED = 3
 
@@ -34,7 +43,7 @@ class Layout:
         in_test: bool `(N,)`, whether each lies in `test/`.
         class_names: Name of each class number.
         masks: Image file to its mask file.
-        notes: What is ignored, for the report.
+        left_out: What is left out, for the report.
     """
 
     words: str
@@ -43,7 +52,7 @@ class Layout:
     in_test: np.ndarray
     class_names: tuple[str, ...]
     masks: dict[str, str]
-    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def normal(self) -> tuple[int, ...] | None:
@@ -62,19 +71,18 @@ def recognise(folder: Path) -> Layout:
         UserError: If pictures lie both beside and in subfolders, or there is a `test/` without a
             `train/`.
     """
-    images, masks, others, tops = _by_kind(folder)
-    notes = []
-    if others:
-        endings = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
-        notes.append(f"left alone: files that are no images by their names ({endings})")
+    files, left_out = _search(folder)
+    images = [file for file in files if _top(file).lower() != MASKS]
+    masks = [file for file in files if _top(file).lower() == MASKS]
+    tops = {_top(file).lower() for file in files}
     divided = TRAIN in tops
     if TEST in tops and not divided:
         raise UserError(f"{folder} has a {TEST}/ and no {TRAIN}/ beside it; add or rename one")
     if divided:
-        inside = [file for file in images if _top(file).lower() in (TRAIN, TEST)]
-        if len(inside) < len(images):
-            notes.append(f"left alone: {len(images) - len(inside)} images beside {TRAIN}/, {TEST}/")
-        images = inside
+        for file in images:
+            if _top(file).lower() not in (TRAIN, TEST):
+                left_out.add(BESIDE, folder / file)
+        images = [file for file in images if _top(file).lower() in (TRAIN, TEST)]
     names = [_class_of(file, divided) for file in images]
     _refuse_mixture(folder, images, names, divided)
     # Pictures without a class folder get the name of the normal class beside them, if there is one.
@@ -86,31 +94,47 @@ def recognise(folder: Path) -> Layout:
     anomalies = [
         file for file, name in zip(images, names, strict=True) if name.lower() not in NORMAL_NAMES
     ]
+    pairs = pair_masks(anomalies, masks, divided)
+    _count_unused(folder, masks, pairs.values(), UNPAIRED, left_out)
     return Layout(
         _words(class_names, bool(known), divided, bool(in_test.any())),
         images,
         np.array([numbers[name] for name in names], np.int16),
         in_test,
         class_names,
-        pair_masks(anomalies, masks, divided),
-        tuple(notes),
+        pairs,
+        tuple(left_out.lines()),
     )
 
 
-def _by_kind(folder: Path) -> tuple[list[str], list[str], Counter[str], set[str]]:
-    """Image files, mask files, suffixes of all other files, and the subfolders in lower case."""
-    images, masks = [], []
-    others, tops = Counter[str](), set()
-    for file in files_below(folder):
-        top = _top(file).lower()
-        tops.add(top)
-        if not file.lower().endswith(SUFFIXES):
-            others[os.path.splitext(file)[1].lower() or "no ending"] += 1
-        elif top == MASKS:
-            masks.append(file)
-        else:
-            images.append(file)
-    return images, masks, others, tops
+def left_out_of(folder: Path, in_sets: Collection[str], masks: Collection[str]) -> tuple[str, ...]:
+    """What of a folder a run passes over, counted with its reason.
+
+    Args:
+        folder: The folder, as it is now.
+        in_sets: Files of the run's sets.
+        masks: Mask files that the run uses.
+    """
+    files, left_out = _search(folder)
+    truth = [file for file in files if _top(file).lower() == MASKS]
+    _count_unused(folder, truth, masks, UNUSED, left_out)
+    known = {*in_sets, *truth}
+    for file in files:
+        if file not in known:
+            left_out.add(IN_NO_SET, folder / file)
+    return tuple(left_out.lines())
+
+
+def _search(folder: Path) -> tuple[list[str], LeftOut]:
+    search = Search()
+    return search.images_below(folder), search.left_out
+
+
+def _count_unused(
+    folder: Path, masks: Sequence[str], used: Collection[str], reason: str, left_out: LeftOut
+) -> None:
+    for mask in sorted(set(masks) - set(used)):
+        left_out.add(reason, folder / mask)
 
 
 def _top(file: str) -> str:

@@ -12,6 +12,8 @@ from anomaly_tf.data.folder_layout import TEST, TRAIN
 from anomaly_tf.data.folder_reading import Scan
 from anomaly_tf.data.stored import Images, StoredImages
 
+# How lines begin that say what was left out.
+LEFT_OUT = ("left out: ", "skipped: ")
 # Sizes, reasons and classes that are listed before the rest is only counted.
 MAX_SHOWN, MAX_CLASSES_SHOWN = 3, 12
 

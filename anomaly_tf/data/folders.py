@@ -25,9 +25,11 @@ from anomaly_tf.data.duplicates import find_duplicates
 from anomaly_tf.data.folder_layout import ANOMALY_NAMES, Layout, recognise
 from anomaly_tf.data.folder_reading import Scan, read_folder
 from anomaly_tf.data.image_set import ImageSet
-from anomaly_tf.data.images import no_images
 from anomaly_tf.data.masks import check_masks
+from anomaly_tf.data.search import folders_of, no_images
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.outputs import require_own_place
+from anomaly_tf.runs.paths import user_path
 
 
 def load_folder(folder: Path, config: Config) -> ImageDataset:
@@ -40,7 +42,10 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
     Raises:
         UserError: If the layout is none of those, holds no image, or too many are broken.
     """
+    folder = user_path(folder)
     layout = recognise(folder)
+    read_from = [folder, *folders_of(folder / file for file in layout.files)]
+    require_own_place("--data-dir", user_path(config.data_dir), {}, read_from)
     _require_normal_images(folder, layout, config)
     images, scan = read_folder(folder, layout, config)
     _require_readable(folder, layout, scan, config)
@@ -57,7 +62,7 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
         *report.skipped(scan.broken),
         *report.duplicates(found, files),
         *report.masks(layout.masks, masks, wrong_masks),
-        *layout.notes,
+        *layout.left_out,
         report.taken_as(scan, images, config),
     ]
     return ImageDataset(
@@ -68,6 +73,7 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
         named_normal=layout.normal,
         masks=masks,
         report=tuple(lines),
+        left_out=tuple(line for line in lines if line.startswith(report.LEFT_OUT)),
         skipped=tuple(scan.broken.values()),
     )
 

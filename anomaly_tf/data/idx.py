@@ -10,6 +10,7 @@ import numpy as np
 
 from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable, TrainAndTest
 from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.search import Search
 from anomaly_tf.errors import UserError
 
 IDX_NAMES = (
@@ -36,7 +37,12 @@ def load_idx_folder(folder: Path) -> ImageDataset:
     except SourceUnavailable as error:
         raise UserError(f"no data in {folder}: {error}") from error
     names = tuple(str(number) for number in range(int(train.classes.max()) + 1))
-    return ImageDataset(str(folder), train, test, names)
+    others = Search().images_below(folder)
+    left_out = tuple(
+        f"left out: {len(others)} image files beside the IDX files (first: {folder / first})"
+        for first in others[:1]
+    )
+    return ImageDataset(str(folder), train, test, names, report=left_out, left_out=left_out)
 
 
 def read_idx_folder(folder: Path) -> TrainAndTest:

@@ -1,4 +1,4 @@
-"""Finds image files, checks them before they are decoded, and brings them to one shape.
+"""Image files: checked before they are decoded, and brought to one shape.
 
 Imports only NumPy and Pillow.
 """
@@ -6,7 +6,6 @@ Imports only NumPy and Pillow.
 from __future__ import annotations
 
 import io
-import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -20,8 +19,9 @@ from anomaly_tf.errors import UserError
 
 FORMATS = {
     "BMP": (".bmp",),
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".jfi"),
+    "PNG": (".png", ".apng"),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
@@ -49,52 +49,6 @@ class UnreadableImage(UserError):
     """A file is not an image, or not one that can be used; the message names the file."""
 
 
-def find_images(places: list[str]) -> Iterator[tuple[Path, Path]]:
-    """Finds image files; in folders and their subfolders by suffix, in order of name.
-
-    Links to folders are not followed, so that loops do no harm.
-
-    Args:
-        places: Files and folders. A file may have any suffix and need not exist.
-
-    Yields:
-        Each file, and its path relative to the parent of the given folder, or the name of the given
-        file.
-
-    Raises:
-        UserError: If a folder holds no image.
-    """
-    for place in map(Path, places):
-        if not place.is_dir():
-            yield place, Path(place.name)
-            continue
-        found, folder = False, place.resolve().name
-        for name in files_below(place):
-            if name.lower().endswith(SUFFIXES):
-                found = True
-                yield place / name, Path(folder, name)
-        if not found:
-            raise no_images(place)
-
-
-def no_images(folder: Path) -> UserError:
-    """The error for a folder without images."""
-    return UserError(f"folder {folder} holds no images; give one with {', '.join(SUFFIXES)} files")
-
-
-def files_below(folder: str | Path) -> Iterator[str]:
-    """Relative paths of the files in a folder and its subfolders, in order of name.
-
-    Hidden files and folders are left out; links to folders are not followed.
-    """
-    for place, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        below = os.path.relpath(place, folder)
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield name if below == "." else os.path.join(below, name)
-
-
 def open_image(path: Path) -> Image.Image:
     """Decodes an image file: upright, grayscale `L` or colour `RGB`.
 
@@ -103,8 +57,8 @@ def open_image(path: Path) -> Image.Image:
     picture of an animation or of a document with several pages is used.
 
     Raises:
-        UnreadableImage: If the file cannot be read, is not in one of `FORMATS`, is damaged or has
-            more than `MAX_PIXELS`.
+        UnreadableImage: If the file cannot be read, is not in one of `FORMATS`, is damaged, holds
+            floating-point numbers or has more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
         try:
@@ -163,7 +117,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         except Image.DecompressionBombError as error:
             raise _too_large(path, "its header") from error
         except UnidentifiedImageError as error:
-            raise UnreadableImage(f"{path} is not an image ({', '.join(FORMATS)})") from error
+            raise UnreadableImage(f"{path} {_what_else(file)}") from error
         except IsADirectoryError as error:
             raise UnreadableImage(f"{path} is a folder, not an image") from error
         except OSError as error:
@@ -173,6 +127,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise _too_large(path, f"{width} x {height}")
+        if image.mode == "F":
+            raise UnreadableImage(
+                f"{path} holds floating-point numbers, of which nothing says what is black and "
+                "what is white; convert it to whole numbers of 8 or 16 bits"
+            )
         yield image
 
 
@@ -201,16 +160,44 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 def _too_large(path: Path, size: str) -> UnreadableImage:
     return UnreadableImage(
-        f"{path} claims too many pixels ({size}); at most {MAX_PIXELS // 10**6} million are read"
+        f"{path} claims too many pixels ({size}); at most {MAX_PIXELS // 10**6} million are read: "
+        "make it smaller or cut it into parts"
     )
+
+
+# How files begin that are images and not in one of `FORMATS`, from which byte on.
+OTHER_STARTS = {
+    "HEIC": (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")),
+    "AVIF": (4, (b"ftypavif", b"ftypavis")),
+    "JPEG 2000": (0, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
+    "JPEG XL": (0, (b"\0\0\0\x0cJXL ", b"\xff\x0a")),
+    "Photoshop": (0, (b"8BPS",)),
+    "OpenEXR": (0, (b"v/1\x01",)),
+    "PNM": (0, (b"P4\n", b"P5\n", b"P6\n")),
+    "DICOM": (128, (b"DICM",)),
+}
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _what_else(file: io.BufferedReader) -> str:
+    """What a file is that none of `FORMATS` reads, and what to do."""
+    file.seek(0)
+    head = file.read(132)
+    for name, (place, starts) in OTHER_STARTS.items():
+        if head[place:].startswith(starts):
+            return f"is in format {name}, which is not read; convert it to PNG or JPEG"
+    if head.startswith(TIFF_STARTS):
+        return (
+            "is a damaged TIFF or one of a kind that is not read, such as of 16-bit or "
+            "floating-point colours; convert it to 8 bits"
+        )
+    return f"is not an image ({', '.join(FORMATS)})"
 
 
 def _as_grey_or_colour(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would cut off at 255
         values = np.asarray(image)
         return Image.fromarray((np.clip(values, 0, 65535) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -34,7 +34,7 @@ def load_npz(path: Path) -> ImageDataset:
     Raises:
         UserError: If the file cannot be read or holds something else.
     """
-    arrays = _read_npz(path)
+    arrays, others = _read_npz(path)
     names = tuple(arrays)
     images = [_npz_images(path, name, arrays[name]) for name in names[::2]]
     labels = [
@@ -49,11 +49,12 @@ def load_npz(path: Path) -> ImageDataset:
     class_names, classes = _numbered(path, labels)
     train = ImageSet(images[0], classes[0])
     test = ImageSet(images[1], classes[1]) if len(classes) > 1 else train.take(slice(0))
-    return ImageDataset(str(path), train, test, class_names)
+    left_out = (f"left out: arrays that are not read ({', '.join(others)})",) if others else ()
+    return ImageDataset(str(path), train, test, class_names, report=left_out, left_out=left_out)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the first of `NPZ_KEYS` that the file holds in full, in that order."""
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of the first of `NPZ_KEYS` that the file holds in full, and the others' names."""
     reading = "its content"
     try:
         with path.open("rb") as opened:
@@ -69,7 +70,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 arrays[reading] = file[reading]
                 if not isinstance(arrays[reading], np.ndarray):  # some other file in the zip
                     raise ValueError("no array")
-            return arrays
+            return arrays, [name for name in file.files if name not in keys]
     except UserError:
         raise
     except OSError as error:

@@ -57,6 +57,7 @@ def make_split(config: Config, dataset: ImageDataset) -> Split:
         roles,
         dataset.class_names,
         dataset.masks,
+        dataset.left_out,
     )
     _require_kinds(config, dataset, split)
     return with_corruptions(split, config)

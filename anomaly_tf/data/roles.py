@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from anomaly_tf.config import ALL_CLASSES_NORMAL, Config, UnseenConfig
 from anomaly_tf.errors import UserError
+
+# As a class, all of them.
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def class_roles(
     if normal is None:
         raise UserError(
             f"the folders in {config.data} do not tell by their names which is normal; give "
-            f"--normal-class one or several of: {', '.join(class_names)}"
+            f"--normal-class one or several of: {', '.join(class_names)}; or {ALL}"
         )
     others = tuple(number for number in every if number not in normal)
     if config.protocol == "one_class":
@@ -73,13 +77,22 @@ def class_roles(
 def _class_numbers(
     what: str, chosen: tuple[str | int, ...], class_names: tuple[str, ...]
 ) -> tuple[int, ...]:
-    """Numbers of the classes `chosen` by name or, where no class has that name, by number."""
-    numbers = []
+    """Numbers of the classes `chosen`: by name or, where no class has that name, by number.
+
+    Where there is no class of that name either, `all` stands for every class, and a name with `*`,
+    `?` or `[...]` for those that it matches, as a shell has it.
+    """
+    numbers: list[int] = []
     for one in chosen:
+        matching = [i for i, name in enumerate(class_names) if fnmatchcase(name, str(one))]
         if str(one) in class_names:
             numbers.append(class_names.index(str(one)))
         elif str(one).isdecimal() and int(one) < len(class_names):
             numbers.append(int(one))
+        elif str(one) == ALL:
+            numbers += range(len(class_names))
+        elif matching:
+            numbers += matching
         else:
             near = difflib.get_close_matches(str(one), class_names, 1, 0.5)
             choice = ", ".join(f"{i} {name}" for i, name in enumerate(class_names))

@@ -17,6 +17,8 @@ from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.npz import load_npz
 from anomaly_tf.data.tfds_sets import load_tfds
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.outputs import require_own_place
+from anomaly_tf.runs.paths import user_path
 
 FASHION_MNIST, TFDS = "fashion_mnist", "tfds:"
 
@@ -28,8 +30,10 @@ def open_dataset(config: Config) -> ImageDataset:
         UserError: If no source works, or it does not hold what it should.
     """
     folder = Path(config.data)
-    if config.data != FASHION_MNIST and folder.is_dir() and not has_idx_files(folder):
-        return load_folder(folder, config)
+    if config.data != FASHION_MNIST and folder.is_dir():
+        if not has_idx_files(folder):
+            return load_folder(folder, config)
+        require_own_place("--data-dir", Path(config.data_dir), {}, [folder])
     return load_dataset(config.data, Path(config.data_dir), config.size)
 
 
@@ -46,7 +50,8 @@ def load_dataset(source: str, data_dir: Path, size: tuple[int, int] | None = Non
     Raises:
         UserError: If no source works, or it does not hold what it should.
     """
-    path = Path(source)
+    path = user_path(source)
+    data_dir = user_path(data_dir)
     if source.startswith(TFDS):
         return load_tfds(source.removeprefix(TFDS), size)
     if source == FASHION_MNIST:

@@ -22,6 +22,7 @@ class Split:
         roles: What each class counts as.
         class_names: Name of each class number in the three sets.
         masks: Test file to the file of its mask, which marks the anomaly.
+        left_out: What of the data set is in no set, and why, as lines for the user.
     """
 
     train: LabelledImages
@@ -30,6 +31,7 @@ class Split:
     roles: Roles
     class_names: tuple[str, ...]
     masks: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def judged(self) -> np.ndarray:

@@ -12,9 +12,11 @@ import numpy as np
 from anomaly_tf.config import Config
 from anomaly_tf.data.corruption_sets import with_corruptions
 from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.folder_layout import left_out_of
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import Roles
+from anomaly_tf.data.search import folders_of
 from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import ImageFiles, StoredImages
@@ -87,7 +89,15 @@ def open_split(config: Config, path: Path) -> Split:
             f"{len(gone)} of the {len(files)} files that the run was made of are not in {folder} "
             f"(first: {gone[0]}); bring them back or give their new place by --data"
         )
-    return with_corruptions(Split(train, validation, test, roles, names, masks), config)
+    left_out = left_out_of(folder, files, masks.values())
+    return with_corruptions(Split(train, validation, test, roles, names, masks, left_out), config)
+
+
+def folders_read(config: Config, split: Split) -> list[Path]:
+    """The folders that hold the images of a run's sets; none if they are not files of a folder."""
+    folder = Path(config.data)
+    files = [file for name in SETS for file in getattr(split, name).files]
+    return [folder, *folders_of(folder / file for file in files)] if files else [folder]
 
 
 def _image_set(folder: Path, part: dict[str, Any], shape: tuple[int, int, int]) -> ImageSet:

@@ -55,7 +55,17 @@ def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
         train = _read_tfds_split(builder, "train", shape)
         has_test = "test" in builder.info.splits
         test = _read_tfds_split(builder, "test", shape) if has_test else train.take(slice(0))
-    return ImageDataset(f"tfds:{name}", train, test, tuple(class_names))
+    asked = ("train", "test") if has_test else ("train",)
+    examples = sum(builder.info.splits[split].num_examples for split in asked)
+    unlabelled, splits = examples - len(train) - len(test), set(builder.info.splits) - set(asked)
+    lines = []
+    if unlabelled:
+        lines.append(f"left out: {unlabelled} images without a class")
+    if splits:
+        lines.append(f"left out: splits that are not read ({', '.join(sorted(splits))})")
+    left_out = tuple(lines)
+    names = tuple(class_names)
+    return ImageDataset(f"tfds:{name}", train, test, names, report=left_out, left_out=left_out)
 
 
 def tfds_folder() -> Path:

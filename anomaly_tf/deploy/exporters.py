@@ -28,6 +28,7 @@ from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.runs.detector_info import Calibration, DetectorInfo
 from anomaly_tf.runs.files import atomic_folder, atomic_path, folder_error, sha256
+from anomaly_tf.runs.outputs import EXPORT_FORMAT
 
 
 def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
@@ -149,7 +150,7 @@ def _metadata(detector: TrainedDetector) -> DetectorInfo:
     info = detector.info
     return dataclasses.replace(
         info,
-        format="anomaly_tf detector",
+        format=EXPORT_FORMAT,
         format_version=1,
         outputs=list(detector.outputs),
         preprocessing={

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL.PngImagePlugin import PngInfo
 
 from anomaly_tf.data.images import UnreadableImage, open_image, read_image
 from anomaly_tf.deploy.detector import Detector
@@ -23,6 +24,7 @@ from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.files import atomic_path
+from anomaly_tf.runs.outputs import HEAT_MAP, SOFTWARE
 from anomaly_tf.script import quiet_libraries
 
 # Files that are read and scored together.
@@ -173,4 +175,6 @@ def _draw(detector: Detector, files: list[ImageFile], images: np.ndarray) -> Non
     for file, heat in zip(files, detector.explain(images), strict=True):
         assert file.heatmap
         with atomic_path(file.heatmap) as path:
-            overlay(open_image(file.path), scale.strength(heat)).save(path)
+            mark = PngInfo()
+            mark.add_text(SOFTWARE, HEAT_MAP)
+            overlay(open_image(file.path), scale.strength(heat)).save(path, pnginfo=mark)

@@ -25,11 +25,13 @@ from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.detector_info import LITERT_FIELDS, MAX_BYTES, DetectorInfo
+from anomaly_tf.runs.outputs import EXPORT_METADATA
+from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import printable
 
 # Name of the metadata inside the file, which LiteRT's convention of associated files makes a zip
 # archive behind the model; the same text lies beside the file, as <its name>.json.
-METADATA_NAME = "anomaly_tf.json"
+METADATA_NAME = EXPORT_METADATA
 SIGNATURE = "serve"
 
 
@@ -77,7 +79,8 @@ class LiteRTDetector(Detector):
             ValueError: If `threads` is below 1.
         """
         threads = _thread_count(threads)
-        model, info = read_file(Path(path))
+        path = user_path(path)
+        model, info = read_file(path)
         try:
             return cls(model, info, threads)
         except (ValueError, RuntimeError, KeyError) as error:
@@ -93,7 +96,7 @@ class LiteRTDetector(Detector):
 
     def read(self, path: str | Path) -> np.ndarray:
         """Reads an image file of any size: uint8 `(H, W, C)`; see `data/images.py`."""
-        return read_image(Path(path), self.image_shape)
+        return read_image(user_path(path), self.image_shape)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         batches = -(-len(images) // self._batch_size)

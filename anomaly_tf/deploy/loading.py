@@ -7,6 +7,7 @@ from pathlib import Path
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory, open_run
+from anomaly_tf.runs.paths import user_path
 
 
 def load_detector(path: str | Path, trust: bool = False) -> Detector:
@@ -24,7 +25,7 @@ def load_detector(path: str | Path, trust: bool = False) -> Detector:
         UserError: A `ValueError`; if there is no detector, it is incomplete, its files are not
             those that were saved, or it is not to be trusted.
     """
-    path = run_of(Path(path))
+    path = run_of(user_path(path))
     if path.suffix == ".keras":
         raise UserError(f"{path} alone is no detector (no threshold); give the run's folder")
     if path.is_file():

@@ -13,9 +13,11 @@ from anomaly_tf.deploy.origin import TRUST, check_saved_model, refused
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import EXPORT_FIELDS, DetectorInfo
 from anomaly_tf.runs.files import sha256
+from anomaly_tf.runs.outputs import SAVED_MODEL_METADATA
+from anomaly_tf.runs.paths import user_path
 
 # TensorFlow Serving leaves this folder of a SavedModel alone.
-METADATA = Path("assets.extra", "anomaly_tf.json")
+METADATA = SAVED_MODEL_METADATA
 BATCH = 500
 # What TensorFlow reads in the folder of a SavedModel.
 READ_FOLDERS = ("assets/", "variables/")
@@ -47,7 +49,7 @@ class SavedModelDetector(Detector):
             UserError: A `ValueError`; if it was not made by `export.py`, a file of it is missing,
                 changed or added, or it is not to be trusted.
         """
-        folder = Path(path)
+        folder = user_path(path)
         if not (folder / "saved_model.pb").is_file():
             folder = folder / "1"
         try:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from anomaly_tf.approaches import options_of
 from anomaly_tf.reporting import plots
 from anomaly_tf.runs.files import atomic_path
+from anomaly_tf.runs.outputs import REPORTS
 
 Results = list[dict[str, Any]]
 HEAD = (
@@ -70,7 +71,7 @@ def write_report(results: Results, command: str, output: Path) -> str:
         versions=versions,
         datasets=sorted({result["metrics"]["dataset"] for result in done}),
     )
-    for name, content in (("benchmark.md", text), ("benchmark.html", html)):
+    for name, content in zip(REPORTS, (text, html), strict=True):
         with atomic_path(output / name) as temporary:
             temporary.write_text(content, "utf-8")
     return table

@@ -26,6 +26,7 @@ from sklearn.metrics import (
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.runs.detector_info import HeatScale
 from anomaly_tf.runs.files import atomic_path
+from anomaly_tf.runs.outputs import PLOT, SOFTWARE
 
 NORMAL, ANOMALY, LINE = "#1f6fb2", "#d9602b", "#333333"
 # Of a defect; seen on grey pictures and on the yellow and red of a map.
@@ -36,7 +37,7 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, metadata={SOFTWARE: PLOT})
 
 
 def loss_curves(history: dict[str, np.ndarray], best_epoch: int, chosen_by: str) -> Figure:

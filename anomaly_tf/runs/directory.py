@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +29,8 @@ from pathlib import Path
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import RUN_FIELDS, DetectorInfo
 from anomaly_tf.runs.files import PARTIAL, require_writable, sha256
+from anomaly_tf.runs.outputs import require_own_place
+from anomaly_tf.runs.paths import user_path
 
 # Status in `detector.json` of a training that came to its end.
 COMPLETED = "completed"
@@ -90,6 +92,18 @@ class RunDirectory:
             return
         more = f", or go on with it by --resume {self.path}" if self.checkpoint.is_file() else ""
         raise UserError(f"run directory {self.path} already exists; choose a new --run-dir{more}")
+
+    def require_apart(self, read_from: Iterable[Path]) -> None:
+        """Makes sure that an evaluation will not be written among what it reads.
+
+        Args:
+            read_from: Folders of images.
+
+        Raises:
+            UserError: If it would, or would be written behind a link.
+        """
+        outputs = {self.metrics: Path.is_file, self.plots / "any.png": Path.is_file}
+        require_own_place("--run-dir", self.path, outputs, read_from)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -163,7 +177,7 @@ def plan_run(path: str | None, approach: str) -> RunDirectory:
     Raises:
         UserError: If the folder holds something or cannot be written.
     """
-    folder = Path(path) if path else _unused(Path("runs") / approach)
+    folder = user_path(path) if path else _unused(Path("runs") / approach)
     run = RunDirectory(folder)
     run.require_unused()
     require_writable(folder, "--run-dir")
@@ -179,7 +193,7 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
     Raises:
         UserError: If the folder is not a run, is incomplete, or `detector.json` is damaged.
     """
-    run = RunDirectory(Path(path))
+    run = RunDirectory(user_path(path))
     if not run.path.is_dir():
         raise UserError(f"run directory {path} does not exist; give the folder that train.py made")
     if not run.config.is_file():

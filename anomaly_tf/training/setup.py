@@ -148,11 +148,17 @@ def resolve(config: Config, split: Split) -> Config:
     except OptionError as error:  # more layers than pixels to halve
         raise error.as_user_error() from error
     changes: dict[str, Any] = {
-        "normal_class": config.normal_class or names,
+        "normal_class": names if names and _is_open(config, split) else config.normal_class,
         "training": dataclasses.replace(training, batch_size=batch_size, steps_per_epoch=steps),
         "networks": networks,
     }
     return dataclasses.replace(config.for_protocol(), **changes)
+
+
+def _is_open(config: Config, split: Split) -> bool:
+    """Whether the normal classes are left open, or given by `all` or a pattern."""
+    given = map(str, config.normal_class or ("",))
+    return not all(name in split.class_names or name.isdecimal() for name in given)
 
 
 def default_batch_size(images: int, image_shape: tuple[int, ...]) -> int:

@@ -1,0 +1,233 @@
+"""Finds image files in folders, and counts what it leaves out, each with its reason.
+
+Nothing is decoded. Needs Pillow only through `images.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anomaly_tf.data.images import SUFFIXES
+from anomaly_tf.errors import UserError
+from anomaly_tf.runs.outputs import is_own_picture, is_run
+
+# What systems leave in folders, in lower case; it is neither searched nor counted, and neither is
+# what is hidden: a name that begins with a dot.
+SYSTEM_NAMES = frozenset(
+    {
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
+        *("__macosx", "network trash folder", "temporary items"),
+        *("@eadir", "#recycle", "#snapshot", "@tmp", "@recycle", "@recently-snapshot"),
+        *("lost+found", "$recycle.bin", "recycler", "recycled", "system volume information"),
+    }
+)
+# Pictures by their names, of formats that are not read.
+OTHER_FORMATS = frozenset(
+    """
+    .heic .heif .hif .avif .jp2 .j2k .jpf .jpx .jpm .j2c .jpc .jxl .jxr .wdp .hdp .svg .eps .ico
+    .icns .psd .psb .xcf .kra .tga .icb .pcx .pbm .pgm .ppm .pnm .pfm .sgi .rgb .ras .xbm .xpm .dds
+    .exr .hdr .fit .fits .dcm .dicom .nii .czi .lif .nd2 .vsi .svs .ndpi .mrxs .scn .dng .raw .cr2
+    .cr3 .crw .nef .nrw .arw .sr2 .srf .orf .rw2 .raf .pef .rwl .3fr .iiq .x3f .mng .jng .flif .bpg
+    .wbmp .dib .cur .emf .wmf
+    """.split()  # noqa: SIM905
+)
+# Endings that are listed before the rest is only counted.
+MAX_ENDINGS = 6
+
+
+@dataclass
+class LeftOut:
+    """What a search left out, and why.
+
+    Attributes:
+        counts: Reason to how many.
+        first: Reason to the first of them.
+        endings: Reason to how many of each ending, where the ending is the reason.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    endings: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, path: str | Path, ending: str | None = None) -> None:
+        """Counts one."""
+        self.counts[reason] += 1
+        self.first.setdefault(reason, str(path))
+        if ending is not None:
+            self.endings.setdefault(reason, Counter())[ending] += 1
+
+    def lines(self) -> list[str]:
+        """A line for each reason: how many, and which; none if nothing was left out."""
+        lines = []
+        for reason, count in self.counts.items():
+            shown = self.first[reason]
+            if reason in self.endings:
+                frequent = sorted(self.endings[reason].items(), key=lambda item: (-item[1], item))
+                kinds = [f"{number} {ending}" for ending, number in frequent[:MAX_ENDINGS]]
+                rest = len(frequent) - len(kinds)
+                shown = ", ".join(kinds) + (f" and {rest} more endings" if rest else "")
+            elif count > 1:
+                shown = f"first: {shown}"
+            lines.append(f"left out: {count} {reason.format(s='s' * (count > 1))} ({shown})")
+        return lines
+
+
+# Reasons; {s} is the plural's ending.
+NOT_READ = "picture{s} in formats that are not read; convert them to PNG or JPEG"
+OTHER = "other file{s}, no image by the name"
+OWN = "picture{s} that anomaly_tf drew, heat maps or plots"
+RUN = "run folder{s} of anomaly_tf"
+TWICE = "folder{s} reached twice; read once"
+DANGLING = "link{s} to nowhere"
+SPECIAL = "name{s} of pipes, sockets or devices"
+CLOSED = "folder{s} that cannot be read"
+
+
+class Search:
+    """A search through folders and what it finds; links to folders are followed once.
+
+    A folder that is reached again, by a link or by its name, is not read again, so that loops do no
+    harm.
+    """
+
+    def __init__(self) -> None:
+        self.left_out = LeftOut()
+        self._seen: set[tuple[int, int]] = set()
+
+    def images_below(self, folder: str | Path) -> list[str]:
+        """Relative paths of the image files below a folder, by suffix, in order of name."""
+        found: list[str] = []
+        links = [""]
+        # What is no link comes first: a folder has the path that leads to it without one.
+        while links:
+            further: list[str] = []
+            for link in sorted(links, key=_order):
+                self._search(Path(folder), link, found, further)
+            links = further
+        return sorted(found, key=_order)
+
+    def _search(self, folder: Path, start: str, found: list[str], links: list[str]) -> None:
+        """Searches from one place down; links to folders are only noted."""
+        waiting = [start]
+        while waiting:
+            inside = waiting.pop()
+            place = folder / inside
+            try:
+                status = place.stat()
+                if (status.st_dev, status.st_ino) in self._seen:
+                    self.left_out.add(TWICE, place)
+                    continue
+                entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+            except OSError as error:
+                self.left_out.add(CLOSED, f"{place}: {error.strerror}")
+                continue
+            self._seen.add((status.st_dev, status.st_ino))
+            if is_run(place):
+                self.left_out.add(RUN, place)
+                continue
+            for entry in entries:
+                name = os.path.join(inside, entry.name)
+                if is_system_name(entry.name):
+                    continue
+                mode = _mode(entry)
+                if mode is not None and stat.S_ISDIR(mode):
+                    (links if entry.is_symlink() else waiting).append(name)
+                elif self._is_image(folder, name, mode):
+                    found.append(name)
+
+    def _is_image(self, folder: Path, name: str, mode: int | None) -> bool:
+        """Whether a file is an image by its name; else counts it."""
+        ending = os.path.splitext(name)[1].lower()
+        path = folder / name
+        if mode is not None and not stat.S_ISREG(mode):
+            self.left_out.add(SPECIAL, path)
+        elif ending in SUFFIXES:  # a link that leads nowhere, too: reading it says so
+            if ending != ".png" or not is_own_picture(path):
+                return True
+            self.left_out.add(OWN, path)
+        elif mode is None:
+            self.left_out.add(DANGLING, path)
+        else:
+            self.left_out.add(
+                NOT_READ if ending in OTHER_FORMATS else OTHER, path, ending or "no ending"
+            )
+        return False
+
+
+def is_system_name(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that the system itself leaves."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def _mode(entry: os.DirEntry[str]) -> int | None:
+    """Kind of what an entry leads to; None if it leads nowhere, or in a circle."""
+    try:
+        return entry.stat().st_mode
+    except OSError:
+        return None
+
+
+def _order(path: str) -> list[tuple[bool, str]]:
+    """A sort key: by name, in every folder its files in front of its subfolders."""
+    *folders, name = path.split(os.sep)
+    return [*((True, folder) for folder in folders), (False, name)]
+
+
+@dataclass
+class Found:
+    """What the places that a user named hold.
+
+    Attributes:
+        files: Each file, and its path relative to the parent of the named folder, or the name of
+            the named file.
+        problems: Of each named place that holds no image, why.
+        left_out: What was left out of the folders.
+    """
+
+    files: list[tuple[Path, Path]]
+    problems: list[str]
+    left_out: LeftOut
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every place that was named could be searched to its bottom."""
+        return not self.problems and not self.left_out.counts[CLOSED]
+
+
+def find_images(places: Sequence[Path]) -> Found:
+    """Finds image files; in folders and their subfolders by suffix, in order of name.
+
+    Args:
+        places: Files and folders. A file may have any suffix and need not exist.
+    """
+    search = Search()
+    files: list[tuple[Path, Path]] = []
+    problems = []
+    for place in places:
+        if not place.is_dir():
+            files.append((place, Path(place.name)))
+            continue
+        before = search.left_out.counts.copy()
+        names = search.images_below(place)
+        outside = Path(place.resolve().name)
+        files += [(place / name, outside / name) for name in names]
+        passed = search.left_out.counts - before
+        if not names and not passed[TWICE]:
+            reason = search.left_out.first[CLOSED] if passed[CLOSED] else ""
+            problems.append(f"cannot read {reason}" if reason else str(no_images(place)))
+    return Found(files, problems, search.left_out)
+
+
+def folders_of(files: Iterable[Path]) -> list[Path]:
+    """The folders that files lie in, each once."""
+    return [Path(name) for name in dict.fromkeys(os.path.dirname(file) or "." for file in files)]
+
+
+def no_images(folder: Path) -> UserError:
+    """The error for a folder without images."""
+    return UserError(f"folder {folder} holds no images; give one with {', '.join(SUFFIXES)} files")

@@ -1,0 +1,206 @@
+"""What commands may write over: what they wrote themselves, and nothing that they read from.
+
+Each command checks its outputs here before any work. Pictures are marked (`MARK`), so that a search
+for pictures leaves them out and a command recognises its own; other files are recognised by what
+they hold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from anomaly_tf.errors import UserError
+from anomaly_tf.runs.files import PARTIAL
+
+# Text chunk of the PNG files that are written here; the words after it say which kind they are.
+SOFTWARE, MARK = "Software", "anomaly_tf"
+HEAT_MAP, PLOT = f"{MARK} heat map", f"{MARK} plot"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+# In front of the pixels of a PNG; a file that holds more there is none of ours.
+MAX_PNG_HEAD = 4096
+# Metadata of an export, in the folder of a SavedModel and inside a .tflite file.
+EXPORT_METADATA, SAVED_MODEL_METADATA = "anomaly_tf.json", Path("assets.extra", "anomaly_tf.json")
+EXPORT_FORMAT = "anomaly_tf detector"
+# Larger JSON files are not looked into: none is written here.
+MAX_JSON = 64 * 10**6
+REPORTS = ("benchmark.md", "benchmark.html")
+REPORT_HEADS = (b"| approach | protocol | normal class |", b"anomaly_tf benchmark</title>")
+
+STUDY_KEYS = {"options", "normal_class", "seed"}
+
+IsOwn = Callable[[Path], bool]
+
+
+def require_own_place(
+    option: str, root: Path, outputs: Mapping[Path, IsOwn], read_from: Iterable[Path] = ()
+) -> None:
+    """Makes sure, before work is done for them, that outputs meet nothing that is not theirs.
+
+    Links and `..` are followed, and folders compared by what they are, not by their names.
+
+    Args:
+        option: The option that chooses the place, for messages.
+        root: The folder that the option names; it need not exist.
+        outputs: Each file or folder that will be written inside, and how to recognise one that this
+            program wrote.
+        read_from: Folders that hold what the command reads.
+
+    Raises:
+        UserError: If one would lie in a folder that is read from, replace what this program did not
+            write, or lie behind a link or a file.
+    """
+    read = {identity(folder) for folder in read_from} - {None}
+    folders = {root, *(path.parent for path in outputs)}
+    for folder in sorted(folders):
+        if identity(folder) in read:
+            raise UserError(
+                f"{option} {root} would write into {folder}, which this command reads from; "
+                f"choose another {option}"
+            )
+        _require_plain_folders(option, root, folder)
+    for path, is_own in outputs.items():
+        if os.path.lexists(path) and not is_own(path):
+            raise UserError(
+                f"{path} is there and was not written by this command; move it away or choose "
+                f"another {option}"
+            )
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file or folder, whatever it is called; None if there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _require_plain_folders(option: str, root: Path, folder: Path) -> None:
+    """Refuses links and files where there should be folders below `root`."""
+    while folder != root and root in folder.parents:
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder} is a link to another place; remove it or choose another {option}"
+            )
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is no folder; remove it or choose another {option}")
+        folder = folder.parent
+
+
+def software_of(path: Path) -> str:
+    """Which program a PNG file names as its writer; empty if none, or it is no PNG file."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(MAX_PNG_HEAD)
+    except OSError:
+        return ""
+    place = len(PNG_START)
+    if head[:place] != PNG_START:
+        return ""
+    prefix = SOFTWARE.encode() + b"\0"
+    while len(kind := head[place + 4 : place + 8]) == 4 and kind != b"IDAT":
+        length = int.from_bytes(head[place : place + 4], "big")
+        content = head[place + 8 : place + 8 + length]
+        if kind == b"tEXt" and content.startswith(prefix):
+            return content.removeprefix(prefix).decode("latin-1")
+        place += 12 + length
+    return ""
+
+
+def is_own_picture(path: Path) -> bool:
+    """Whether a file is a picture that this program wrote: a heat map or a plot."""
+    return software_of(path).startswith(f"{MARK} ")
+
+
+def is_heat_map(path: Path) -> bool:
+    """Whether a file is a heat map that `predict.py` wrote."""
+    return software_of(path) == HEAT_MAP
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run that holds a detector."""
+    return (folder / "config.yaml").is_file() and (folder / "detector.json").is_file()
+
+
+def is_own_run(folder: Path) -> bool:
+    """Whether a folder is a run, a run without a finished epoch, or holds nothing."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(PARTIAL)}
+    return not names or is_run(folder) or ("config.yaml" in names and names <= UNFINISHED)
+
+
+UNFINISHED = {"config.yaml", "split.json", "tensorboard", "checkpoint.npz", "history.csv"} | {
+    *("model.keras", "model-new.keras")
+}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing if it is no such file or holds no object."""
+    try:
+        if path.stat().st_size > MAX_JSON:
+            return {}
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def json_with(*keys: str) -> IsOwn:
+    """Recognises JSON files by keys that they all have."""
+    return lambda path: set(keys) <= set(read_object(path))
+
+
+def is_exported_metadata(path: Path) -> bool:
+    """Whether a file is the metadata of an export."""
+    return read_object(path).get("format") == EXPORT_FORMAT
+
+
+def is_exported_file(path: Path) -> bool:
+    """Whether a file is a .tflite file that `export.py` wrote."""
+    if path.is_dir():
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return EXPORT_METADATA in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):  # damaged, or without its metadata
+        return is_exported_metadata(path.with_suffix(".json"))
+
+
+def is_exported_folder(folder: Path) -> bool:
+    """Whether a folder is a SavedModel that `export.py` wrote, and nothing was added to it."""
+    metadata = folder / SAVED_MODEL_METADATA
+    if folder.is_symlink() or not is_exported_metadata(metadata):
+        return False
+    recorded = read_object(metadata).get("files_sha256")
+    if not isinstance(recorded, dict):  # by a version that recorded none
+        return True
+    there = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = {path.relative_to(folder).as_posix() for path in there}
+    return names <= {*recorded, SAVED_MODEL_METADATA.as_posix()}
+
+
+def is_benchmark_report(path: Path) -> bool:
+    """Whether a file is the table or the page that `benchmark.py` wrote."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1000)
+    except OSError:
+        return False
+    return head.startswith(REPORT_HEADS[0]) or REPORT_HEADS[1] in head
+
+
+def is_measurement(path: Path) -> bool:
+    """Whether a file holds results of `measurements/`: a study, or what names the hardware."""
+    content = read_object(path)
+    cells = content.get("cells")
+    if isinstance(cells, list):
+        return all(isinstance(cell, dict) and set(cell) >= STUDY_KEYS for cell in cells)
+    parts = [content, *(part for part in content.values() if isinstance(part, dict))]
+    return any(re.match(r"(CPU|GPU)\b", str(part.get("hardware", ""))) for part in parts)

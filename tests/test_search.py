@@ -1,0 +1,159 @@
+"""What a search for pictures finds, and what it says it left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from anomaly_tf.data.folder_layout import recognise
+from anomaly_tf.data.search import SYSTEM_NAMES, Search, find_images
+from anomaly_tf.reporting import plots
+from anomaly_tf.runs.outputs import HEAT_MAP
+
+
+def picture(path: Path, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(path, **options)
+    return path
+
+
+def heat_map(path: Path) -> Path:
+    mark = PngInfo()
+    mark.add_text("Software", HEAT_MAP)
+    return picture(path, pnginfo=mark)
+
+
+def run_folder(path: Path) -> Path:
+    picture(path / "plots" / "roc.png")  # not marked, as by earlier versions
+    for name in ("config.yaml", "detector.json"):
+        (path / name).write_text("{}")
+    return path
+
+
+def search(folder: Path) -> tuple[list[str], list[str]]:
+    """Files and lines."""
+    searched = Search()
+    return searched.images_below(folder), searched.left_out.lines()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    picture(tmp_path / "photos" / "a.png")
+    return tmp_path / "photos"
+
+
+def test_folders_are_searched_in_order_of_name(photos):
+    for name in ("c.png", "a.JPEG", "b/with a space.webp", "b/new\nline.bmp", "b.d/x.jfif"):
+        picture(photos / name, format="JPEG" if "jfif" in name else None)
+    (photos / "notes.txt").write_text("no picture")
+    found = find_images([photos, photos / "notes.txt"])
+    names = ["a.JPEG", "a.png", "c.png", "b/new\nline.bmp", "b/with a space.webp", "b.d/x.jfif"]
+    assert [file for file, _ in found.files] == [photos / name for name in [*names, "notes.txt"]]
+    assert [name for _, name in found.files] == [
+        *(Path("photos", name) for name in names),
+        Path("notes.txt"),
+    ]
+    assert found.problems == []
+
+
+def test_a_folder_without_images_is_no_hindrance(photos, tmp_path):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "notes.txt").write_text("no picture")
+    found = find_images([tmp_path / "none", photos])
+    assert [file for file, _ in found.files] == [photos / "a.png"]
+    (problem,) = found.problems
+    assert problem.startswith(f"folder {tmp_path / 'none'} holds no images; give one with .bmp")
+    assert found.left_out.lines() == [
+        "left out: 1 other file, no image by the name (1 .txt)",
+    ]
+
+
+def test_other_formats_and_other_files_are_counted(photos):
+    for name in ("1.HEIC", "b/2.heic", "3.jp2", "notes.txt", "README", "x.PNG.txt"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"content")
+    found, lines = search(photos)
+    assert found == ["a.png"]
+    assert sorted(lines) == [
+        "left out: 3 other files, no image by the name (2 .txt, 1 no ending)",
+        "left out: 3 pictures in formats that are not read; convert them to PNG or JPEG "
+        "(2 .heic, 1 .jp2)",
+    ]
+
+
+def test_what_systems_leave_is_neither_searched_nor_counted(photos):
+    for name in SYSTEM_NAMES | {"__MACOSX", "@eaDir", "Thumbs.db", "$RECYCLE.BIN", ".hidden"}:
+        picture(photos / name / "x.png")
+    for name in (".DS_Store", "._a.png"):
+        (photos / name).write_bytes(b"content")
+    assert search(photos) == (["a.png"], [])
+    assert recognise(photos).class_names == ("normal",)
+
+
+def test_linked_folders_are_followed_once(photos, tmp_path):
+    picture(tmp_path / "store" / "far.png")
+    for name in ("anomaly", "z again"):
+        (photos / name).symlink_to(tmp_path / "store")
+    picture(photos / "real" / "deep" / "b.png")
+    # By its name the link comes first, and yet the folder keeps its own place.
+    (photos / "a link").symlink_to(photos / "real")
+    (photos / "real" / "loop").symlink_to(photos)
+    (photos / "self").symlink_to(photos / "self")
+    found, lines = search(photos)
+    assert found == ["a.png", "anomaly/far.png", "real/deep/b.png"]
+    assert lines == [
+        f"left out: 1 link to nowhere ({photos / 'self'})",
+        f"left out: 3 folders reached twice; read once (first: {photos / 'a link'})",
+    ]
+
+
+def test_places_that_hold_each_other_are_read_once(photos):
+    picture(photos / "more" / "b.png")
+    found = find_images([photos / "more", photos, photos])
+    assert [file for file, _ in found.files] == [photos / "more" / "b.png", photos / "a.png"]
+    assert found.problems == []
+    assert "2 folders reached twice" in found.left_out.lines()[0]
+
+
+def test_what_is_no_file_is_not_opened(photos):
+    os.mkfifo(photos / "pipe.png")  # which would wait for a writer
+    (photos / "gone").symlink_to("nowhere")
+    (photos / "gone.png").symlink_to("nowhere")
+    found, lines = search(photos)
+    assert found == ["a.png", "gone.png"]  # reading it says what is wrong
+    assert lines == [
+        f"left out: 1 link to nowhere ({photos / 'gone'})",
+        f"left out: 1 name of pipes, sockets or devices ({photos / 'pipe.png'})",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_read_is_said(photos):
+    closed = picture(photos / "closed" / "b.png").parent
+    closed.chmod(0)
+    found, lines = search(photos)
+    closed.chmod(0o700)
+    assert found == ["a.png"]
+    assert lines == [f"left out: 1 folder that cannot be read ({closed}: Permission denied)"]
+
+
+def test_heat_maps_plots_and_runs_are_left_out(photos):
+    heat_map(photos / "heat" / "photos" / "a.png")
+    heat_map(photos / "b.png")
+    plots.save(plots.Figure(), photos / "roc.png")
+    run_folder(photos / "runs" / "first")
+    found, lines = search(photos)
+    assert found == ["a.png"]
+    assert lines == [
+        "left out: 3 pictures that anomaly_tf drew, heat maps or plots "
+        f"(first: {photos / 'b.png'})",
+        f"left out: 1 run folder of anomaly_tf ({photos / 'runs' / 'first'})",
+    ]
+    assert recognise(photos).files == ["a.png"]
+    # Named by itself a file is what the user means.
+    assert len(find_images([photos / "b.png"]).files) == 1
