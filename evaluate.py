@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
     config = dataclasses.replace(
         config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
     )
-    split = open_split(config, run.split)
+    split = open_split(config, run.split, info=info)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from anomaly_tf.data.images import UnreadableImage, find_images
+from anomaly_tf.data.images import BIT_DEPTHS, UnreadableImage, find_images
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.file_scoring import ImageFile, score_files
 from anomaly_tf.deploy.loading import is_saved_model, run_of
@@ -53,6 +53,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--trust", action="store_true", help="load a model of unknown origin, which may run code"
+    )
+    parser.add_argument(
+        *("--bit-depth", "--bit_depth"),
+        type=int,
+        choices=BIT_DEPTHS,
+        help="bits of the grey levels in 16-bit files; by default as in training",
     )
     parser.add_argument("--heatmaps", metavar="DIR", help="write each image with its map over it")
     rates = parser.add_mutually_exclusive_group()
@@ -90,6 +96,8 @@ def main(arguments: list[str]) -> int:
             detector.set_false_alarm_rate(options.false_alarm_rate)
         except ValueError as error:
             raise UserError(f"--false-alarm-rate: {error}") from error
+    if options.bit_depth is not None:
+        detector.info.bit_depth = options.bit_depth
     files = [ImageFile(path) for path, _ in found]
     if options.heatmaps:
         require_map(detector)

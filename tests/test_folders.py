@@ -23,6 +23,7 @@ from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.images import read_image
 from anomaly_tf.data.masks import masked_images, read_masks
 from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roles import normal_by_name
 from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.data.stored import StoredImages
 from anomaly_tf.errors import UserError
@@ -90,7 +91,7 @@ def test_layouts(layout, train, test, normal, photos, tmp_path):
             picture(photos / place.format(number))
     dataset = load_folder(photos, config(tmp_path))
     assert counts(dataset) == (train, test)
-    names = [dataset.class_names[number] for number in dataset.named_normal or ()]
+    names = [dataset.class_names[number] for number in normal_by_name(dataset.class_names) or ()]
     assert names == ([normal] if normal else [])
     for file, image in zip(dataset.train.files, dataset.train_images, strict=True):
         np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))

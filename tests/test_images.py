@@ -91,7 +91,7 @@ def test_the_header_tells_the_size_of_the_upright_image(orientation, tmp_path):
     exif[0x0112] = orientation
     wide = orientation < 5
     path = saved(Image.new("RGB", (12, 10)), tmp_path / "photo.jpg", exif=exif)
-    assert read_header(path) == ((12, 10, False) if wide else (10, 12, False))
+    assert read_header(path)[:3] == ((12, 10, False) if wide else (10, 12, False))
     assert open_image(path).size == ((12, 10) if wide else (10, 12))
 
 

@@ -1,4 +1,7 @@
-"""Recognises the layout of a folder of pictures by the names in it; nothing is opened."""
+"""Recognises the layout of a folder of pictures by the names in it.
+
+Nothing is opened but what may be a mask by its name.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from anomaly_tf.data.images import SUFFIXES, files_below
+from anomaly_tf.data.mask_files import set_masks_apart
 from anomaly_tf.data.masks import pair_masks
+from anomaly_tf.data.roles import NORMAL_NAMES
 from anomaly_tf.errors import UserError
 
-NORMAL_NAMES = ("normal", "good", "ok")
-ANOMALY_NAMES = {"abnormal", "anomalies", "anomaly", "bad", "defect", "defective", "defects", "ng"}
 TRAIN, TEST, MASKS = "train", "test", "ground_truth"
 # Class folders that are named when the layout is described.
 MAX_NAMED = 3
@@ -45,15 +48,6 @@ class Layout:
     masks: dict[str, str]
     notes: tuple[str, ...] = ()
 
-    @property
-    def normal(self) -> tuple[int, ...] | None:
-        """The classes that are normal by their names; None if the names do not say."""
-        names = [name.lower() for name in self.class_names]
-        normal = tuple(number for number, name in enumerate(names) if name in NORMAL_NAMES)
-        others = tuple(number for number, name in enumerate(names) if name not in ANOMALY_NAMES)
-        # A class beside one such as `defects`, or the only class, is normal whatever its name.
-        return normal or (others if len(others) == 1 and len(names) <= 2 else None)
-
 
 def recognise(folder: Path) -> Layout:
     """Recognises the layout of a folder by its names; `folders.py` lists the layouts.
@@ -63,7 +57,8 @@ def recognise(folder: Path) -> Layout:
             `train/`.
     """
     images, masks, others, tops = _by_kind(folder)
-    notes = []
+    images, found, notes = set_masks_apart(folder, images)
+    masks += found
     if others:
         endings = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
         notes.append(f"left alone: files that are no images by their names ({endings})")
@@ -83,16 +78,16 @@ def recognise(folder: Path) -> Layout:
     class_names = tuple(sorted(set(names), key=_natural))
     numbers = {name: number for number, name in enumerate(class_names)}
     in_test = np.array([divided and _top(file).lower() == TEST for file in images], bool)
-    anomalies = [
-        file for file, name in zip(images, names, strict=True) if name.lower() not in NORMAL_NAMES
-    ]
+    by_kind: tuple[list[str], list[str]] = [], []
+    for file, name in zip(images, names, strict=True):
+        by_kind[name.lower() in NORMAL_NAMES].append(file)
     return Layout(
         _words(class_names, bool(known), divided, bool(in_test.any())),
         images,
         np.array([numbers[name] for name in names], np.int16),
         in_test,
         class_names,
-        pair_masks(anomalies, masks, divided),
+        pair_masks(by_kind[0], masks, divided, by_kind[1]),
         tuple(notes),
     )
 

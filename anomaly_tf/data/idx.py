@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_tf.data.arrays import dark_images
 from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable, TrainAndTest
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.errors import UserError
@@ -36,7 +37,8 @@ def load_idx_folder(folder: Path) -> ImageDataset:
     except SourceUnavailable as error:
         raise UserError(f"no data in {folder}: {error}") from error
     names = tuple(str(number) for number in range(int(train.classes.max()) + 1))
-    return ImageDataset(str(folder), train, test, names)
+    report = dark_images(train.images[:])
+    return ImageDataset(str(folder), train, test, names, report=report)
 
 
 def read_idx_folder(folder: Path) -> TrainAndTest:

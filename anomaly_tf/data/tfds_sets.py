@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_tf.data.arrays import MAX_CLASSES, fit_array, in_one_order
+from anomaly_tf.data.arrays import MAX_CLASSES, dark_images, fit_array, in_one_order
 from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.reachability import probe
@@ -55,7 +55,8 @@ def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
         train = _read_tfds_split(builder, "train", shape)
         has_test = "test" in builder.info.splits
         test = _read_tfds_split(builder, "test", shape) if has_test else train.take(slice(0))
-    return ImageDataset(f"tfds:{name}", train, test, tuple(class_names))
+    report = dark_images(train.images[:]) if len(train) else ()
+    return ImageDataset(f"tfds:{name}", train, test, tuple(class_names), report=report)
 
 
 def tfds_folder() -> Path:
