@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -357,6 +358,55 @@ def test_a_cache_is_not_taken_for_files_that_were_changed(change, photos, tmp_pa
     dataset = load_folder(photos, on_disk)
     for file, image in zip(dataset.train.files, dataset.train_images[:], strict=True):
         np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
+
+
+def test_a_cache_is_not_taken_for_another_folder_with_the_same_names_lengths_and_dates(tmp_path):
+    lines = [tmp_path / "line1", tmp_path / "line2"]
+    for line in lines:
+        for number in range(5):
+            os.utime(picture(line / f"{number}.bmp"), (1e9, 1e9))  # as tar and Docker do
+    for line in lines:
+        on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+        images = load_folder(line, on_disk).train_images
+        for number, image in enumerate(images[:]):
+            np.testing.assert_array_equal(image, read_image(line / f"{number}.bmp", (10, 12, 1)))
+
+
+def test_a_cache_is_not_taken_for_a_file_whose_length_and_date_were_kept(photos, tmp_path):
+    pictures(photos, 3, size=(12, 10))
+    file = picture(photos / "3.bmp")
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    load_folder(photos, on_disk)
+    before = file.stat()
+    with file.open("r+b") as opened:  # in its place, not as a new file
+        content = opened.read()
+        opened.seek(-1, os.SEEK_END)
+        opened.write(bytes([content[-1] ^ 255]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_ino == before.st_ino
+    image = load_folder(photos, on_disk).train_images[3:4][0]
+    np.testing.assert_array_equal(image, read_image(file, (10, 12, 1)))
+
+
+def test_a_folder_that_was_renamed_keeps_its_cache(photos, tmp_path):
+    pictures(photos, 5)
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    load_folder(photos, on_disk)
+    load_folder(photos.rename(tmp_path / "renamed"), on_disk)
+    assert len(list((tmp_path / "cache" / "folders").iterdir())) == 1
+
+
+def test_many_that_decode_one_folder_at_once_all_get_its_images(photos, tmp_path):
+    pictures(photos, 20)
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    expected = load_folder(photos, config(tmp_path)).train_images
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(4):
+            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+            for dataset in pool.map(lambda _: load_folder(photos, on_disk), range(6)):
+                np.testing.assert_array_equal(dataset.train_images[:], expected)
+            (cache,) = (tmp_path / "cache" / "folders").iterdir()
+            assert {path.name for path in cache.iterdir()} == {"images", "scan.json"}
 
 
 def test_each_size_that_is_asked_for_has_its_own_cache(photos, tmp_path):
