@@ -460,6 +460,86 @@ def test_the_size_that_images_are_brought_to(sizes, asked, shape, photos, tmp_pa
     assert f"taken as {shape[0]}x{shape[1]} (height x width" in dataset.report[-1]
 
 
+def deep_pictures(folder: Path, count: int, bits: int) -> None:
+    """Pictures of 16 bits, as a camera of fewer writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        values = RANDOM.integers(0, 2**bits, (10, 12), np.uint16)
+        values[0, 0] = 2**bits - 1
+        Image.fromarray(values).save(folder / f"{number:03}.png")
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("storage", ["memory", "disk", "files"])
+def test_all_pictures_have_the_bit_depth_of_the_set(bits, storage, photos, tmp_path):
+    deep_pictures(photos / "normal", 6, bits)
+    dark = np.full((10, 12), 2**bits // 3, np.uint16)  # which is no other depth for that
+    Image.fromarray(dark).save(photos / "normal" / "dark.png")
+    picture(photos / "normal" / "plain.png")
+    place = "memory" if storage == "memory" else "disk"
+    chosen = config(tmp_path, folder=FolderConfig(storage=place, cache=storage != "files"))
+    for _ in range(2):
+        dataset = load_folder(photos, chosen)
+        assert dataset.bit_depth == bits
+        images = dict(zip(dataset.train.files, dataset.train_images[:], strict=True))
+        assert images["normal/000.png"][0, 0, 0] == 255
+        assert set(np.unique(images["normal/dark.png"])) <= {84, 85}
+        expected = read_image(photos / "normal" / "plain.png", (10, 12, 1))
+        np.testing.assert_array_equal(images["normal/plain.png"], expected)
+        (line,) = (line for line in dataset.report if line.startswith("16-bit files"))
+        assert f"16-bit files: 7, values up to {2**bits - 1}, read as {bits} bits" in line
+        assert "--folder.bit-depth" in line
+    # And so does the run read them again.
+    split = make_split(chosen, dataset)
+    save_split(split, dataset, tmp_path / "split.json")
+    again = open_split(chosen, tmp_path / "split.json")
+    np.testing.assert_array_equal(again.train.images[:], split.train.images[:])
+
+
+def test_a_bit_depth_that_is_asked_for_holds_and_is_another_cache(photos, tmp_path):
+    deep_pictures(photos, 6, 10)
+    for bits, white in ((10, 255), (12, 63), (16, 3), (10, 255)):
+        asked = FolderConfig(storage="disk", bit_depth=bits)
+        dataset = load_folder(photos, config(tmp_path, folder=asked))
+        assert (dataset.bit_depth, dataset.train_images[0:1].max()) == (bits, white)
+    narrow = config(tmp_path, folder=FolderConfig(bit_depth=8))
+    with pytest.raises(UserError, match="more than the 8 bits"):
+        load_folder(photos, narrow)
+
+
+def test_pictures_of_two_bit_depths_in_one_folder_are_doubted(photos, tmp_path):
+    deep_pictures(photos / "normal", 6, 16)
+    assert not any("WARNING" in line for line in load_folder(photos, config(tmp_path)).report)
+    deep_pictures(photos / "dent", 3, 12)
+    (line,) = (line for line in load_folder(photos, config(tmp_path)).report if "WARNING" in line)
+    assert "3 16-bit files stay below a quarter of 16 bits (first: dent/000.png)" in line
+
+
+def test_a_split_of_an_earlier_version_reads_sixteen_bits_as_it_did(photos, tmp_path):
+    deep_pictures(photos, 12, 12)
+    chosen = config(tmp_path, folder=FolderConfig(bit_depth=16))
+    dataset = load_folder(photos, chosen)
+    split = make_split(chosen, dataset)
+    save_split(split, dataset, tmp_path / "split.json")
+    content = json.loads((tmp_path / "split.json").read_text())
+    assert content.pop("bit_depth") == 16
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    again = open_split(chosen, tmp_path / "split.json")
+    np.testing.assert_array_equal(again.test.images[:], split.test.images[:])
+    for wrong in ("12", 7, 12.0, True):
+        (tmp_path / "split.json").write_text(json.dumps(content | {"bit_depth": wrong}))
+        with pytest.raises(UserError, match="is damaged"):
+            open_split(chosen, tmp_path / "split.json")
+
+
+def test_pictures_of_few_grey_levels_are_doubted(photos, tmp_path):
+    for number in range(5):
+        digits = RANDOM.integers(0, 17, (10, 12), np.uint8)
+        Image.fromarray(digits).save(photos / f"{number}.png")
+    report = load_folder(photos, config(tmp_path)).report
+    assert any("WARNING: no grey level is above 16 of 255" in line for line in report)
+
+
 def test_copies_do_not_come_to_lie_on_both_sides(photos, tmp_path):
     pictures(photos / "normal", 8)
     pictures(photos / "dent", 5)

@@ -20,6 +20,7 @@ import numpy as np
 
 from anomaly_tf.config import Config
 from anomaly_tf.data import folder_report as report
+from anomaly_tf.data.arrays import dark_images
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.duplicates import find_duplicates
 from anomaly_tf.data.folder_layout import Layout, recognise
@@ -56,6 +57,7 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
         *report.counts(layout.class_names, readable.classes, in_test),
         report.sizes(scan),
         *scan.deep,
+        *(dark_images(images) if isinstance(images, np.ndarray) else ()),
         *report.skipped(scan.broken),
         *report.duplicates(found, files),
         *report.masks(layout.masks, masks.usable, masks.wrong),

@@ -77,8 +77,7 @@ def guess_normal(class_names: tuple[str, ...], is_folder: bool = False) -> Guess
         is_folder: Whether they are names of folders, where numbers say nothing.
     """
     if (named := normal_by_name(class_names)) is not None:
-        alone = "as the only class" if len(class_names) == 1 else "by the names of the classes"
-        return Guess(named, alone)
+        return Guess(named, "by the names of the classes")
     if is_folder:
         return None
     if set(class_names) == {"1", "-1"}:
@@ -101,6 +100,8 @@ def describe_guess(config: Config, dataset: ImageDataset, roles: Roles) -> list[
     class_names = dataset.class_names
     guess = guess_normal(class_names, dataset.is_folder)
     if config.normal_class is not None or guess is None or roles.normal != guess.normal:
+        return []
+    if len(class_names) == 1:
         return []
     normal = ", ".join(class_names[number] for number in guess.normal)
     lines = [f"normal: {normal}, {guess.reason}; --normal-class names others"]
