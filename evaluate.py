@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
     config = dataclasses.replace(
         config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
     )
-    split = open_split(config, run.split)
+    split = open_split(config, run.split, info=info)
     run.require_apart(folders_read(config, split))
     for line in split.left_out:
         print(printable(line), file=sys.stderr)

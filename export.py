@@ -68,14 +68,14 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             "--quantize and --batch-size are options of --format tflite; leave them out"
         )
-    run, _ = open_run(options.run_dir)
+    run, info = open_run(options.run_dir)
     folder = Path(options.output or run.path / "export")
     require_writable(folder, "--output")
     config = load_config(run.config)
     config = dataclasses.replace(
         config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
     )
-    split = open_split(config, run.split)
+    split = open_split(config, run.split, info=info)
     name, path = planned(options, config.approach, folder)
     parity = folder / f"{name}-parity.json"
     outputs: dict[Path, IsOwn] = {parity: json_with("format", "quantize", "lost")}

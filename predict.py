@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from anomaly_tf.data.images import UnreadableImage
+from anomaly_tf.data.images import BIT_DEPTHS, UnreadableImage
 from anomaly_tf.data.search import Found, find_images, folders_of
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.file_scoring import ImageFile, score_files
@@ -59,6 +59,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--trust", action="store_true", help="load a model of unknown origin, which may run code"
+    )
+    parser.add_argument(
+        *("--bit-depth", "--bit_depth"),
+        type=int,
+        choices=BIT_DEPTHS,
+        help="bits of the grey levels in 16-bit files; by default as in training",
     )
     parser.add_argument("--heatmaps", metavar="DIR", help="write each image with its map over it")
     rates = parser.add_mutually_exclusive_group()
@@ -103,6 +109,8 @@ def main(arguments: list[str]) -> int:
             detector.set_false_alarm_rate(options.false_alarm_rate)
         except ValueError as error:
             raise UserError(f"--false-alarm-rate: {error}") from error
+    if options.bit_depth is not None:
+        detector.info.bit_depth = options.bit_depth
     if options.heatmaps is not None:
         require_map(detector)
     write = WRITERS[options.format]()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.data.protocols import make_split
-from anomaly_tf.data.roles import class_roles, describe_roles
+from anomaly_tf.data.roles import class_roles, describe_guess, describe_roles
 from anomaly_tf.data.sources import known_class_names, open_dataset
 from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.runs.detector_info import DetectorInfo
-from anomaly_tf.runs.directory import RunDirectory, plan_run
+from anomaly_tf.runs.directory import RunDirectory, open_run, plan_run
 from anomaly_tf.script import import_tensorflow, printable, run_script
 
 # A 95th percentile of fewer is but the largest of them.
@@ -43,8 +43,11 @@ def main(arguments: list[str]) -> int:
             flush=True,
         )
 
-    split = make_split(config, dataset)
+    known = open_run(run.path)[1] if options.resume and run.detector.is_file() else None
+    split = make_split(config, dataset, known)
     require_calibration(config.threshold, int((split.validation.labels == 0).sum()))
+    for line in describe_guess(config, dataset, split.roles):
+        print(printable(line), flush=True)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()

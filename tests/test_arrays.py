@@ -169,6 +169,36 @@ def test_pictures_beside_idx_files_are_counted(small_folder, tmp_path):
     assert line.startswith("left out: 1 image files beside the IDX files")
 
 
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (
+            IMAGES.astype(np.uint16) * 16,
+            r"uint16 .*; if white is 4095, save .*images \* 0.0622",
+        ),
+        (IMAGES / 255, r"values 0.* to .*; if white is 1, save numpy.uint8\(images \* 255\)"),
+        (IMAGES.astype(np.int64), r"if white is 255, save numpy.uint8\(images \* 1\)"),
+        (IMAGES / 127.5 - 1, "save grey or colour images from 0 to 255"),
+    ],
+)
+def test_images_of_another_type_are_refused_with_what_to_do(images, words, npz):
+    with pytest.raises(UserError, match=words):
+        load_npz(npz(images=images, labels=LABELS))
+
+
+def test_images_of_few_grey_levels_are_doubted(npz):
+    digits = IMAGES // 16
+    (line,) = load_npz(npz(images=digits, labels=LABELS)).report
+    assert line.startswith("WARNING: no grey level is above 15 of 255")
+    assert load_npz(npz(images=IMAGES, labels=LABELS)).report == ()
+
+
+def test_truth_values_are_labels(npz):
+    dataset = load_npz(npz(images=IMAGES, labels=LABELS == 7))
+    assert dataset.class_names == ("False", "True")
+    assert dataset.train_classes.tolist() == [1, 0, 1, 0, 0, 0]
+
+
 def test_as_many_classes_as_class_numbers_can_tell(npz):
     path = npz(images=np.zeros((32000, 1, 1), np.uint8), labels=np.arange(32000))
     assert load_npz(path).train_classes[-1] == 31999

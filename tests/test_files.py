@@ -7,7 +7,14 @@ import threading
 import pytest
 
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.files import atomic_path, require_writable, sha256, uninterrupted, write_json
+from anomaly_tf.runs.files import (
+    atomic_folder,
+    atomic_path,
+    require_writable,
+    sha256,
+    uninterrupted,
+    write_json,
+)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -111,3 +118,38 @@ def test_the_block_runs_in_any_thread():
     thread.start()
     thread.join()
     assert steps == ["done"]
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_of_two_that_make_one_folder_at_once_neither_fails(replace, tmp_path):
+    path = tmp_path / "new" / "folder"
+    with atomic_folder(path, replace) as slow:
+        (slow / "file").write_text("slow")
+        with atomic_folder(path, replace) as fast:
+            (fast / "file").write_text("fast")
+        assert (path / "file").read_text() == "fast"
+    assert (path / "file").read_text() == ("slow" if replace else "fast")
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "file").write_text("old")
+
+    def fail():
+        with atomic_folder(path) as new:
+            (new / "file").write_text("ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (path / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_take_its_place_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(NotADirectoryError), atomic_folder(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "a file"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.images import read_image
 from anomaly_tf.data.masks import masked_images, read_masks
 from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roles import normal_by_name
 from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.data.stored import StoredImages
 from anomaly_tf.errors import UserError
@@ -92,7 +94,7 @@ def test_layouts(layout, train, test, normal, photos, tmp_path):
             picture(photos / place.format(number))
     dataset = load_folder(photos, config(tmp_path))
     assert counts(dataset) == (train, test)
-    names = [dataset.class_names[number] for number in dataset.named_normal or ()]
+    names = [dataset.class_names[number] for number in normal_by_name(dataset.class_names) or ()]
     assert names == ([normal] if normal else [])
     for file, image in zip(dataset.train.files, dataset.train_images, strict=True):
         np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
@@ -360,6 +362,55 @@ def test_a_cache_is_not_taken_for_files_that_were_changed(change, photos, tmp_pa
         np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
 
 
+def test_a_cache_is_not_taken_for_another_folder_with_the_same_names_lengths_and_dates(tmp_path):
+    lines = [tmp_path / "line1", tmp_path / "line2"]
+    for line in lines:
+        for number in range(5):
+            os.utime(picture(line / f"{number}.bmp"), (1e9, 1e9))  # as tar and Docker do
+    for line in lines:
+        on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+        images = load_folder(line, on_disk).train_images
+        for number, image in enumerate(images[:]):
+            np.testing.assert_array_equal(image, read_image(line / f"{number}.bmp", (10, 12, 1)))
+
+
+def test_a_cache_is_not_taken_for_a_file_whose_length_and_date_were_kept(photos, tmp_path):
+    pictures(photos, 3, size=(12, 10))
+    file = picture(photos / "3.bmp")
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    load_folder(photos, on_disk)
+    before = file.stat()
+    with file.open("r+b") as opened:  # in its place, not as a new file
+        content = opened.read()
+        opened.seek(-1, os.SEEK_END)
+        opened.write(bytes([content[-1] ^ 255]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_ino == before.st_ino
+    image = load_folder(photos, on_disk).train_images[3:4][0]
+    np.testing.assert_array_equal(image, read_image(file, (10, 12, 1)))
+
+
+def test_a_folder_that_was_renamed_keeps_its_cache(photos, tmp_path):
+    pictures(photos, 5)
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    load_folder(photos, on_disk)
+    load_folder(photos.rename(tmp_path / "renamed"), on_disk)
+    assert len(list((tmp_path / "cache" / "folders").iterdir())) == 1
+
+
+def test_many_that_decode_one_folder_at_once_all_get_its_images(photos, tmp_path):
+    pictures(photos, 20)
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    expected = load_folder(photos, config(tmp_path)).train_images
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(4):
+            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+            for dataset in pool.map(lambda _: load_folder(photos, on_disk), range(6)):
+                np.testing.assert_array_equal(dataset.train_images[:], expected)
+            (cache,) = (tmp_path / "cache" / "folders").iterdir()
+            assert {path.name for path in cache.iterdir()} == {"images", "scan.json"}
+
+
 def test_each_size_that_is_asked_for_has_its_own_cache(photos, tmp_path):
     pictures(photos, 5, size=(40, 30))
     for asked, shape in ((None, (30, 40)), (16, (16, 16)), ("8x16", (8, 16)), ("16x8", (16, 8))):
@@ -409,6 +460,86 @@ def test_the_size_that_images_are_brought_to(sizes, asked, shape, photos, tmp_pa
     dataset = load_folder(photos, config(tmp_path, image_size=asked))
     assert dataset.train_images.shape[1:] == shape
     assert f"taken as {shape[0]}x{shape[1]} (height x width" in dataset.report[-1]
+
+
+def deep_pictures(folder: Path, count: int, bits: int) -> None:
+    """Pictures of 16 bits, as a camera of fewer writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        values = RANDOM.integers(0, 2**bits, (10, 12), np.uint16)
+        values[0, 0] = 2**bits - 1
+        Image.fromarray(values).save(folder / f"{number:03}.png")
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("storage", ["memory", "disk", "files"])
+def test_all_pictures_have_the_bit_depth_of_the_set(bits, storage, photos, tmp_path):
+    deep_pictures(photos / "normal", 6, bits)
+    dark = np.full((10, 12), 2**bits // 3, np.uint16)  # which is no other depth for that
+    Image.fromarray(dark).save(photos / "normal" / "dark.png")
+    picture(photos / "normal" / "plain.png")
+    place = "memory" if storage == "memory" else "disk"
+    chosen = config(tmp_path, folder=FolderConfig(storage=place, cache=storage != "files"))
+    for _ in range(2):
+        dataset = load_folder(photos, chosen)
+        assert dataset.bit_depth == bits
+        images = dict(zip(dataset.train.files, dataset.train_images[:], strict=True))
+        assert images["normal/000.png"][0, 0, 0] == 255
+        assert set(np.unique(images["normal/dark.png"])) <= {84, 85}
+        expected = read_image(photos / "normal" / "plain.png", (10, 12, 1))
+        np.testing.assert_array_equal(images["normal/plain.png"], expected)
+        (line,) = (line for line in dataset.report if line.startswith("16-bit files"))
+        assert f"16-bit files: 7, values up to {2**bits - 1}, read as {bits} bits" in line
+        assert "--folder.bit-depth" in line
+    # And so does the run read them again.
+    split = make_split(chosen, dataset)
+    save_split(split, dataset, tmp_path / "split.json")
+    again = open_split(chosen, tmp_path / "split.json")
+    np.testing.assert_array_equal(again.train.images[:], split.train.images[:])
+
+
+def test_a_bit_depth_that_is_asked_for_holds_and_is_another_cache(photos, tmp_path):
+    deep_pictures(photos, 6, 10)
+    for bits, white in ((10, 255), (12, 63), (16, 3), (10, 255)):
+        asked = FolderConfig(storage="disk", bit_depth=bits)
+        dataset = load_folder(photos, config(tmp_path, folder=asked))
+        assert (dataset.bit_depth, dataset.train_images[0:1].max()) == (bits, white)
+    narrow = config(tmp_path, folder=FolderConfig(bit_depth=8))
+    with pytest.raises(UserError, match="more than the 8 bits"):
+        load_folder(photos, narrow)
+
+
+def test_pictures_of_two_bit_depths_in_one_folder_are_doubted(photos, tmp_path):
+    deep_pictures(photos / "normal", 6, 16)
+    assert not any("WARNING" in line for line in load_folder(photos, config(tmp_path)).report)
+    deep_pictures(photos / "dent", 3, 12)
+    (line,) = (line for line in load_folder(photos, config(tmp_path)).report if "WARNING" in line)
+    assert "3 16-bit files stay below a quarter of 16 bits (first: dent/000.png)" in line
+
+
+def test_a_split_of_an_earlier_version_reads_sixteen_bits_as_it_did(photos, tmp_path):
+    deep_pictures(photos, 12, 12)
+    chosen = config(tmp_path, folder=FolderConfig(bit_depth=16))
+    dataset = load_folder(photos, chosen)
+    split = make_split(chosen, dataset)
+    save_split(split, dataset, tmp_path / "split.json")
+    content = json.loads((tmp_path / "split.json").read_text())
+    assert content.pop("bit_depth") == 16
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    again = open_split(chosen, tmp_path / "split.json")
+    np.testing.assert_array_equal(again.test.images[:], split.test.images[:])
+    for wrong in ("12", 7, 12.0, True):
+        (tmp_path / "split.json").write_text(json.dumps(content | {"bit_depth": wrong}))
+        with pytest.raises(UserError, match="is damaged"):
+            open_split(chosen, tmp_path / "split.json")
+
+
+def test_pictures_of_few_grey_levels_are_doubted(photos, tmp_path):
+    for number in range(5):
+        digits = RANDOM.integers(0, 17, (10, 12), np.uint8)
+        Image.fromarray(digits).save(photos / f"{number}.png")
+    report = load_folder(photos, config(tmp_path)).report
+    assert any("WARNING: no grey level is above 16 of 255" in line for line in report)
 
 
 def test_copies_do_not_come_to_lie_on_both_sides(photos, tmp_path):
@@ -502,7 +633,7 @@ def test_images_of_one_name_in_two_classes_keep_their_own_masks(photos, tmp_path
     assert dict(split.masks) == dict(dataset.masks)
 
 
-@pytest.mark.parametrize("name", ["{}_GT.png", "{} mask.png", "{}/000.png"])
+@pytest.mark.parametrize("name", ["{}_truth2.png", "{} mask.png", "{}/000.png"])
 def test_masks_that_match_no_picture_are_said(name, photos, tmp_path):
     pictures(photos / "train" / "good", 6)
     pictures(photos / "test" / "good", 2)

@@ -354,7 +354,7 @@ def test_any_image_file(kind, place):
         file.write_bytes(with_checksums(content) if mend and kind == "PNG" else content)
         shape = (8, 6, channels)
         try:
-            width, height, grey = read_header(file)
+            width, height, grey, _ = read_header(file)
             assert min(width, height) > 0
             assert isinstance(grey, bool)
         except UnreadableImage as error:

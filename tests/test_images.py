@@ -17,6 +17,8 @@ from PIL import Image
 from anomaly_tf.data.images import (
     SUFFIXES,
     UnreadableImage,
+    bits_of,
+    largest_value,
     open_image,
     read_header,
     read_image,
@@ -90,13 +92,75 @@ def test_between_the_levels_sixteen_bits_are_cut(tmp_path):
     assert read_image(path, (1, 8, 1))[0, :, 0].tolist() == [0, 0, 1, 127, 127, 254, 254, 255]
 
 
+def deep(path: Path, bits: int, dtype: type = np.uint16) -> Path:
+    """A 16-bit picture whose white, in its last pixel, is that of so many bits."""
+    values = np.array([[0, 2**bits // 2, 2**bits - 1]], dtype)
+    return saved(Image.fromarray(values), path)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize(("suffix", "dtype"), [("png", np.uint16), ("tif", np.int32)])
+def test_white_is_that_of_the_bit_depth(bits, suffix, dtype, tmp_path):
+    path = deep(tmp_path / f"deep.{suffix}", bits, dtype)
+    assert read_image(path, (1, 3, 1), bits)[0, :, 0].tolist() in ([0, 127, 255], [0, 128, 255])
+    assert read_header(path).is_deep
+    assert bits_of(largest_value(path)) == bits
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_a_single_file_that_does_not_tell_what_white_is_is_asked_for(bits, tmp_path):
+    path = deep(tmp_path / "deep.png", bits)
+    with pytest.raises(UnreadableImage, match=f"16 bits and no value .*--bit-depth {bits} or 16"):
+        open_image(path)
+    # Taken for filled ones, the values are dark, as they were before.
+    assert open_image(path, 16).getextrema() == (0, (2**bits - 1) // 257)
+    black = saved(Image.fromarray(np.zeros((3, 3), np.uint16)), tmp_path / "black.png")
+    assert open_image(black).getextrema() == (0, 0)
+
+
+def test_values_that_no_bit_depth_holds_are_refused(tmp_path):
+    with pytest.raises(UnreadableImage, match=r"values up to 4095, more than the 10 bits"):
+        open_image(deep(tmp_path / "a.png", 12), 10)
+    for values in ([-5, 7], [0, 70_000]):
+        path = saved(Image.fromarray(np.array([values], np.int32)), tmp_path / "b.tif")
+        with pytest.raises(UnreadableImage, match=rf"from {values[0]} to {values[1]}, which are"):
+            open_image(path, 16)
+
+
+def deep_colours(path: Path, largest: int) -> Path:
+    """A PNG with 16 bits for each colour, which Pillow cannot write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    pixels = np.array([[0, largest, largest // 2]] * 4, ">u2").tobytes()
+    head = struct.pack(">IIBBBBB", 4, 1, 16, 2, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(b"\0" + pixels)), (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    return path
+
+
+def test_colours_of_sixteen_bits_are_read_if_they_fill_them(tmp_path):
+    path = deep_colours(tmp_path / "colours.png", 65535)
+    assert read_header(path) == (4, 1, False, True)
+    assert open_image(path).getpixel((0, 0)) == (0, 255, 127)
+    camera = deep_colours(tmp_path / "camera.png", 4095)
+    with pytest.raises(UnreadableImage, match="--bit-depth 12 or 16"):
+        open_image(camera)
+    with pytest.raises(UnreadableImage, match="colours of 12 bits stored in 16, of which only"):
+        open_image(camera, 12)
+    assert open_image(camera, 16).getpixel((0, 0)) == (0, 15, 7)
+    assert not read_header(saved(Image.new("RGB", (4, 4)), tmp_path / "plain.png")).is_deep
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_header_tells_the_size_of_the_upright_image(orientation, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     wide = orientation < 5
     path = saved(Image.new("RGB", (12, 10)), tmp_path / "photo.jpg", exif=exif)
-    assert read_header(path) == ((12, 10, False) if wide else (10, 12, False))
+    assert read_header(path)[:3] == ((12, 10, False) if wide else (10, 12, False))
     assert open_image(path).size == ((12, 10) if wide else (10, 12))
 
 

@@ -19,6 +19,8 @@ from anomaly_tf.runs.detector_info import MAX_BYTES, DetectorInfo
 RIGHT: dict[str, Any] = {
     "threshold": {"value": 0.5, "method": "percentile", "percentile": 95},
     "calibration": {"size": 3, "scores": [0.1, 0.2, 1]},
+    "bit_depth": 12,
+    "data": {"train": "0" * 64, "validation": "1" * 64, "test": "2" * 64, "n_test": 5},
     "heat_scale": {"low": 0.1, "high": 0.5, "high_quantile": 0.999, "unit": "error"},
 }
 FIELDS = ("threshold.value", "calibration.scores")
@@ -57,6 +59,11 @@ def changed(info: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
         ("calibration.size", 2),
         ("heat_scale", {"low": 1.0, "high": 1.0}),
         ("heat_scale", {}),
+        ("bit_depth", 7),
+        ("bit_depth", 12.5),
+        ("data", {}),
+        ("data.train", "no digest"),
+        ("data.n_test", -1),
         ("heat_scale", 5),
         ("training", "long ago"),
         ("heat_scale.low", -1),

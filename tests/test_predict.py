@@ -19,7 +19,7 @@ import evaluate
 import export
 import predict as script
 from anomaly_tf import Detector
-from anomaly_tf.deploy.file_scoring import MANY
+from anomaly_tf.deploy.file_scoring import MANY, ImageFile, score_files
 from anomaly_tf.detection.batches import check_drift, select_anomalies
 from anomaly_tf.detection.threshold import conformal_threshold
 from anomaly_tf.errors import UserError
@@ -91,6 +91,47 @@ def test_table(model, photos, without_tensorflow):
     assert rows[2].endswith("line\\nbreak.png")
     assert summary.startswith("4 images, 1 above the threshold of ")
     assert len({line.index(word) for line, word in zip(rows, ["normal"] * 3, strict=False)}) == 1
+
+
+def twelve_bits(grey: np.ndarray) -> np.ndarray:
+    """Grey levels as a camera of 12 bits gives them, uint16."""
+    return np.ceil(grey * (4095 / 255)).astype(np.uint16)
+
+
+def test_sixteen_bits_are_read_as_in_training_or_as_the_user_says(
+    model, judged, without_tensorflow, tmp_path
+):
+    grey = judged["normal"][0].astype(np.uint16)
+    grey[0, 0] = 255
+    plain, camera = tmp_path / "plain.png", tmp_path / "camera.png"
+    Image.fromarray(grey.astype(np.uint8)).save(plain)
+    Image.fromarray(twelve_bits(grey)).save(camera)
+    options = ("--format", "jsonl")
+    done = predict(model, plain, camera, *options, env=without_tensorflow)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "camera.png has 16 bits and no value above 4095" in done.stderr
+    assert "--bit-depth 12 or 16" in done.stderr
+    done = predict(model, plain, camera, "--bit-depth", 12, *options, env=without_tensorflow)
+    first, second = (json.loads(line)["score"] for line in done.stdout.splitlines())
+    assert first == pytest.approx(second, rel=1e-6)
+    assert done.stderr == ""
+    done = predict(model, plain, "--bit-depth", 11, env=without_tensorflow)
+    assert_one_line(done, "--bit-depth", "11", "16")
+
+
+def test_a_detector_knows_the_bit_depth_of_its_training(model, judged, tmp_path):
+    grey = judged["normal"][0].astype(np.uint16)
+    grey[0, 0] = 200  # a picture without white
+    camera, plain = tmp_path / "camera.png", tmp_path / "plain.png"
+    Image.fromarray(twelve_bits(grey)).save(camera)
+    Image.fromarray(grey.astype(np.uint8)).save(plain)
+    detector = Detector.load(model)
+    detector.info.bit_depth = 12
+    files = [ImageFile(plain), ImageFile(camera)]
+    first, second = (score for part in score_files(detector, model, files) for _, score in part)
+    assert first == pytest.approx(second, rel=1e-6)
+    np.testing.assert_array_equal(detector.read(camera)[..., 0], grey)
 
 
 def test_exit_status_as_grep(model, photos, without_tensorflow):

@@ -16,9 +16,10 @@ from anomaly_tf.config import (
     UnseenConfig,
 )
 from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.fashion_mnist import FASHION_MNIST_CLASSES
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.protocols import make_split
-from anomaly_tf.data.roles import Roles, class_roles
+from anomaly_tf.data.roles import Roles, class_roles, describe_guess
 from anomaly_tf.data.split import Split
 from anomaly_tf.errors import UserError
 
@@ -133,7 +134,7 @@ def test_classes_that_are_not_named_get_their_role(normal, chosen, seen, unseen)
     ],
 )
 def test_roles_that_cannot_be(chosen, words):
-    config = DualGanConfig(protocol="unseen", unseen=UnseenConfig(**chosen))
+    config = DualGanConfig(protocol="unseen", normal_class=(0,), unseen=UnseenConfig(**chosen))
     with pytest.raises(UserError, match=words):
         class_roles(config, NAMES)
 
@@ -260,7 +261,6 @@ def numbered(train: dict[str, int], test: dict[str, int] | None = None, files: b
         ImageSet(images[:cut], classes[:cut], paths[:cut]),
         ImageSet(images[cut:], classes[cut:], paths[cut:] if test else ()),
         names,
-        (0,),
     )
 
 
@@ -342,18 +342,70 @@ def test_a_class_is_meant_by_its_name_before_its_number():
     names = ("2", "0", "1")
     for given, number in (("2", 0), ("1", 2), (1, 2)):
         config = AutoencoderConfig(normal_class=(given,))
-        assert class_roles(config, names, None, is_folder=True).normal == (number,)
+        assert class_roles(config, names, is_folder=True).normal == (number,)
     several = AutoencoderConfig(normal_class=("1", "2"))
-    assert class_roles(several, names, None, is_folder=True) == Roles((0, 2), unseen=(1,))
+    assert class_roles(several, names, is_folder=True) == Roles((0, 2), unseen=(1,))
 
 
-def test_which_folders_count_when_all_classes_could_be_normal():
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_which_classes_count_when_all_could_be_normal(is_folder):
     synthetic = AutoencoderConfig(protocol="corruption")
-    # Defects are not trained on as if they were normal; folders that do not say are.
-    assert class_roles(synthetic, NAMES, (2,), is_folder=True) == Roles((2,))
-    assert class_roles(synthetic, NAMES, None, is_folder=True) == Roles(tuple(range(10)))
-    assert class_roles(synthetic, NAMES, (2,)) == Roles(tuple(range(10)))
-    assert class_roles(ClassifierConfig(), NAMES, (2,), is_folder=True) == Roles(tuple(range(10)))
+    named = ("dent", "good", "hole")
+    # Defects are not trained on as if they were normal; classes that do not say are.
+    assert class_roles(synthetic, named, is_folder) == Roles((1,))
+    assert class_roles(synthetic, NAMES, is_folder) == Roles(tuple(range(10)))
+    assert class_roles(ClassifierConfig(), named, is_folder) == Roles((0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("names", "arrays", "folder"),
+    [
+        (("defect", "good"), "good", "good"),
+        (("Fail", "PASS"), "PASS", "PASS"),
+        (("bolts", "defective"), "bolts", "bolts"),
+        (("widget",), "widget", "widget"),
+        (("inlier", "outlier"), "inlier", "inlier"),
+        (("-1", "1"), "1", None),
+        (("0", "1"), "0", None),
+        (("1", "2", "3"), "1", None),
+        (("False", "True"), "False", None),
+        (FASHION_MNIST_CLASSES, "T-shirt/top", None),
+        # What does not tell is asked for.
+        (("cat", "dog"), None, None),
+        (("bad", "defect"), None, None),
+        (("-1", "0", "1"), None, None),
+        (("-1", "0"), None, None),
+    ],
+)
+def test_names_that_say_which_class_is_normal(names, arrays, folder):
+    for is_folder, expected in ((False, arrays), (True, folder)):
+        for order in (names, names[::-1]):
+            if order == FASHION_MNIST_CLASSES[::-1] or (expected or "").isdecimal():
+                order = names  # where the first one counts
+            if expected is None:
+                with pytest.raises(UserError, match=r"do not tell .*--normal-class one or several"):
+                    class_roles(AutoencoderConfig(), order, is_folder)
+            else:
+                (normal,) = class_roles(AutoencoderConfig(), order, is_folder).normal
+                assert order[normal] == expected
+
+
+def test_a_guess_is_told_and_doubted_where_the_normal_class_is_the_smaller_one():
+    for counts, doubtful in (({"0": 60, "1": 15}, False), ({"0": 15, "1": 60}, True)):
+        dataset = numbered(counts, files=False)
+        roles = class_roles(AutoencoderConfig(), dataset.class_names)
+        lines = describe_guess(AutoencoderConfig(), dataset, roles)
+        assert lines[0] == "normal: 0, because it comes first; --normal-class names others"
+        assert len(lines) == 1 + doubtful
+        if doubtful:
+            assert "WARNING: 0 counts as normal and has 15 images, 1 counts" in lines[1]
+            assert "--normal-class 1" in lines[1]
+        told = AutoencoderConfig(normal_class=("0",))
+        assert describe_guess(told, dataset, class_roles(told, dataset.class_names)) == []
+    # Ten classes of equal size are no reason to doubt.
+    dataset = numbered({str(digit): 10 for digit in range(10)}, files=False)
+    roles = class_roles(AutoencoderConfig(), dataset.class_names)
+    assert len(describe_guess(AutoencoderConfig(), dataset, roles)) == 1
 
 
 def test_with_unseen_classes_the_seen_ones_are_not_judged():

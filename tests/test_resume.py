@@ -19,17 +19,13 @@ import evaluate
 import train
 from anomaly_tf.approaches import APPROACHES, build_model, options_of
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
+from anomaly_tf.data.contents import digest_of_sets
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.training.callbacks import MAX_PICTURES, has_pictures
-from anomaly_tf.training.checkpoint import (
-    Progress,
-    digest_of_sets,
-    load_checkpoint,
-    save_checkpoint,
-)
+from anomaly_tf.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 # Runs train.py and kills it, as `kill -9` does, at the n-th call of a function.
 KILLED_AT = """

@@ -27,6 +27,7 @@ from anomaly_tf.config import (
     ThresholdConfig,
 )
 from anomaly_tf.data import pipelines
+from anomaly_tf.data.contents import digest_of_sets
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import Roles
@@ -38,7 +39,7 @@ from anomaly_tf.networks.sizes import ClassifierNetworks
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.training import loop, setup
 from anomaly_tf.training.callbacks import NonFiniteLoss, StopOnNonFiniteLoss
-from anomaly_tf.training.checkpoint import digest_of_sets, load_checkpoint, save_checkpoint
+from anomaly_tf.training.checkpoint import load_checkpoint, save_checkpoint
 from anomaly_tf.training.device import Device, select_device
 
 # A short training on 4,500 real images reaches 0.978, one that learns the wrong way 0.49.

@@ -202,6 +202,8 @@ class FolderConfig(Checked):
         storage: Where pictures lie in training: memory, disk (read as they are needed), or auto,
             which is memory up to memory_limit.
         memory_limit: Megabytes (10^6 bytes) that pictures may take in memory.
+        bit_depth: Bits of the grey levels in 16-bit files, such as 12 for many cameras; by default
+            as few of 8, 10, 12, 14 and 16 as hold the largest value in the folder.
         cache: Keep the decoded pictures of storage disk as one file in data_dir, so that each is
             decoded once; else they are decoded each time.
     """
@@ -211,4 +213,5 @@ class FolderConfig(Checked):
     test_fraction: float = number(0.2, 0.01, 0.9)
     storage: Literal["auto", "memory", "disk"] = "auto"
     memory_limit: int = number(500, 1)
+    bit_depth: int | None = number(None, 8, 16)
     cache: bool = True

@@ -10,6 +10,23 @@ from anomaly_tf.data.images import fit_image
 
 # Class numbers are int16.
 MAX_CLASSES = 32_000
+# Images without a brighter pixel are taken for wrongly scaled.
+MAX_DARK = 63
+
+
+def dark_images(images: np.ndarray) -> tuple[str, ...]:
+    """A line on images of fewer than 256 grey levels, such as scikit-learn's digits of 0 to 16.
+
+    Args:
+        images: uint8 `(N, H, W, C)`, at least one.
+    """
+    largest = int(images.max())
+    if largest > MAX_DARK:
+        return ()
+    return (
+        f"WARNING: no grey level is above {largest} of 255, nearly black; if {largest} is meant to "
+        "be white, scale the images to 0 to 255 before they are saved",
+    )
 
 
 def in_one_order(part: ImageSet) -> ImageSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,29 @@ MAX_CORRUPTED = 2000
 _VALIDATION_STREAM, _TEST_STREAM = 1, 2
 
 
-def with_corruptions(split: Split, config: Config) -> Split:
-    """Under protocol `corruption`, adds corrupted copies of validation and test images.
+def room_for_corruptions(split: Split, config: Config) -> Split:
+    """Under protocol `corruption`, keeps of images on disk the first `MAX_CORRUPTED` of a set.
 
-    One copy of each kind. Of images on disk the first `MAX_CORRUPTED` are kept and copied.
+    Their copies are kept in memory. The training set stays.
     """
     if config.protocol != "corruption":
         return split
+    kept = {
+        name: part.take(slice(MAX_CORRUPTED))
+        for name in ("validation", "test")
+        if isinstance((part := getattr(split, name)).images, StoredImages)
+    }
+    return dataclasses.replace(split, **kept)
+
+
+def with_corruptions(split: Split, config: Config) -> Split:
+    """Under protocol `corruption`, adds corrupted copies of validation and test images.
+
+    One copy of each kind, of those that `room_for_corruptions` keeps.
+    """
+    if config.protocol != "corruption":
+        return split
+    split = room_for_corruptions(split, config)
     first_class = len(split.class_names)
     return Split(
         split.train,
@@ -71,8 +88,6 @@ def _with_copies(
     part: LabelledImages, config: Config, first_class: int, stream: int
 ) -> LabelledImages:
     """Images and their corrupted copies; the kinds get class numbers from `first_class` on."""
-    if isinstance(part.images, StoredImages):
-        part = part.take(slice(MAX_CORRUPTED))
     images = part.images[:]
     copies = [_corrupted(images, kind, config, stream) for kind in config.corruption.kinds]
     kinds = first_class + np.arange(len(copies), dtype=part.classes.dtype)

@@ -27,9 +27,10 @@ class ImageDataset:
         train: Training images.
         test: Test images; empty if a test set is still to be cut off.
         class_names: Name of each class number.
-        named_normal: Classes whose names say that they are normal; None if no name does.
         masks: Image file to the file of its mask, which marks the anomaly.
-        report: How a folder was read, as lines for the user.
+        digests: Digest of the bytes of each image file.
+        bit_depth: Bits of the image files' grey levels where those hold 16; None where none does.
+        report: How the images were read, as lines for the user.
         left_out: Those lines of the report that say what was left out, and why.
         skipped: Why files were skipped, one reason for each.
     """
@@ -38,8 +39,9 @@ class ImageDataset:
     train: ImageSet
     test: ImageSet
     class_names: tuple[str, ...]
-    named_normal: tuple[int, ...] | None = None
     masks: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    bit_depth: int | None = None
     report: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()

@@ -1,4 +1,7 @@
-"""Recognises the layout of a folder of pictures by the names in it; nothing is opened."""
+"""Recognises the layout of a folder of pictures by the names in it.
+
+Nothing is opened but what may be a mask by its name.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from anomaly_tf.data.mask_files import set_masks_apart
 from anomaly_tf.data.masks import pair_masks
+from anomaly_tf.data.roles import NORMAL_NAMES
 from anomaly_tf.data.search import LeftOut, Search
 from anomaly_tf.errors import UserError
 
-NORMAL_NAMES = ("normal", "good", "ok")
-ANOMALY_NAMES = {"abnormal", "anomalies", "anomaly", "bad", "defect", "defective", "defects", "ng"}
 TRAIN, TEST, MASKS = "train", "test", "ground_truth"
 # Reasons for which files are left out; {s} is the plural's ending.
 BESIDE = f"image{{s}} beside {TRAIN}/ and {TEST}/"
@@ -43,6 +46,7 @@ class Layout:
         in_test: bool `(N,)`, whether each lies in `test/`.
         class_names: Name of each class number.
         masks: Image file to its mask file.
+        notes: What was found out beside the classes, for the report.
         left_out: What is left out, for the report.
     """
 
@@ -52,16 +56,8 @@ class Layout:
     in_test: np.ndarray
     class_names: tuple[str, ...]
     masks: dict[str, str]
+    notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-
-    @property
-    def normal(self) -> tuple[int, ...] | None:
-        """The classes that are normal by their names; None if the names do not say."""
-        names = [name.lower() for name in self.class_names]
-        normal = tuple(number for number, name in enumerate(names) if name in NORMAL_NAMES)
-        others = tuple(number for number, name in enumerate(names) if name not in ANOMALY_NAMES)
-        # A class beside one such as `defects`, or the only class, is normal whatever its name.
-        return normal or (others if len(others) == 1 and len(names) <= 2 else None)
 
 
 def recognise(folder: Path) -> Layout:
@@ -72,8 +68,10 @@ def recognise(folder: Path) -> Layout:
             `train/`.
     """
     files, left_out = _search(folder)
-    images = [file for file in files if _top(file).lower() != MASKS]
-    masks = [file for file in files if _top(file).lower() == MASKS]
+    images, found, notes = set_masks_apart(
+        folder, [file for file in files if _top(file).lower() != MASKS]
+    )
+    masks = [file for file in files if _top(file).lower() == MASKS] + found
     tops = {_top(file).lower() for file in files}
     divided = TRAIN in tops
     if TEST in tops and not divided:
@@ -91,10 +89,10 @@ def recognise(folder: Path) -> Layout:
     class_names = tuple(sorted(set(names), key=_natural))
     numbers = {name: number for number, name in enumerate(class_names)}
     in_test = np.array([divided and _top(file).lower() == TEST for file in images], bool)
-    anomalies = [
-        file for file, name in zip(images, names, strict=True) if name.lower() not in NORMAL_NAMES
-    ]
-    pairs = pair_masks(anomalies, masks, divided)
+    by_kind: tuple[list[str], list[str]] = [], []
+    for file, name in zip(images, names, strict=True):
+        by_kind[name.lower() in NORMAL_NAMES].append(file)
+    pairs = pair_masks(by_kind[0], masks, divided, by_kind[1])
     _count_unused(folder, masks, pairs.values(), UNPAIRED, left_out)
     return Layout(
         _words(class_names, bool(known), divided, bool(in_test.any())),
@@ -103,6 +101,7 @@ def recognise(folder: Path) -> Layout:
         in_test,
         class_names,
         pairs,
+        tuple(notes),
         tuple(left_out.lines()),
     )
 
@@ -116,10 +115,13 @@ def left_out_of(folder: Path, in_sets: Collection[str], masks: Collection[str]) 
         masks: Mask files that the run uses.
     """
     files, left_out = _search(folder)
-    truth = [file for file in files if _top(file).lower() == MASKS]
+    images, found, _ = set_masks_apart(
+        folder, [file for file in files if _top(file).lower() != MASKS]
+    )
+    truth = [file for file in files if _top(file).lower() == MASKS] + found
     _count_unused(folder, truth, masks, UNUSED, left_out)
     known = {*in_sets, *truth}
-    for file in files:
+    for file in images:
         if file not in known:
             left_out.add(IN_NO_SET, folder / file)
     return tuple(left_out.lines())

@@ -10,15 +10,24 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anomaly_tf.config import SMALLEST_SIDE, Config, FolderConfig
+from anomaly_tf.data.contents import file_digest
 from anomaly_tf.data.folder_layout import Layout
-from anomaly_tf.data.images import UnreadableImage, fit_image, open_image, read_header
+from anomaly_tf.data.images import (
+    Header,
+    UnreadableImage,
+    bits_of,
+    fit_image,
+    largest_value,
+    open_image,
+    read_header,
+)
 from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImages
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
@@ -27,7 +36,7 @@ from anomaly_tf.script import show_progress
 
 # Larger pictures are shrunk to this on their longer side, unless a size is asked for.
 MAX_SIDE_BY_DEFAULT = 128
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,19 @@ class Scan:
         n_grayscale: How many are grayscale.
         broken: File to the reason why it cannot be read.
         digests: Digest of the content of each readable image, decoded and upright, in order.
+        file_digests: Digest of the bytes of each of these files.
+        bit_depth: Bits of the grey levels in 16-bit files; None if there are none.
+        deep: How 16-bit files are read, for the user.
     """
 
     image_shape: tuple[int, int, int]
     sizes: list[list[int]]
     n_grayscale: int
     broken: dict[str, str]
-    digests: list[str]
+    digests: list[str] = field(default_factory=list)
+    file_digests: list[str] = field(default_factory=list)
+    bit_depth: int | None = None
+    deep: list[str] = field(default_factory=list)
 
 
 def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, Scan]:
@@ -68,13 +83,18 @@ def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, S
         stored, scan = _open_cache(cache)
         fits = _fits(len(stored) * int(np.prod(stored.shape[1:])), config.folder)
         return (stored[:] if fits else stored), scan
-    broken, sizes = _read_headers(folder, layout.files)
+    broken, sizes, deep = _read_headers(folder, layout.files)
     if len(broken) > config.max_broken * len(layout.files) or len(broken) == len(layout.files):
-        return np.zeros((0, 1, 1, 1), np.uint8), Scan((1, 1, 1), [], 0, broken, [])
+        return np.zeros((0, 1, 1, 1), np.uint8), Scan((1, 1, 1), [], 0, broken)
     files = [file for file in layout.files if file not in broken]
     frequent = Counter(map(tuple, sizes[:, :2].tolist())).most_common()
     counted = [[width, height, count] for (width, height), count in frequent]
-    scan = Scan(_image_shape(sizes, config), counted, int(sizes[:, 2].sum()), broken, [])
+    bit_depth, lines = _bit_depth(folder, deep, config.folder.bit_depth)
+    scan = Scan(
+        *(_image_shape(sizes, config), counted, int(sizes[:, 2].sum()), broken),
+        bit_depth=bit_depth,
+        deep=lines,
+    )
     if _fits(len(files) * int(np.prod(scan.image_shape)), config.folder):
         return _into_memory(folder, files, scan)
     if not config.folder.cache:
@@ -96,16 +116,19 @@ def _left_as_files(folder: Path, files: list[str], scan: Scan) -> tuple[StoredIm
     """Decodes the files to find the broken ones, and keeps nothing of their content."""
     scan = _decode(folder, files, scan, lambda number, image: None)
     files = [file for file in files if file not in scan.broken]
-    reader = ImageFiles(folder, files, scan.image_shape)
+    reader = ImageFiles(folder, files, scan.image_shape, scan.bit_depth)
     return StoredImages(reader, np.arange(len(files)), scan.image_shape), scan
 
 
 def _into_cache(
     folder: Path, files: list[str], scan: Scan, cache: Path
 ) -> tuple[StoredImages, Scan]:
-    """Writes the decoded images one after the other into `images`, and the rest as JSON."""
+    """Writes the decoded images one after the other into `images`, and the rest as JSON.
+
+    If another process was faster, its cache is taken.
+    """
     _require_space(cache, len(files) * int(np.prod(scan.image_shape)))
-    with atomic_folder(cache) as new, (new / "images").open("wb") as out:
+    with atomic_folder(cache, replace=False) as new, (new / "images").open("wb") as out:
         scan = _decode(folder, files, scan, lambda number, image: out.write(image.tobytes()))
         (new / "scan.json").write_text(json.dumps(dataclasses.asdict(scan)), "utf-8")
     return _open_cache(cache)
@@ -126,11 +149,20 @@ def _open_cache(cache: Path) -> tuple[StoredImages, Scan]:
 
 
 def _key(folder: Path, layout: Layout, config: Config) -> str:
-    """Name of a cache: changes with the name, length or date of any file."""
-    state = hashlib.sha256(repr((CACHE_VERSION, config.size)).encode())
+    """Name of a cache: one for each content of the files, and each way of reading them.
+
+    Names, lengths and dates are not enough: archives, containers and cameras give the same ones to
+    other pictures. A file's number on its device tells files apart that exist, and the time at
+    which its entry last changed, which no program can set, tells whether one is still as it was.
+    A folder that was renamed keeps its cache, a copy of it is decoded anew.
+    """
+    way = CACHE_VERSION, config.size, config.folder.bit_depth
+    state = hashlib.sha256(repr(way).encode())
     for file in layout.files:
-        status = os.stat(folder / file, follow_symlinks=True) if (folder / file).exists() else None
-        facts = (file, status.st_size, status.st_mtime_ns) if status else (file,)
+        facts: tuple[object, ...] = (file,)
+        if (folder / file).exists():
+            at = os.stat(folder / file)
+            facts += at.st_size, at.st_mtime_ns, at.st_dev, at.st_ino, at.st_ctime_ns
         state.update(repr(facts).encode("utf-8", "surrogateescape"))
     return state.hexdigest()[:16]
 
@@ -174,24 +206,55 @@ def _image_shape(sizes: np.ndarray, config: Config) -> tuple[int, int, int]:
     return (*sides, channels)
 
 
-def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.ndarray]:
-    """Why files are broken, and int32 `(n, 3)` of the others: width, height, is grayscale."""
+def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.ndarray, list[str]]:
+    """Why files are broken; of the others int32 `(n, 3)`, as `_image_shape`; the 16-bit ones."""
 
-    def header(file: str) -> tuple[int, int, bool] | UnreadableImage:
+    def header(file: str) -> Header | UnreadableImage:
         try:
             return read_header(folder / file)
         except UnreadableImage as error:
             return error
 
-    broken, sizes = {}, np.empty((len(files), 3), np.int32)
+    broken, sizes, deep = {}, np.empty((len(files), 3), np.int32), []
     good = 0
     for file, found in _in_parallel(header, files, "looked at"):
         if isinstance(found, UnreadableImage):
             broken[file] = str(found)
         else:
-            sizes[good] = found
+            sizes[good] = found[:3]
             good += 1
-    return broken, sizes[:good]
+            deep += [file] * found.is_deep
+    return broken, sizes[:good], deep
+
+
+def _bit_depth(folder: Path, files: list[str], asked: int | None) -> tuple[int | None, list[str]]:
+    """Bits of the grey levels in 16-bit files, one number for all, and lines about it.
+
+    Args:
+        folder: The folder that the paths start from.
+        files: The 16-bit files.
+        asked: What the user says.
+    """
+
+    def largest(file: str) -> int:
+        try:
+            return largest_value(folder / file)
+        except UnreadableImage:  # which is reported when all files are decoded
+            return 0
+
+    if not files:
+        return None, []
+    values = dict(_in_parallel(largest, files, "measured"))
+    value = max(values.values())
+    depth = asked or bits_of(value)
+    source = "as asked" if asked else "--folder.bit-depth sets another"
+    lines = [f"16-bit files: {len(files)}, values up to {value}, read as {depth} bits ({source})"]
+    if dark := [file for file, found in values.items() if found < 2 ** (depth - 2)]:
+        lines.append(
+            f"WARNING: {len(dark)} 16-bit files stay below a quarter of {depth} bits (first: "
+            f"{dark[0]}): dark, or of a camera with fewer bits, which belongs into another folder"
+        )
+    return depth, lines
 
 
 def _decode(
@@ -209,24 +272,27 @@ def _decode(
         The scan with the digests, and with the files that turned out to be broken.
     """
 
-    def decode(file: str) -> tuple[np.ndarray, str] | UnreadableImage:
+    def decode(file: str) -> tuple[np.ndarray, str, str] | UnreadableImage:
         try:
-            image = open_image(folder / file)
+            image = open_image(folder / file, scan.bit_depth)
+            file_bytes = file_digest(folder / file)
         except UnreadableImage as error:
             return error
         content = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
         content.update(image.tobytes())
-        return fit_image(image, scan.image_shape), content.hexdigest()
+        return fit_image(image, scan.image_shape), content.hexdigest(), file_bytes
 
     broken = dict(scan.broken)
     digests: list[str] = []
+    file_digests: list[str] = []
     for file, found in _in_parallel(decode, files, "decoded"):
         if isinstance(found, UnreadableImage):
             broken[file] = str(found)
             continue
         keep(len(digests), found[0])
         digests.append(found[1])
-    return dataclasses.replace(scan, broken=broken, digests=digests)
+        file_digests.append(found[2])
+    return dataclasses.replace(scan, broken=broken, digests=digests, file_digests=file_digests)
 
 
 def _in_parallel(

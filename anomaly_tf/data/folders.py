@@ -20,12 +20,14 @@ import numpy as np
 
 from anomaly_tf.config import Config
 from anomaly_tf.data import folder_report as report
+from anomaly_tf.data.arrays import dark_images
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.duplicates import find_duplicates
-from anomaly_tf.data.folder_layout import ANOMALY_NAMES, Layout, recognise
+from anomaly_tf.data.folder_layout import Layout, recognise
 from anomaly_tf.data.folder_reading import Scan, read_folder
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.masks import check_masks
+from anomaly_tf.data.roles import ANOMALY_NAMES
 from anomaly_tf.data.search import folders_of, no_images
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.outputs import require_own_place
@@ -54,14 +56,18 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
     readable = ImageSet(images, layout.classes[good], files)
     in_test = layout.in_test[good]
     found = find_duplicates(scan.digests, readable.classes, in_test)
-    masks, wrong_masks = check_masks(folder, layout.masks, set(files))
+    masks = check_masks(folder, layout.masks, set(files))
     lines = [
         f"{folder}: {layout.words}",
         *report.counts(layout.class_names, readable.classes, in_test),
         report.sizes(scan),
+        *scan.deep,
+        *(dark_images(images) if isinstance(images, np.ndarray) else ()),
         *report.skipped(scan.broken),
         *report.duplicates(found, files),
-        *report.masks(layout.masks, masks, wrong_masks),
+        *report.masks(layout.masks, masks.usable, masks.wrong),
+        *masks.lines,
+        *layout.notes,
         *layout.left_out,
         report.taken_as(scan, images, config),
     ]
@@ -70,8 +76,9 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
         readable.take(found.kept & ~in_test),
         readable.take(found.kept & in_test),
         layout.class_names,
-        named_normal=layout.normal,
-        masks=masks,
+        masks=masks.usable,
+        digests=dict(zip(files, scan.file_digests, strict=True)),
+        bit_depth=scan.bit_depth,
         report=tuple(lines),
         left_out=tuple(line for line in lines if line.startswith(report.LEFT_OUT)),
         skipped=tuple(scan.broken.values()),

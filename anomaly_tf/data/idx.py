@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_tf.data.arrays import dark_images
 from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable, TrainAndTest
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.search import Search
@@ -42,7 +43,8 @@ def load_idx_folder(folder: Path) -> ImageDataset:
         f"left out: {len(others)} image files beside the IDX files (first: {folder / first})"
         for first in others[:1]
     )
-    return ImageDataset(str(folder), train, test, names, report=left_out, left_out=left_out)
+    report = (*dark_images(train.images[:]), *left_out)
+    return ImageDataset(str(folder), train, test, names, report=report, left_out=left_out)
 
 
 def read_idx_folder(folder: Path) -> TrainAndTest:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -39,6 +40,8 @@ DAMAGE = (
     ArithmeticError,
     struct.error,
 )
+# Bits of a camera's grey levels, which are stored in 16 where they are more than 8.
+BIT_DEPTHS = (8, 10, 12, 14, 16)
 ORIENTATION = ExifTags.Base.Orientation
 QUARTER_TURNS = (5, 6, 7, 8)
 # Too large images are refused here; Pillow's warning would repeat it.
@@ -49,26 +52,113 @@ class UnreadableImage(UserError):
     """A file is not an image, or not one that can be used; the message names the file."""
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, bit_depth: int | None = None) -> Image.Image:
     """Decodes an image file: upright, grayscale `L` or colour `RGB`.
 
     The size in the file's header is checked before anything is decoded. Photos are turned as their
     EXIF tag says, transparent images are put on white, 16-bit grey becomes 8-bit, and the first
     picture of an animation or of a document with several pages is used.
 
+    Args:
+        path: The file.
+        bit_depth: Bits of the grey levels of a 16-bit file, which many cameras do not fill; white
+            is `2 ** bit_depth - 1`. None: 16, for a file whose values leave no other.
+
     Raises:
         UnreadableImage: If the file cannot be read, is not in one of `FORMATS`, is damaged, holds
-            floating-point numbers or has more than `MAX_PIXELS`.
+            floating-point numbers, has more than `MAX_PIXELS`, or has 16 bits that do not fit
+            `bit_depth` or, if that is None, do not tell what white is.
     """
     with _opened(path) as image:
         try:
-            return _as_grey_or_colour(ImageOps.exif_transpose(image))
+            deep = _is_deep(image)
+            image = ImageOps.exif_transpose(image)
+            if deep:
+                image = _eight_bits(path, image, bit_depth)
+            return _as_grey_or_colour(image)
+        except UnreadableImage:
+            raise
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
 
 
-def read_header(path: Path) -> tuple[int, int, bool]:
-    """Width and height of the upright image, and whether it is grayscale, without decoding it.
+class Levels(NamedTuple):
+    """The values of a mask as they are stored.
+
+    Attributes:
+        values: `(H, W)`, of any type of number.
+        kind: What they are: `grey`, `colour` (of each pixel the largest part) or `opacity`.
+        is_lossy: Whether the file's format changes values a little.
+    """
+
+    values: np.ndarray
+    kind: str
+    is_lossy: bool
+
+
+def read_levels(path: Path) -> Levels:
+    """Reads an image file that is no picture but marks pixels, upright.
+
+    Raises:
+        UnreadableImage: As `open_image`, except for floating-point numbers.
+    """
+    with _opened(path) as image:
+        try:
+            is_lossy = image.format in ("JPEG", "WEBP")
+            image = ImageOps.exif_transpose(image)
+            if image.has_transparency_data:
+                opacity = np.asarray(image.convert("RGBA"))[..., 3]
+                if opacity.min() < opacity.max():
+                    return Levels(opacity, "opacity", is_lossy)
+            if image.mode == "P":  # colours stand for numbers, dark ones too
+                colours = np.asarray(image.convert("RGB")).max(axis=-1)
+                return Levels(np.where(colours > 0, 255, 0).astype(np.uint8), "colour", is_lossy)
+            if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+                grey = image.convert("L") if image.mode == "1" else image
+                return Levels(np.asarray(grey), "grey", is_lossy)
+            parts = np.asarray(image.convert("RGB"))
+            is_grey = (parts == parts[..., :1]).all()
+            return Levels(parts.max(axis=-1), "grey" if is_grey else "colour", is_lossy)
+        except DAMAGE as error:
+            raise UnreadableImage(f"{path} is damaged ({error})") from error
+
+
+def largest_value(path: Path) -> int:
+    """The largest grey level in a 16-bit file, 0 to 65535; of colours within 255.
+
+    Raises:
+        UnreadableImage: As `open_image`.
+    """
+    with _opened(path) as image:
+        try:
+            return _value_range(image)[1]
+        except DAMAGE as error:
+            raise UnreadableImage(f"{path} is damaged ({error})") from error
+
+
+def bits_of(value: int) -> int:
+    """The fewest of `BIT_DEPTHS` that hold a grey level."""
+    return next((depth for depth in BIT_DEPTHS if value < 2**depth), BIT_DEPTHS[-1])
+
+
+class Header(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        width: Of the upright image.
+        height: Likewise.
+        is_grey: Whether it is grayscale.
+        is_deep: Whether a pixel has more than 8 bits for a grey level or a colour.
+    """
+
+    width: int
+    height: int
+    is_grey: bool
+    is_deep: bool
+
+
+def read_header(path: Path) -> Header:
+    """Size and kind of an image, without decoding it.
 
     Raises:
         UnreadableImage: As `open_image`, except for damage after the header.
@@ -84,7 +174,7 @@ def read_header(path: Path) -> tuple[int, int, bool]:
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
         width, height = image.size[::-1] if turned else image.size
-        return width, height, grey
+        return Header(width, height, grey, _is_deep(image))
 
 
 class _File(io.BufferedReader):
@@ -153,9 +243,9 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(image, np.uint8).reshape(shape)
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(path: Path, shape: tuple[int, int, int], bit_depth: int | None = None) -> np.ndarray:
     """`open_image` and `fit_image` in one: uint8 `(H, W, C)`."""
-    return fit_image(open_image(path), shape)
+    return fit_image(open_image(path, bit_depth), shape)
 
 
 def _too_large(path: Path, size: str) -> UnreadableImage:
@@ -194,10 +284,58 @@ def _what_else(file: io.BufferedReader) -> str:
     return f"is not an image ({', '.join(FORMATS)})"
 
 
-def _as_grey_or_colour(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would cut off at 255
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image that is not yet decoded has more than 8 bits for a grey level or colour."""
+    if image.mode.startswith("I"):
+        return True
+    tile = image.tile[0] if image.tile else None  # type: ignore[attr-defined]
+    stored = tile.args if tile else ""
+    return ";16" in str(stored if isinstance(stored, str) else (stored or [""])[0])
+
+
+def _value_range(image: Image.Image) -> tuple[int, int]:
+    """Smallest and largest value of a deep image; of colours Pillow keeps the upper 8 bits."""
+    if image.mode.startswith("I"):
         values = np.asarray(image)
-        return Image.fromarray((np.clip(values, 0, 65535) // 257).astype(np.uint8))
+        return int(values.min()), int(values.max())
+    bands = image.getextrema()[:3]
+    return 0, 256 * max(int(high) for _, high in bands) + 255  # type: ignore[misc]
+
+
+def _eight_bits(path: Path, image: Image.Image, bit_depth: int | None) -> Image.Image:
+    """A deep image with 8 bits; Pillow's own conversion would cut grey off at 255."""
+    low, high = _value_range(image)
+    grey = image.mode.startswith("I")
+    if low < 0 or high >= 2**16:
+        raise UnreadableImage(
+            f"{path} holds values from {low} to {high}, which are no grey levels of 16 bits; save "
+            "it with 8 or 16 bits"
+        )
+    fewer = bits_of(high)
+    if bit_depth is None and fewer < 16 and (high if grey else high - 255) > 0:
+        # A dark picture, or one of a camera with fewer bits: they look the same.
+        raise UnreadableImage(
+            f"{path} has 16 bits and no value above {high}, so that white may be {2**fewer - 1} "
+            f"({fewer} bits) or 65535; say which by --bit-depth {fewer} or 16, or save it with 8 "
+            "bits"
+        )
+    if bit_depth is not None and high >= 2**bit_depth and grey:
+        raise UnreadableImage(
+            f"{path} holds values up to {high}, more than the {bit_depth} bits that the others "
+            "have; leave it out, or give another bit depth"
+        )
+    if not grey:
+        if bit_depth not in (None, 16):
+            raise UnreadableImage(
+                f"{path} has colours of {bit_depth} bits stored in 16, of which only the upper 8 "
+                "can be read; save it with 8 bits for each colour"
+            )
+        return image
+    white = 2 ** (bit_depth or 16) - 1
+    return Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // white).astype(np.uint8))
+
+
+def _as_grey_or_colour(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

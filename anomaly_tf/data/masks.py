@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,18 @@ from PIL import Image
 
 from anomaly_tf.config import Config
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.images import UnreadableImage, open_image, read_header
+from anomaly_tf.data.images import UnreadableImage, read_header, read_levels
 from anomaly_tf.data.split import Split
 
+# Folders of masks, in lower case; only the first is one whatever lies in it.
+MASK_NAMES = (
+    *("ground_truth", "groundtruth", "gt", "mask", "masks", "annotation", "annotations"),
+    *("label", "labels", "segmentation", "segmentations"),
+)
+# What the names of masks add to those of their images, in lower case.
+MASK_SUFFIXES = ("_mask", "_label", "_gt")
+# A mask has no more levels; lossy formats change each by a little.
+MAX_LEVELS, MAX_NOISE = 16, 32
 # Normal images, and images with a mask, of which every pixel is compared.
 MAX_COMPARED = 1000
 
@@ -65,75 +75,147 @@ def read_masks(
 
     Args:
         folder: The folder that the paths start from.
-        files: A mask file for each, white where an anomaly is; None gives an empty mask.
+        files: A mask file for each, see `marked`; None gives an empty mask.
         image_shape: Height, width and channels of the images.
 
     Returns:
-        A pixel is True if at least half of the area it covers is white. If no pixel is, the anomaly
-        is too thin, and every pixel that it touches is True.
+        A pixel is True if at least half of the area it covers is marked. If no pixel is, the
+        anomaly is too thin, and every pixel that it touches is True.
     """
     height, width, _ = image_shape
     masks = np.zeros((len(files), height, width), bool)
     for number, file in enumerate(files):
         if file is not None:
-            white = open_image(folder / file).convert("L").point(lambda grey: 255 * (grey > 127))
+            white = Image.fromarray(np.uint8(255) * marked(folder / file)[0])
             share = np.asarray(white.resize((width, height), Image.Resampling.BOX))
             masks[number] = share >= 128 if (share >= 128).any() else share > 0
     return masks
 
 
-def pair_masks(files: Sequence[str], masks: Sequence[str], divided: bool) -> dict[str, str]:
+def marked(path: Path) -> tuple[np.ndarray, str]:
+    """Where a mask marks an anomaly, bool `(H, W)`, and by what, in words.
+
+    The background is black or transparent. What is marked is white (above 127, as edges may be
+    smooth); in a mask without such a pixel, whatever is not black: 1 beside 0, or numbers of kinds.
+
+    Raises:
+        UnreadableImage: If the file cannot be read.
+    """
+    values, kind, is_lossy = read_levels(path)
+    limit = MAX_NOISE if is_lossy else 0
+    if values.dtype == np.uint8 and values.max() > 127:
+        limit = 127
+    return values > limit, f"{kind} above {limit}"
+
+
+def looks_like_mask(path: Path) -> bool:
+    """Whether an image holds so few levels as a mask does, and no picture; False if unreadable."""
+    try:
+        values, _, is_lossy = read_levels(path)
+    except UnreadableImage:
+        return False
+    if not is_lossy:
+        return len(np.unique(values)) <= MAX_LEVELS
+    distance = np.minimum(values - values.min(), values.max() - values)
+    return bool(np.mean(distance <= MAX_NOISE) >= 0.95)
+
+
+def pair_masks(
+    files: Sequence[str], masks: Sequence[str], divided: bool, normal: Sequence[str] = ()
+) -> dict[str, str]:
     """Pairs images with masks of the same name.
 
     Args:
         files: Image files of anomaly classes.
-        masks: Mask files, `ground_truth/<class>/<image's name>[_mask].<any suffix>`.
+        masks: Mask files, `ground_truth/<class>/<image's name>[_mask].<any suffix>`, or as
+            `mask_files.py` finds them. Without the class's folder the name must be one image's.
         divided: Whether the image files lie below `train/` and `test/`.
+        normal: Image files of normal classes, which need no mask.
 
     Returns:
         Image file to mask file.
     """
-    by_name = {}
+    by_place, by_name = {}, {}
     for mask in masks:
-        stem = os.path.splitext(mask.split(os.sep, 1)[1])[0]
-        by_name[stem.removesuffix("_mask")] = mask
+        *folders, name = mask.split(os.sep)
+        if divided and folders[0].lower() in ("train", "test"):
+            del folders[0]
+        kept = [folder for folder in folders if folder.lower() not in MASK_NAMES]
+        stem = without_suffix(os.path.splitext(name)[0])
+        by_place[os.path.join(*kept, stem)] = mask
+        by_name[stem] = mask
+    alike = Counter(os.path.splitext(os.path.basename(file))[0] for file in (*files, *normal))
     pairs = {}
     for file in files:
         inside = file.split(os.sep, 1)[1] if divided else file
-        stem = os.path.splitext(inside)[0]
-        if stem in by_name:
+        place, stem = os.path.splitext(inside)[0], os.path.splitext(os.path.basename(inside))[0]
+        if place in by_place:
+            pairs[file] = by_place[place]
+        elif alike[stem] == 1 and stem in by_name:
             pairs[file] = by_name[stem]
     return pairs
 
 
-def check_masks(
-    folder: Path, masks: Mapping[str, str], readable: Collection[str]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Checks that masks can be read and have the size of their images.
+def without_suffix(stem: str) -> str:
+    """The name of an image, of that of its mask."""
+    for suffix in MASK_SUFFIXES:
+        if stem.lower().endswith(suffix):
+            return stem[: -len(suffix)]
+    return stem
+
+
+@dataclass(frozen=True)
+class CheckedMasks:
+    """What was found in mask files.
+
+    Attributes:
+        usable: Image file to mask file.
+        wrong: Mask file to the reason why it cannot be used.
+        lines: By what they mark, and what is doubtful, for the user.
+    """
+
+    usable: dict[str, str]
+    wrong: dict[str, str]
+    lines: list[str]
+
+
+def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str]) -> CheckedMasks:
+    """Checks that masks can be read, have the size of their images and mark a part of them.
 
     Args:
         folder: The folder that the paths start from.
         masks: Image file to mask file.
         readable: Image files that can be read; the masks of others are ignored.
-
-    Returns:
-        Image file to mask file where it can be used, and mask file to the reason where not.
     """
     usable, wrong = {}, {}
+    kinds, large = Counter[str](), []
     for file, mask in masks.items():
         if file not in readable:
             continue
         try:
             size = read_header(folder / mask)[:2]
             image_size = read_header(folder / file)[:2]
-            open_image(folder / mask)
+            where, by = marked(folder / mask)
         except UnreadableImage as error:
             wrong[mask] = str(error)
             continue
-        if size == image_size:
-            usable[file] = mask
-        else:
+        if size != image_size:
             wrong[mask] = (
                 f"{folder / mask} is {size[0]}x{size[1]}, its image {image_size[0]}x{image_size[1]}"
             )
-    return usable, wrong
+        elif not where.any():
+            wrong[mask] = f"{folder / mask} marks nothing"
+        else:
+            usable[file] = mask
+            kinds[by] += 1
+            large += [mask] * bool(where.mean() > 0.5)
+    lines = []
+    if usable:
+        found = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
+        lines.append(f"masks mark the anomaly by {found}")
+    if large:
+        lines.append(
+            f"WARNING: {len(large)} of {len(usable)} masks mark more than half of their picture "
+            f"(first: {large[0]}); if the anomaly is what they leave out, invert them"
+        )
+    return CheckedMasks(usable, wrong, lines)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_tf.data.arrays import MAX_CLASSES
+from anomaly_tf.data.arrays import MAX_CLASSES, dark_images
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.images import bits_of
 from anomaly_tf.errors import UserError
 
 NPZ_KEYS = (
@@ -25,7 +26,8 @@ def load_npz(path: Path) -> ImageDataset:
     Args:
         path: Holds `images` and `labels`, or `train_images`, `train_labels`, `test_images` and
             `test_labels`, or Keras' `x_train`, `y_train`, `x_test` and `y_test`. Images are uint8
-            `(N, H, W)` or `(N, H, W, C)` with C 1 or 3, labels integers or strings, one per image.
+            `(N, H, W)` or `(N, H, W, C)` with C 1 or 3, labels integers, booleans or strings, one
+            per image.
 
     Returns:
         Classes are int16, numbered in the order of the sorted labels, which name them. With
@@ -50,7 +52,8 @@ def load_npz(path: Path) -> ImageDataset:
     train = ImageSet(images[0], classes[0])
     test = ImageSet(images[1], classes[1]) if len(classes) > 1 else train.take(slice(0))
     left_out = (f"left out: arrays that are not read ({', '.join(others)})",) if others else ()
-    return ImageDataset(str(path), train, test, class_names, report=left_out, left_out=left_out)
+    report = (*dark_images(images[0]), *left_out)
+    return ImageDataset(str(path), train, test, class_names, report=report, left_out=left_out)
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -96,16 +99,31 @@ def _npz_images(path: Path, name: str, images: np.ndarray) -> np.ndarray:
     ):
         raise UserError(
             f"{path}: {name} must be uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), none of them "
-            f"0; got {images.dtype} {images.shape}; save grey or colour images from 0 to 255"
+            f"0; got {images.dtype} {images.shape}{_as_uint8(images)}"
         )
     return grey
 
 
+def _as_uint8(images: np.ndarray) -> str:
+    """What to do with images of another type: how their own range becomes 0 to 255."""
+    advice = "; save grey or colour images from 0 to 255"
+    if images.dtype == np.uint8 or images.dtype.kind not in "iuf" or not images.size:
+        return advice
+    low, high = images.min(), images.max()
+    if not 0 <= low <= high < 2**16:  # NaN, too
+        return advice
+    white = 1 if images.dtype.kind == "f" and high <= 1 else 2 ** bits_of(int(high)) - 1
+    return (
+        f" with values {low:g} to {high:g}; if white is {white}, save "
+        f"numpy.uint8(images * {255 / white:g})"
+    )
+
+
 def _npz_labels(path: Path, name: str, labels: np.ndarray, count: int) -> np.ndarray:
     """Labels as `(N,)`; Keras' colour sets have `(N, 1)`."""
-    if labels.dtype.kind not in "iuU" or labels.shape not in ((count,), (count, 1)):
+    if labels.dtype.kind not in "biuU" or labels.shape not in ((count,), (count, 1)):
         raise UserError(
-            f"{path}: {name} must be integers or strings ({count},), one per image; "
+            f"{path}: {name} must be integers, booleans or strings ({count},), one per image; "
             f"got {labels.dtype} {labels.shape}; save one label for each image"
         )
     return labels.ravel()

@@ -18,32 +18,54 @@ from __future__ import annotations
 import numpy as np
 
 from anomaly_tf.config import Config
-from anomaly_tf.data.corruption_sets import with_corruptions
+from anomaly_tf.data.contents import (
+    facts_of,
+    require_same_content,
+    require_same_kind,
+    roles_of,
+)
+from anomaly_tf.data.corruption_sets import room_for_corruptions, with_corruptions
 from anomaly_tf.data.cutting import random_share, stratified_cut
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.roles import Roles, class_roles
 from anomaly_tf.data.split import Split
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.detector_info import DetectorInfo
 
 # Fewer cannot be divided into three sets.
 MIN_NORMAL, MIN_ANOMALIES = 4, 3
 
 
-def make_split(config: Config, dataset: ImageDataset) -> Split:
+def make_split(config: Config, dataset: ImageDataset, info: DetectorInfo | None = None) -> Split:
     """Divides a data set as a run's protocol says.
 
     Args:
         config: Protocol, normal classes, shares of validation and test set, seed.
         dataset: Images and classes.
+        info: Metadata of a run that is opened again, with which the data is compared.
 
     Returns:
         The three sets.
 
     Raises:
-        UserError: What `class_roles` raises, or if a set is too small or lacks one kind of image.
+        UserError: What `class_roles` raises, if a set is too small or lacks one kind of image, or
+            if the data is not that of the run.
     """
-    roles = class_roles(config, dataset.class_names, dataset.named_normal, dataset.is_folder)
+    if info:
+        require_same_kind(dataset.name, info, dataset.class_names, dataset.train.images.shape[1:])
+    roles = class_roles(config, dataset.class_names, dataset.is_folder)
+    if info:  # whose classes counted so, whatever this version would guess
+        roles = roles_of(info) or roles
+    split = _divided(config, dataset, roles)
+    if info:
+        facts = facts_of(split, len(dataset.class_names), dataset.digests)
+        require_same_content(dataset.name, info, facts)
+    return with_corruptions(split, config)
+
+
+def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
+    """The three sets, without synthetic anomalies."""
     _require_enough(config, dataset, roles)
     train, validation, test = _three_sets(config, dataset, roles)
     observed = roles.unseen if config.protocol == "one_class" else ()
@@ -60,7 +82,7 @@ def make_split(config: Config, dataset: ImageDataset) -> Split:
         dataset.left_out,
     )
     _require_kinds(config, dataset, split)
-    return with_corruptions(split, config)
+    return room_for_corruptions(split, config)
 
 
 def _three_sets(

@@ -1,4 +1,9 @@
-"""What each class counts as under a run's protocol: normal, seen anomaly or unseen anomaly."""
+"""What each class counts as under a run's protocol: normal, seen anomaly or unseen anomaly.
+
+Which class is normal is what the user says by `--normal-class`. Without it, names such as `good`
+and `defect` say it, of a folder and of arrays alike; of classes that are numbers, which only arrays
+have, a convention does. Names that say nothing are asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,26 @@ import difflib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import numpy as np
+
 from anomaly_tf.config import ALL_CLASSES_NORMAL, Config, UnseenConfig
+from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.fashion_mnist import FASHION_MNIST_CLASSES
 from anomaly_tf.errors import UserError
 
 # As a class, all of them.
 ALL = "all"
+# In lower case.
+NORMAL_NAMES = ("normal", "good", "ok", "pass", "passed", "healthy", "inlier", "inliers")
+ANOMALY_NAMES = {
+    *("abnormal", "anomalies", "anomalous", "anomaly", "bad", "damaged", "defect", "defective"),
+    *("defects", "fail", "failed", "faulty", "ng", "nok", "not good", "not ok", "not_good"),
+    *("not_ok", "outlier", "outliers"),
+}
+# Classes that a message lists.
+MAX_NAMED = 12
+# A class with so many times the images of the normal ones makes a guess doubtful.
+DOUBTFUL = 2
 
 
 @dataclass(frozen=True)
@@ -28,10 +48,83 @@ class Roles:
     unseen: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Guess:
+    """Which classes are normal, as far as their names tell.
+
+    Attributes:
+        normal: Their numbers.
+        reason: Why, in words that follow the classes' names.
+    """
+
+    normal: tuple[int, ...]
+    reason: str
+
+
+def normal_by_name(class_names: tuple[str, ...]) -> tuple[int, ...] | None:
+    """The classes that are normal by words such as `good`; None if no word says it.
+
+    A class beside one such as `defects`, or the only class, is normal whatever its name.
+    """
+    names = [name.lower() for name in class_names]
+    normal = tuple(number for number, name in enumerate(names) if name in NORMAL_NAMES)
+    others = tuple(number for number, name in enumerate(names) if name not in ANOMALY_NAMES)
+    return normal or (others if len(others) == 1 and len(names) <= 2 else None)
+
+
+def guess_normal(class_names: tuple[str, ...], is_folder: bool = False) -> Guess | None:
+    """Which classes are normal where the user does not say; None if it cannot be told.
+
+    Args:
+        class_names: Name of each class number.
+        is_folder: Whether they are names of folders, where numbers say nothing.
+    """
+    if (named := normal_by_name(class_names)) is not None:
+        return Guess(named, "by the names of the classes")
+    if is_folder:
+        return None
+    if set(class_names) == {"1", "-1"}:
+        return Guess((class_names.index("1"),), "because -1 is scikit-learn's label of an outlier")
+    if set(class_names) == {"False", "True"}:
+        return Guess((class_names.index("False"),), "taking True for an anomaly")
+    if class_names == FASHION_MNIST_CLASSES or all(name.isdecimal() for name in class_names):
+        return Guess((0,), "because it comes first")
+    return None
+
+
+def describe_guess(config: Config, dataset: ImageDataset, roles: Roles) -> list[str]:
+    """Lines on how the normal classes were guessed, and on what makes that doubtful.
+
+    Args:
+        config: The run's configuration; nothing is guessed if it names the normal classes.
+        dataset: Names of the classes and the class of each image.
+        roles: What the classes count as.
+    """
+    class_names = dataset.class_names
+    guess = guess_normal(class_names, dataset.is_folder)
+    if config.normal_class is not None or guess is None or roles.normal != guess.normal:
+        return []
+    if len(class_names) == 1:
+        return []
+    normal = ", ".join(class_names[number] for number in guess.normal)
+    lines = [f"normal: {normal}, {guess.reason}; --normal-class names others"]
+    classes = np.concatenate([dataset.train_classes, dataset.test_classes]).astype(np.int64)
+    counts = np.bincount(classes, minlength=len(class_names))
+    count = int(counts[list(guess.normal)].sum())
+    counts[list(guess.normal)] = 0
+    largest = int(counts.argmax())
+    if counts[largest] > DOUBTFUL * count:
+        lines.append(
+            f"WARNING: {normal} counts as normal and has {count} images, {class_names[largest]} "
+            f"counts as an anomaly and has {counts[largest]}; if it is the other way round, give "
+            f"--normal-class {class_names[largest]}"
+        )
+    return lines
+
+
 def class_roles(
     config: Config,
     class_names: tuple[str, ...],
-    named_normal: tuple[int, ...] | None = None,
     is_folder: bool = False,
 ) -> Roles:
     """Assigns each class its role under the run's protocol; needs class names only, no images.
@@ -39,25 +132,27 @@ def class_roles(
     Args:
         config: Protocol and classes.
         class_names: Name of each class number.
-        named_normal: Classes that are normal by their names, unless the configuration names others.
-        is_folder: Whether the classes are folders of pictures. There a class is normal by its name
-            only, not because it comes first, and `corruption` leaves out the other classes.
+        is_folder: Whether the classes are folders of pictures.
 
     Raises:
-        UserError: If a class does not exist, is asked to be two things, or no anomaly is left.
+        UserError: If it cannot be told which class is normal, a class does not exist, is asked to
+            be two things, or no anomaly is left.
     """
     every = tuple(range(len(class_names)))
-    if config.protocol in ALL_CLASSES_NORMAL and not is_folder:
-        return Roles(every)
-    normal = named_normal if is_folder else (0,)
-    if config.normal_class is not None:
-        normal = _class_numbers("normal class", config.normal_class, class_names)
+    named = normal_by_name(class_names)
+    if config.normal_class is not None and (is_folder or config.protocol not in ALL_CLASSES_NORMAL):
+        named = _class_numbers("normal class", config.normal_class, class_names)
     if config.protocol in ALL_CLASSES_NORMAL:
-        return Roles(normal if normal and config.protocol == "corruption" else every)
+        # Synthetic anomalies are made of normal images only, where names say which are.
+        return Roles(named if named and config.protocol == "corruption" else every)
+    normal = named
+    if normal is None and (guess := guess_normal(class_names, is_folder)):
+        normal = guess.normal
     if normal is None:
+        kind = "folders in" if is_folder else "classes of"
         raise UserError(
-            f"the folders in {config.data} do not tell by their names which is normal; give "
-            f"--normal-class one or several of: {', '.join(class_names)}; or {ALL}"
+            f"the {kind} {config.data} do not tell by their names which is normal; give "
+            f"--normal-class one or several of: {_shortened(class_names)}; or {ALL}"
         )
     others = tuple(number for number in every if number not in normal)
     if config.protocol == "one_class":
@@ -72,6 +167,11 @@ def class_roles(
         return Roles(normal, seen=others)
     chosen: UnseenConfig = config.unseen  # type: ignore[attr-defined]
     return _unseen_roles(normal, others, chosen, class_names)
+
+
+def _shortened(names: tuple[str, ...]) -> str:
+    more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _class_numbers(

@@ -1,4 +1,4 @@
-"""`split.json` of a run: which file of a folder is in which set."""
+"""`split.json` of a run: which file of a folder is in which set, and what it held."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from typing import Any
 import numpy as np
 
 from anomaly_tf.config import Config
+from anomaly_tf.data.contents import (
+    SETS,
+    FileDigests,
+    digests_of,
+    facts_of,
+    file_digests,
+    own_images,
+    require_same_content,
+    require_same_files,
+    require_same_kind,
+    say_not_compared,
+)
 from anomaly_tf.data.corruption_sets import with_corruptions
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.folder_layout import left_out_of
@@ -21,9 +33,9 @@ from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import ImageFiles, StoredImages
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.checks import is_whole
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.files import write_json
-
-SETS = ("train", "validation", "test")
 
 
 def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
@@ -38,15 +50,16 @@ def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
         return
     sets: dict[str, Any] = {}
     for name in SETS:
-        part: LabelledImages = getattr(split, name)
-        own = np.flatnonzero(part.classes < len(dataset.class_names))
+        part = own_images(getattr(split, name), len(dataset.class_names))
         sets[name] = {
-            "files": [part.files[number] for number in own],
-            "classes": part.classes[own].tolist(),
+            "files": list(part.files),
+            "classes": part.classes.tolist(),
+            "digests": [dataset.digests[file] for file in part.files],
         }
     content = {
         "folder": dataset.name,
         "image_shape": list(split.train.images.shape[1:]),
+        "bit_depth": dataset.bit_depth,
         "class_names": list(dataset.class_names),
         "roles": dataclasses.asdict(split.roles),
         "masks": dict(split.masks),
@@ -56,27 +69,33 @@ def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
     write_json(path, content)
 
 
-def open_split(config: Config, path: Path) -> Split:
+def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> Split:
     """The sets of a trained run: from `split.json` or, without it, divided again by the seed.
 
     Args:
         config: The run's configuration; `data` may name another folder with the same data.
         path: The run's `split.json`, which need not exist.
+        info: The run's metadata, with which the data is compared; see `contents.py`.
 
     Raises:
         UserError: If the data is not there or is not that of the run, or the file is damaged.
     """
     if not path.is_file():
-        return make_split(config, open_dataset(config))
+        return make_split(config, open_dataset(config), info)
     folder = Path(config.data)
     try:
         content = json.loads(path.read_text("utf-8"))
         height, width, channels = content["image_shape"]
         shape = height, width, channels
+        # Earlier versions took all 16-bit files for filled ones.
+        depth = content.get("bit_depth", 16)
+        if depth is not None and not is_whole(depth, 8, 16):
+            raise ValueError(f"bit_depth {depth}")
         roles = Roles(**{name: tuple(part) for name, part in content["roles"].items()})
-        parts = (_image_set(folder, content[name], shape) for name in SETS)
+        parts = (_image_set(folder, content[name], shape, depth) for name in SETS)
         train, validation, test = (LabelledImages.of(part, roles.normal) for part in parts)
         masks, names = content["masks"], tuple(content["class_names"])
+        known = _known_digests(content)
         files = [file for part in (train, validation, test) for file in part.files]
         for path_inside in map(Path, (*files, *masks, *masks.values())):
             if path_inside.is_absolute() or ".." in path_inside.parts:
@@ -90,7 +109,16 @@ def open_split(config: Config, path: Path) -> Split:
             f"(first: {gone[0]}); bring them back or give their new place by --data"
         )
     left_out = left_out_of(folder, files, masks.values())
-    return with_corruptions(Split(train, validation, test, roles, names, masks, left_out), config)
+    split = Split(train, validation, test, roles, names, masks, left_out)
+    if info:
+        require_same_kind(config.data, info, names, shape)
+        if known is None:
+            say_not_compared(config.data)
+        else:
+            digests = file_digests(folder, files)
+            require_same_files(config.data, known, digests_of(split, digests))
+            require_same_content(config.data, info, facts_of(split, len(names), digests))
+    return with_corruptions(split, config)
 
 
 def folders_read(config: Config, split: Split) -> list[Path]:
@@ -100,9 +128,24 @@ def folders_read(config: Config, split: Split) -> list[Path]:
     return [folder, *folders_of(folder / file for file in files)] if files else [folder]
 
 
-def _image_set(folder: Path, part: dict[str, Any], shape: tuple[int, int, int]) -> ImageSet:
+def _known_digests(content: dict[str, Any]) -> FileDigests | None:
+    """Of each set its files and their digests; None if an earlier version wrote the file."""
+    if not all("digests" in content[name] for name in SETS):
+        return None
+    known = {}
+    for name in SETS:
+        files, digests = content[name]["files"], content[name]["digests"]
+        if not all(isinstance(value, str) for value in (*files, *digests)):
+            raise ValueError(f"files and digests of {name} must be text")
+        known[name] = dict(zip(files, digests, strict=True))
+    return known
+
+
+def _image_set(
+    folder: Path, part: dict[str, Any], shape: tuple[int, int, int], bit_depth: int | None
+) -> ImageSet:
     files, classes = tuple(part["files"]), np.array(part["classes"], np.int16)
     if len(files) != len(classes):
         raise ValueError(f"{len(files)} files and {len(classes)} classes")
-    images = StoredImages(ImageFiles(folder, files, shape), np.arange(len(files)), shape)
+    images = StoredImages(ImageFiles(folder, files, shape, bit_depth), np.arange(len(files)), shape)
     return ImageSet(images, classes, files)

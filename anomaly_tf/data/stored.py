@@ -110,12 +110,18 @@ class ImageFiles:
         folder: The folder that the paths start from.
         files: Paths inside the folder.
         image_shape: Height, width and channels to bring each image to; see `read_image`.
+        bit_depth: Bits of the grey levels in 16-bit files; see `open_image`.
     """
 
     def __init__(
-        self, folder: Path, files: Sequence[str], image_shape: tuple[int, int, int]
+        self,
+        folder: Path,
+        files: Sequence[str],
+        image_shape: tuple[int, int, int],
+        bit_depth: int | None = None,
     ) -> None:
         self._folder, self._files, self._shape = folder, files, image_shape
+        self._bit_depth = bit_depth
         self.unreadable: UnreadableImage | None = None
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
@@ -127,7 +133,8 @@ class ImageFiles:
         images = np.empty((len(numbers), *self._shape), np.uint8)
 
         def read(place: int) -> None:
-            images[place] = read_image(self._folder / self._files[numbers[place]], self._shape)
+            path = self._folder / self._files[numbers[place]]
+            images[place] = read_image(path, self._shape, self._bit_depth)
 
         try:
             list(self._pool.map(read, range(len(numbers))))

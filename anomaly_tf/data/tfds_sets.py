@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_tf.data.arrays import MAX_CLASSES, fit_array, in_one_order
+from anomaly_tf.data.arrays import MAX_CLASSES, dark_images, fit_array, in_one_order
 from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.reachability import probe
@@ -64,8 +64,9 @@ def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
     if splits:
         lines.append(f"left out: splits that are not read ({', '.join(sorted(splits))})")
     left_out = tuple(lines)
+    report = (*(dark_images(train.images[:]) if len(train) else ()), *left_out)
     names = tuple(class_names)
-    return ImageDataset(f"tfds:{name}", train, test, names, report=left_out, left_out=left_out)
+    return ImageDataset(f"tfds:{name}", train, test, names, report=report, left_out=left_out)
 
 
 def tfds_folder() -> Path:

@@ -156,6 +156,7 @@ def _metadata(detector: TrainedDetector) -> DetectorInfo:
         preprocessing={
             "dtype": "uint8",
             "range": [0, 255],
+            **({"bit_depth_of_16_bit_files": info.bit_depth} if info.bit_depth else {}),
             "colours": "grayscale" if detector.image_shape[-1] == 1 else "RGB",
             "resizing": "bilinear, averaging when it shrinks",
             "scaling": "inside the model",
@@ -169,6 +170,7 @@ def _metadata(detector: TrainedDetector) -> DetectorInfo:
             },
         },
         # Of the run only.
+        data=None,
         training=None,  # type: ignore[arg-type]
         versions=None,
         model_sha256=None,

@@ -74,7 +74,7 @@ def score_files(
     if detector.loads_quickly and threads > 1 and len(files) >= MANY:
         # Spawned, because a copy of a process that has threads may lock.
         context = multiprocessing.get_context("spawn")
-        settings = model, detector.threshold
+        settings = model, detector.threshold, detector.info.bit_depth
         with ProcessPoolExecutor(threads, context, _Worker.start, settings) as pool:
             try:
                 yield from _in_order(pool, _Worker.score, parts, 2 * threads)
@@ -135,13 +135,14 @@ class _Worker:
     detector: Detector
 
     @classmethod
-    def start(cls, model: Path, threshold: float) -> None:
+    def start(cls, model: Path, threshold: float, bit_depth: int | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with quiet_libraries():
             from anomaly_tf.deploy.litert import LiteRTDetector
 
             cls.detector = LiteRTDetector.load(model, threads=1)
         cls.detector.info.threshold.value = threshold
+        cls.detector.info.bit_depth = bit_depth
 
     @classmethod
     def score(cls, part: list[ImageFile]) -> list[Result]:
@@ -150,7 +151,7 @@ class _Worker:
 
 def _score(detector: Detector, part: list[ImageFile]) -> list[Result]:
     """Of each file its score, or why it cannot be read."""
-    read = [_read(file, detector.image_shape) for file in part]
+    read = [_read(file, detector) for file in part]
     images = [image for image in read if isinstance(image, np.ndarray)]
     if not images:
         return [image for image in read if isinstance(image, UnreadableImage)]
@@ -162,9 +163,9 @@ def _score(detector: Detector, part: list[ImageFile]) -> list[Result]:
     return [image if isinstance(image, UnreadableImage) else next(scores) for image in read]
 
 
-def _read(file: ImageFile, shape: tuple[int, int, int]) -> np.ndarray | UnreadableImage:
+def _read(file: ImageFile, detector: Detector) -> np.ndarray | UnreadableImage:
     try:
-        return read_image(file.path, shape)
+        return read_image(file.path, detector.image_shape, detector.info.bit_depth)
     except UnreadableImage as error:
         return error
 
@@ -177,4 +178,5 @@ def _draw(detector: Detector, files: list[ImageFile], images: np.ndarray) -> Non
         with atomic_path(file.heatmap) as path:
             mark = PngInfo()
             mark.add_text(SOFTWARE, HEAT_MAP)
-            overlay(open_image(file.path), scale.strength(heat)).save(path, pnginfo=mark)
+            picture = open_image(file.path, detector.info.bit_depth)
+            overlay(picture, scale.strength(heat)).save(path, pnginfo=mark)

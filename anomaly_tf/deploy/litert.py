@@ -96,7 +96,7 @@ class LiteRTDetector(Detector):
 
     def read(self, path: str | Path) -> np.ndarray:
         """Reads an image file of any size: uint8 `(H, W, C)`; see `data/images.py`."""
-        return read_image(user_path(path), self.image_shape)
+        return read_image(user_path(path), self.image_shape, self.info.bit_depth)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         batches = -(-len(images) // self._batch_size)

@@ -60,7 +60,7 @@ def evaluate(detector: Detector, split: Split, config: Config, run: RunDirectory
     metrics: dict[str, Any] = {
         "approach": config.approach,
         "protocol": config.protocol,
-        "dataset": info.dataset,
+        "dataset": config.data,
         "normal_class": None if all_normal else _one_or_several(roles.normal),
         "normal_class_name": None
         if all_normal

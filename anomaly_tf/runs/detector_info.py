@@ -80,6 +80,7 @@ _TEXT: Check = is_text, "text"
 _SCORE: Check = is_number, "a finite number"
 _NOT_NEGATIVE: Check = (lambda value: is_number(value, 0)), "a number of at least 0"
 _COUNT: Check = (lambda value: is_whole(value, 0, 2**53)), "a whole number of at least 0"
+_BIT_DEPTH: Check = (lambda value: is_whole(value, 8, 16)), "a whole number from 8 to 16"
 _DIGEST: Check = is_digest, "64 hexadecimal digits"
 
 
@@ -153,6 +154,23 @@ class HeatScale:
 
 
 @dataclass
+class DataFacts:
+    """The sets of a run, by which it knows its data again; see `data/contents.py`.
+
+    Attributes:
+        train: Digest of the training images and their classes.
+        validation: Likewise.
+        test: Likewise.
+        n_test: Test images.
+    """
+
+    train: str = _entry(_DIGEST)
+    validation: str = _entry(_DIGEST)
+    test: str = _entry(_DIGEST)
+    n_test: int = _entry(_COUNT)
+
+
+@dataclass
 class TrainingFacts:
     """How a run came to be.
 
@@ -204,6 +222,8 @@ class DetectorInfo:
         roles: Classes that are `normal`, `seen` and `unseen`, by number.
         seed: Seed of the run.
         image_shape: Height, width and channels.
+        bit_depth: Bits of the grey levels of 16-bit files; None: training saw no such file.
+        data: Digests of its sets; in runs only.
         image_score: How a score follows from its map: `mean`, `maximum` or `none`.
         heat_scale: What is transparent and what red in a heat map; None of runs that were made
             before maps had a scale.
@@ -232,6 +252,8 @@ class DetectorInfo:
     roles: dict[str, Any] | None = _entry()
     seed: int | None = _entry()
     image_shape: list[int] = _entry((is_shape, "height, width and channels, 1 or 3"))
+    bit_depth: int | None = _entry(_BIT_DEPTH)
+    data: DataFacts | None = None
     image_score: str | None = _entry(_one_of("mean", "maximum", "none"))
     heat_scale: HeatScale | None = None
     training: TrainingFacts = None  # type: ignore[assignment]
@@ -296,8 +318,9 @@ class DetectorInfo:
         method = _look_up(info, "threshold.method")[1]
         if method in THRESHOLD_SETTINGS:
             required = (*required, f"threshold.{THRESHOLD_SETTINGS[method]}")
-        if "heat_scale" in info:
-            required = (*required, "heat_scale.low", "heat_scale.high", "heat_scale.unit")
+        for section, names in WHOLE.items():
+            if section in info:
+                required = (*required, *(f"{section}.{name}" for name in names))
         for name in required:
             if not _look_up(info, name)[0]:
                 raise ValueError(f"no {name}")
@@ -333,11 +356,16 @@ class DetectorInfo:
 
 
 SECTIONS: dict[str, type[Any]] = {
+    "data": DataFacts,
     "heat_scale": HeatScale,
     "training": TrainingFacts,
     "threshold": Threshold,
     "calibration": Calibration,
 }
+
+
+# What a section that need not be there cannot do without.
+WHOLE = {"data": ("train", "validation", "test", "n_test"), "heat_scale": ("low", "high", "unit")}
 
 
 def _checks(record: type[Any], prefix: str = "") -> Iterator[tuple[str, Check]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +60,33 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, replace: bool = True) -> Iterator[Path]:
     """A temporary folder beside `path`, renamed to it when the block ends without an exception.
 
-    A folder that is already there is replaced then, and stays as it was until then.
+    Several processes may do so at once: each leaves a whole folder, none fails.
 
     Args:
         path: The final path; the folder above is created when needed.
+        replace: Whether a folder that is there by then is replaced; it stays as it was until then.
+            Else it is kept and the new one is dropped, as of a cache whose name says its content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=PARTIAL) as name:
-        new, old = Path(name, "new"), Path(name, "old")
+        new = Path(name, "new")
         new.mkdir()
         yield new
         with uninterrupted():
-            if path.exists():
-                path.replace(old)
-            new.replace(path)
+            for number in itertools.count():
+                try:
+                    new.rename(path)  # which fails where a folder with content is
+                    return
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                if not replace:
+                    return
+                with suppress(FileNotFoundError):  # another process has just moved it away
+                    path.rename(Path(name, f"old-{number}"))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ the whole state. Keras's own weight files leave out the states of random generat
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import zipfile
 from dataclasses import dataclass, field
@@ -19,8 +18,6 @@ import keras
 import numpy as np
 
 from anomaly_tf.approaches.base import Approach
-from anomaly_tf.data.split import Split
-from anomaly_tf.data.stored import parts
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import atomic_path
 
@@ -32,7 +29,7 @@ class Progress:
     """How far a training is.
 
     Attributes:
-        sets: Digest of the training and validation set; see `digest_of_sets`.
+        sets: Digest of the training and validation set; see `data/contents.py`.
         epochs: Finished epochs.
         seconds: Time spent on them.
         picture_scale: What is white in TensorBoard's maps; 0 before the first.
@@ -95,20 +92,6 @@ def load_checkpoint(path: Path, model: Approach, sets: str) -> Progress:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     return progress
-
-
-def digest_of_sets(split: Split) -> str:
-    """A digest that changes with the training or the validation set.
-
-    Of files it takes the names, of arrays the images themselves, and the classes of both.
-    """
-    digest = hashlib.sha256()
-    for part in (split.train, split.validation):
-        digest.update(repr((part.images.shape, part.files)).encode("utf-8", "surrogateescape"))
-        digest.update(np.ascontiguousarray(part.classes, np.int64).data)
-        for images in () if part.files else parts(part.images):
-            digest.update(np.ascontiguousarray(images).data)
-    return digest.hexdigest()
 
 
 def _variables(model: Approach) -> list[keras.Variable]:

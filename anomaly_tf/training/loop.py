@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from anomaly_tf.config import Config, flatten, save_config
+from anomaly_tf.data.contents import digest_of_sets
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.split import Split
@@ -30,7 +31,7 @@ from anomaly_tf.training.callbacks import (
     Validation,
     write_history,
 )
-from anomaly_tf.training.checkpoint import Progress, digest_of_sets, load_checkpoint
+from anomaly_tf.training.checkpoint import Progress, load_checkpoint
 from anomaly_tf.training.recording import Recorder
 from anomaly_tf.training.setup import TrainingSetup
 

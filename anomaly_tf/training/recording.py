@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 from anomaly_tf.approaches.base import Approach
+from anomaly_tf.data.contents import facts_of
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.runs.detector_info import Calibration, DetectorInfo, TrainingFacts
@@ -141,6 +142,8 @@ def _first_info(
         roles=dataclasses.asdict(split.roles),
         seed=config.seed,
         image_shape=list(setup.image_shape),
+        bit_depth=setup.dataset.bit_depth,
+        data=facts_of(split, len(setup.dataset.class_names), setup.dataset.digests),
         image_score=config.score_map.rule(setup.image_shape),
         training=training,
         versions={

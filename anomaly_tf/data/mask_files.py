@@ -1,0 +1,79 @@
+"""Which files of a folder are no pictures but masks of others: by their names and their content.
+
+| masks | beside |
+|---|---|
+| `ground_truth/crack/1_mask.png` | `test/crack/1.jpg` or `crack/1.jpg` |
+| `masks/crack/1.png`, `masks/1.png` | `crack/1.jpg` |
+| `crack/mask/1.png` | `crack/1.jpg` |
+| `crack/1_label.bmp` | `crack/1.jpg` |
+
+`masks.MASK_NAMES` and `masks.MASK_SUFFIXES` are the other names. All but `ground_truth` may also be
+a class, such as photos of labels: what lies in them must look like masks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_tf.data.masks import MASK_NAMES, looks_like_mask, without_suffix
+from anomaly_tf.errors import UserError
+
+# Files that are looked at to tell what a folder holds.
+MAX_LOOKED_AT = 20
+
+
+def set_masks_apart(folder: Path, images: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Divides image files into pictures and masks.
+
+    Args:
+        folder: The folder that the paths start from.
+        images: Paths of the image files, without those in `ground_truth/`.
+
+    Returns:
+        Pictures, masks, and a line for the user on each place that may hold masks.
+
+    Raises:
+        UserError: If a place holds both what looks like masks and what does not.
+    """
+    stems = {os.path.splitext(file)[0] for file in images}
+    places: dict[str, list[str]] = {}
+    for file in images:
+        if place := _place_of_masks(file, stems):
+            places.setdefault(place, []).append(file)
+    masks: set[str] = set()
+    notes = []
+    for place, files in places.items():
+        chosen = np.unique(np.linspace(0, len(files) - 1, MAX_LOOKED_AT).astype(int))
+        alike = [looks_like_mask(folder / files[number]) for number in chosen]
+        if not any(alike):
+            notes.append(
+                f"WARNING: {place} is taken for pictures of a class, by its content; masks belong "
+                "into ground_truth/"
+            )
+        elif not all(alike):
+            raise UserError(
+                f"{folder / place} is named as masks are and holds pictures as well (such as "
+                f"{files[chosen[alike.index(False)]]}); move masks into ground_truth/, and give "
+                "pictures another name"
+            )
+        elif len(files) < len(images):
+            masks.update(files)
+            notes.append(f"{place}: {len(files)} masks of anomalies, by name and content")
+    return [file for file in images if file not in masks], sorted(masks), notes
+
+
+def _place_of_masks(file: str, stems: set[str]) -> str:
+    """The folder, or the pattern of names, by which a file may be a mask; empty if by none."""
+    *folders, name = file.split(os.sep)
+    for number, inside in enumerate(folders):
+        if inside.lower() in MASK_NAMES:
+            return os.path.join(*folders[: number + 1], "")
+    stem = os.path.splitext(name)[0]
+    image = without_suffix(stem)
+    if image != stem and os.path.join(*folders, image) in stems:
+        return os.path.join(*folders, f"*{stem[len(image) :]}.*")
+    return ""
