@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
         )
 
     split = make_split(config, dataset)
+    for line in split.left_out[len(dataset.left_out) :]:
+        print(printable(line), file=sys.stderr)
     require_calibration(config.threshold, int((split.validation.labels == 0).sum()))
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
