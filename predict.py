@@ -100,6 +100,8 @@ def main(arguments: list[str]) -> int:
     if not found.files:
         return 2
     files = [ImageFile(path) for path, _ in found.files]
+    if options.heatmaps == "":
+        raise UserError("--heatmaps is empty; give a folder")
     if options.heatmaps is not None:
         files = with_heatmaps(user_path(options.heatmaps), found, places, user_path(options.model))
     batches = import_batches(options)
@@ -161,6 +163,8 @@ def named_places(words: list[str]) -> list[Path]:
     names: list[str] = []
     for word in words:
         names += names_on_stdin() if word == "-" else [word]
+    if "" in names:  # which would stand for the folder that the command runs in
+        raise UserError("a name among FILES_OR_FOLDERS is empty; give files or folders that exist")
     places = [user_path(name) for name in names]
     if not any(place.exists() for place in places):
         try:

@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
 
     known = open_run(run.path)[1] if options.resume and run.detector.is_file() else None
     split = make_split(config, dataset, known)
+    for line in split.left_out[len(dataset.left_out) :]:
+        print(printable(line), file=sys.stderr)
     require_calibration(config.threshold, int((split.validation.labels == 0).sum()))
     for line in describe_guess(config, dataset, split.roles):
         print(printable(line), flush=True)

@@ -687,6 +687,18 @@ def test_training_says_on_stderr_what_it_leaves_out(photos, tmp_path, capsys, mo
     assert "left out" not in said.out
 
 
+def test_classes_that_the_protocol_does_not_use_are_counted(photos, tmp_path):
+    for place in ("train/good", "train/dent", "test/good", "test/dent"):
+        pictures(photos / place, 5)
+    dataset = load_folder(photos, config(tmp_path))
+    split = make_split(config(tmp_path), dataset)
+    assert split.left_out == (
+        "left out: 4 images of classes that protocol one_class does not use "
+        "(first: train/dent/000.png)",
+    )
+    assert make_split(config(tmp_path, DualGanConfig), dataset).left_out == ()
+
+
 @pytest.mark.parametrize(
     ("chosen", "normal"),
     [

@@ -19,10 +19,12 @@ from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.outputs import (
     HEAT_MAP,
+    is_benchmark_report,
     is_exported_file,
     is_exported_folder,
     is_heat_map,
     is_own_run,
+    json_with,
     require_own_place,
     software_of,
 )
@@ -66,6 +68,9 @@ def test_only_what_is_recognised_is_replaced(tmp_path):
     refused("was not written", "--output", out, {out / "hard": is_heat_map})
     (out / "linked").symlink_to(tmp_path)
     refused("is a link to another place", "--output", out, {out / "linked" / "x" / "y": never})
+    os.mkfifo(out / "pipe")  # which is not to be waited for
+    for is_own in (is_heat_map, is_exported_file, is_benchmark_report, json_with("a")):
+        refused("was not written", "--output", out, {out / "pipe": is_own})
     refused("is no folder", "--output", out, {out / "a" / "y": never})
     # The user may have named a link.
     require_own_place("--output", out / "linked", {out / "linked" / "y": never})

@@ -413,6 +413,7 @@ def test_many_files_in_order(model, judged, without_tensorflow, tmp_path):
         ("--model {model} missing", ["cannot read missing: No such file", "that exist"]),
         ("--model {model} missing none.png", ["cannot read missing", "nor any of 1 others"]),
         ("--model {model} photos --heatmaps photos", ["--heatmaps photos would write into"]),
+        ("--model {model} photos --heatmaps=", ["--heatmaps is empty"]),
         ("--model {model} photos --heatmaps .", ["would write into photos", "reads from"]),
         ("--model {model} photos/text.png --heatmaps photos/../photos", ["reads from"]),
         ("--model {model} photos --format xml", ["--format", "xml", "jsonl"]),
@@ -558,6 +559,12 @@ def test_stdin_that_names_no_files(model, photos, without_tensorflow):
         done = predict(model, "-", input=content, env=without_tensorflow, text=False)
         assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
         assert words.encode() in done.stderr
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(model, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    with pytest.raises(UserError, match="is empty; give files"):
+        script.main(["--model", str(model), "a.png", ""])
 
 
 def test_a_leading_tilde_is_the_home_folder(model, photos, without_tensorflow, tmp_path):

@@ -121,14 +121,14 @@ def test_places_that_hold_each_other_are_read_once(photos):
 
 
 def test_what_is_no_file_is_not_opened(photos):
-    os.mkfifo(photos / "pipe.png")  # which would wait for a writer
+    os.mkfifo(photos / "pipe.bmp")  # which would wait for a writer
     (photos / "gone").symlink_to("nowhere")
     (photos / "gone.png").symlink_to("nowhere")
     found, lines = search(photos)
     assert found == ["a.png", "gone.png"]  # reading it says what is wrong
     assert lines == [
         f"left out: 1 link to nowhere ({photos / 'gone'})",
-        f"left out: 1 name of pipes, sockets or devices ({photos / 'pipe.png'})",
+        f"left out: 1 name of pipes, sockets or devices ({photos / 'pipe.bmp'})",
     ]
 
 

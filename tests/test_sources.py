@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anomaly_tf.approaches import options_of
 from anomaly_tf.data import sources
 from anomaly_tf.data.images import fit_image
-from anomaly_tf.data.sources import known_class_names, load_dataset
+from anomaly_tf.data.sources import known_class_names, load_dataset, open_dataset
 from anomaly_tf.errors import UserError
 
 
@@ -60,3 +61,10 @@ def test_a_file_that_is_not_there_and_an_empty_folder(tmp_path):
         load_dataset(str(tmp_path / "none.npz"), tmp_path)
     with pytest.raises(UserError, match=r"no data in .*train-images-idx3-ubyte\[\.gz\]"):
         load_dataset(str(tmp_path), tmp_path)
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(tmp_path, monkeypatch):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--data is empty"):
+        open_dataset(options_of("autoencoder")(data="", data_dir="cache"))

@@ -72,17 +72,26 @@ def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
     if observed and not len(dataset.test):
         # Training does not use these anomalies; the test does.
         test = test.joined(train.take(np.isin(train.classes, observed)))
-    split = Split(
+    sets = (
         _labelled(train, roles, roles.seen),
         _labelled(validation, roles, roles.seen + observed),
         _labelled(test, roles, roles.seen + roles.unseen),
-        roles,
-        dataset.class_names,
-        dataset.masks,
-        dataset.left_out,
     )
+    left_out = dataset.left_out + _unused(config, dataset, set().union(*(p.files for p in sets)))
+    split = Split(*sets, roles, dataset.class_names, dataset.masks, left_out)
     _require_kinds(config, dataset, split)
     return room_for_corruptions(split, config)
+
+
+def _unused(config: Config, dataset: ImageDataset, used: set[str]) -> tuple[str, ...]:
+    """What of a folder's images is in no set, in one line; no line if each is in one."""
+    files = dataset.train.files + dataset.test.files
+    unused = [file for file in files if file not in used]
+    return tuple(
+        f"left out: {len(unused)} images of classes that protocol {config.protocol} does not use "
+        f"(first: {first})"
+        for first in unused[:1]
+    )
 
 
 def _three_sets(

@@ -29,6 +29,8 @@ def open_dataset(config: Config) -> ImageDataset:
     Raises:
         UserError: If no source works, or it does not hold what it should.
     """
+    if not config.data:  # which would stand for the folder that the command runs in
+        raise UserError("--data is empty; give the name of a data set, a file or a folder")
     folder = Path(config.data)
     if config.data != FASHION_MNIST and folder.is_dir():
         if not has_idx_files(folder):

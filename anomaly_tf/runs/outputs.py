@@ -95,11 +95,7 @@ def _require_plain_folders(option: str, root: Path, folder: Path) -> None:
 
 def software_of(path: Path) -> str:
     """Which program a PNG file names as its writer; empty if none, or it is no PNG file."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(MAX_PNG_HEAD)
-    except OSError:
-        return ""
+    head = _head(path, MAX_PNG_HEAD)
     place = len(PNG_START)
     if head[:place] != PNG_START:
         return ""
@@ -111,6 +107,17 @@ def software_of(path: Path) -> str:
             return content.removeprefix(prefix).decode("latin-1")
         place += 12 + length
     return ""
+
+
+def _head(path: Path, size: int) -> bytes:
+    """How a file begins; nothing if it cannot be read, or is a pipe, which would be waited for."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
 
 
 def is_own_picture(path: Path) -> bool:
@@ -144,7 +151,7 @@ UNFINISHED = {"config.yaml", "split.json", "tensorboard", "checkpoint.npz", "his
 def read_object(path: Path) -> dict[str, Any]:
     """What a JSON file holds; nothing if it is no such file or holds no object."""
     try:
-        if path.stat().st_size > MAX_JSON:
+        if not path.is_file() or path.stat().st_size > MAX_JSON:
             return {}
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -164,7 +171,7 @@ def is_exported_metadata(path: Path) -> bool:
 
 def is_exported_file(path: Path) -> bool:
     """Whether a file is a .tflite file that `export.py` wrote."""
-    if path.is_dir():
+    if not path.is_file():
         return False
     try:
         with zipfile.ZipFile(path) as archive:
@@ -188,11 +195,7 @@ def is_exported_folder(folder: Path) -> bool:
 
 def is_benchmark_report(path: Path) -> bool:
     """Whether a file is the table or the page that `benchmark.py` wrote."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(1000)
-    except OSError:
-        return False
+    head = _head(path, 1000)
     return head.startswith(REPORT_HEADS[0]) or REPORT_HEADS[1] in head
 
 
