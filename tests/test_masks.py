@@ -181,6 +181,8 @@ def test_a_folder_of_masks_and_photos_is_asked_about(tmp_path):
     for number in range(4):
         picture(tmp_path / "good" / f"{number}.png")
         mask(tmp_path / "masks" / f"{number}.png")
+    (tmp_path / "masks" / "8.png").write_bytes(b"broken, which says neither")
+    assert recognise(tmp_path).class_names == ("good",)
     picture(tmp_path / "masks" / "9.png")
     with pytest.raises(UserError, match=r"masks is named as masks are and holds pictures .*9\.png"):
         recognise(tmp_path)

@@ -50,17 +50,18 @@ def set_masks_apart(folder: Path, images: Sequence[str]) -> tuple[list[str], lis
     notes = []
     for place, files in places.items():
         chosen = np.unique(np.linspace(0, len(files) - 1, MAX_LOOKED_AT).astype(int))
-        alike = [looks_like_mask(folder / files[number]) for number in chosen]
-        if not any(alike):
+        looked_at = {files[number]: looks_like_mask(folder / files[number]) for number in chosen}
+        alike = {file: found for file, found in looked_at.items() if found is not None}
+        if not any(alike.values()):
             notes.append(
                 f"WARNING: {place} is taken for pictures of a class, by its content; masks belong "
                 "into ground_truth/"
             )
-        elif not all(alike):
+        elif not all(alike.values()):
+            picture = next(file for file, found in alike.items() if not found)
             raise UserError(
                 f"{folder / place} is named as masks are and holds pictures as well (such as "
-                f"{files[chosen[alike.index(False)]]}); move masks into ground_truth/, and give "
-                "pictures another name"
+                f"{picture}); move masks into ground_truth/, and give pictures another name"
             )
         elif len(files) < len(images):
             masks.update(files)
