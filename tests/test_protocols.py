@@ -355,6 +355,8 @@ def test_which_classes_count_when_all_could_be_normal(is_folder):
     assert class_roles(synthetic, named, is_folder) == Roles((1,))
     assert class_roles(synthetic, NAMES, is_folder) == Roles(tuple(range(10)))
     assert class_roles(ClassifierConfig(), named, is_folder) == Roles((0, 1, 2))
+    chosen = AutoencoderConfig(protocol="corruption", normal_class=(3, "b"))
+    assert class_roles(chosen, NAMES, is_folder) == Roles((1, 3))
 
 
 @pytest.mark.parametrize(

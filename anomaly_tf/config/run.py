@@ -41,8 +41,8 @@ class Config(Checked):
             noise and rotation; classification: tell the classes apart.
         normal_class: Names or numbers of the classes that count as normal, separated by commas;
             by default those whose names say it, such as good or ok, and of labels that are numbers
-            the first, or 1 beside -1. classification takes all, corruption all but those that are
-            called defect or the like.
+            the first, or 1 beside -1. classification takes all; corruption does unless names or
+            this option say which.
         data: fashion_mnist; a folder of pictures; an .npz file; tfds:NAME; or a folder with the
             four IDX files of an MNIST-like data set.
         data_dir: Folder in which downloaded or decoded data is cached.

@@ -137,7 +137,7 @@ def class_roles(
     """
     every = tuple(range(len(class_names)))
     named = normal_by_name(class_names)
-    if config.normal_class is not None and (is_folder or config.protocol not in ALL_CLASSES_NORMAL):
+    if config.normal_class is not None:
         named = _class_numbers("normal class", config.normal_class, class_names)
     if config.protocol in ALL_CLASSES_NORMAL:
         # Synthetic anomalies are made of normal images only, where names say which are.
