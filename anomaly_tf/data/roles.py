@@ -104,7 +104,7 @@ def describe_guess(config: Config, dataset: ImageDataset, roles: Roles) -> list[
     if len(class_names) == 1:
         return []
     normal = ", ".join(class_names[number] for number in guess.normal)
-    lines = [f"normal: {normal}, {guess.reason}; --normal-class names others"]
+    lines = [f"normal class: {normal}, {guess.reason}; --normal-class names others"]
     classes = np.concatenate([dataset.train_classes, dataset.test_classes]).astype(np.int64)
     counts = np.bincount(classes, minlength=len(class_names))
     count = int(counts[list(guess.normal)].sum())
