@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.command_line import CONFIG_FOLDER, require_approach
 from anomaly_tf.config import ALL_CLASSES_NORMAL, Checked, Protocol, number, plain
+from anomaly_tf.data.contents import digest_of_source
 from anomaly_tf.data.search import Search, folders_of
 from anomaly_tf.data.sources import known_class_names
 from anomaly_tf.errors import UserError
@@ -151,9 +152,10 @@ def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any],
     for place, (cell, result) in enumerate(kept.items(), 1):
         yield cell, result, f"[{place}/{len(results)}] {cell.name}: {_describe(result)} (kept)"
     waiting = [cell for cell in results if cell not in kept]
+    content = content_of(options)
     ended = run_jobs(lambda cell: _run(cell, options), waiting, options.jobs)
     for place, (cell, outcome) in enumerate(ended, len(kept) + 1):
-        result = {"cell": asdict(cell), "settings": settings_of(cell, options), **outcome}
+        result = {"cell": asdict(cell), "settings": settings_of(cell, options, content), **outcome}
         write_json(_file(output, cell), result)
         results[cell] = result
         left = _seconds_left(results, options.jobs)
@@ -184,20 +186,34 @@ def kept_results(options: BenchmarkOptions) -> dict[Cell, dict[str, Any] | None]
     Raises:
         UserError: If a file is damaged.
     """
-    output = Path(options.output)
+    output, content = Path(options.output), content_of(options)
     return {
-        cell: _read(_file(output, cell), settings_of(cell, options)) for cell in cells_of(options)
+        cell: _read(_file(output, cell), settings_of(cell, options, content))
+        for cell in cells_of(options)
     }
 
 
-def settings_of(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
+def content_of(options: BenchmarkOptions) -> str | None:
+    """Digest of the user's own data, without what a benchmark writes there."""
+    return digest_of_source(options.data, (options.data_dir, options.output))
+
+
+def settings_of(
+    cell: Cell, options: BenchmarkOptions, content: str | None = None
+) -> dict[str, Any]:
     """What a result depends on beside its cell; of other settings, it is not kept.
 
     The approach's configuration among it, so that a change of its defaults is measured anew.
+
+    Args:
+        cell: Whose result it is.
+        options: What is asked for.
+        content: Digest of the data, if it is the user's own.
     """
     return {
         "epochs_share": options.epochs_share,
         "data": options.data,
+        **({"content": content} if content else {}),
         "configuration": defaults_of(cell.approach),
     }
 

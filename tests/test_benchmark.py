@@ -76,6 +76,29 @@ def test_a_change_of_defaults_is_a_change_of_settings(monkeypatch):
     assert benchmark.settings_of(cell, options) != settings
 
 
+def test_results_are_not_those_of_data_that_was_replaced(tmp_path):
+    options = BenchmarkOptions(
+        approaches=("vae",),
+        protocols=("one_class",),
+        normal_classes=(0,),
+        data=str(tmp_path / "photos"),
+        data_dir=str(tmp_path / "photos" / "cache"),
+        output=str(tmp_path / "photos" / "output"),
+    )
+    (tmp_path / "photos" / "cache").mkdir(parents=True)
+    (tmp_path / "photos" / "1.png").write_bytes(b"one")
+    (cell,) = cells_of(options)
+    settings = benchmark.settings_of(cell, options, benchmark.content_of(options))
+    result = {"cell": dataclasses.asdict(cell), "settings": settings, "status": "completed"}
+    file = tmp_path / "photos" / "output" / "cells" / f"{cell.name}.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(result))
+    (tmp_path / "photos" / "cache" / "clusters.npy").write_bytes(b"made by training")
+    assert kept_results(options) == {cell: result}
+    (tmp_path / "photos" / "1.png").write_bytes(b"two")
+    assert kept_results(options) == {cell: None}
+
+
 def test_only_repeated_approaches_take_every_seed():
     options = BenchmarkOptions(
         approaches=("gan", "sota"), protocols=("imbalance",), seeds=(3, 4), repeated=("sota",)

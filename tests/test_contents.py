@@ -15,7 +15,7 @@ from PIL import Image
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.config import Config, FolderConfig
 from anomaly_tf.data import corruption_sets
-from anomaly_tf.data.contents import facts_of
+from anomaly_tf.data.contents import digest_of_source, facts_of
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.data.split_file import open_split, save_split
@@ -192,6 +192,41 @@ def test_pictures_of_training_in_the_test_set_are_counted(of_files, photos):
         opened(of_files)
 
 
+def test_masks_that_were_replaced_or_are_gone_are_named(tmp_path):
+    photos = tmp_path / "photos"
+    for place, count in (("train/good", 9), ("test/good", 3), ("test/dent", 3)):
+        (photos / place).mkdir(parents=True)
+        for number in range(count):
+            picture = RANDOM.integers(0, 256, (10, 12), np.uint8)
+            Image.fromarray(picture).save(photos / place / f"{number}.png")
+    truth = photos / "ground_truth" / "dent"
+    truth.mkdir(parents=True)
+    mask = np.zeros((10, 12), np.uint8)
+    mask[2:5, 2:5] = 255
+    for number in range(3):
+        Image.fromarray(mask).save(truth / f"{number}.png")
+    run = trained(AutoencoderConfig(data=str(photos), data_dir=str(tmp_path)), tmp_path)
+    assert len(opened(run).masks) == 3
+    Image.fromarray(mask.T).save(truth / "1.png")
+    with pytest.raises(UserError, match=r"masks replaced: 1 \(first: ground_truth/dent/1\.png\)"):
+        opened(run)
+    (truth / "2.png").unlink()
+    with pytest.raises(UserError, match=r"1 of the 18 files .*ground_truth/dent/2\.png"):
+        opened(run)
+
+
+def test_the_digest_of_a_source_is_that_of_its_content(photos, tmp_path):
+    before = digest_of_source(str(photos))
+    assert digest_of_source(str(shutil.copytree(photos, tmp_path / "copy"))) == before
+    (photos / "dent" / "00.png").rename(photos / "normal" / "moved.png")
+    assert digest_of_source(str(photos)) not in (before, None)
+    file = arrays(tmp_path / "a.npz", NUMBERS)
+    before = digest_of_source(str(file))
+    arrays(file, NUMBERS)
+    assert digest_of_source(str(file)) not in (before, None)
+    assert digest_of_source("fashion_mnist") is None
+
+
 def test_a_split_that_was_changed_is_not_that_of_the_run(of_files):
     content = json.loads(of_files.split.read_text())
     for key in ("files", "classes", "digests"):
@@ -210,6 +245,8 @@ def test_a_split_of_an_earlier_version_has_no_digests(of_files, photos, capsys):
     Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
     assert len(opened(of_files, data=None).test)
     assert "kept no digests" in capsys.readouterr().err
+    with pytest.raises(UserError, match="its test set holds other images"):
+        opened(of_files)
 
 
 def test_images_on_disk_under_corruption_are_compared_as_they_were_kept(

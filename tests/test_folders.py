@@ -398,6 +398,20 @@ def test_a_folder_that_was_renamed_keeps_its_cache(photos, tmp_path):
     assert len(list((tmp_path / "cache" / "folders").iterdir())) == 1
 
 
+def test_the_cache_of_who_was_faster_is_kept(photos, tmp_path):
+    pictures(photos, 5)
+    on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
+    layout = recognise(photos)
+    _, scan = folder_reading.read_folder(photos, layout, on_disk)
+    (cache,) = (tmp_path / "cache" / "folders").iterdir()
+    before = (cache / "images").stat().st_ino
+    # As a process does that began before the cache was there.
+    images, again = folder_reading._into_cache(photos, layout.files, scan, cache)
+    assert (cache / "images").stat().st_ino == before
+    assert again.digests == scan.digests
+    assert len(images) == 5
+
+
 def test_many_that_decode_one_folder_at_once_all_get_its_images(photos, tmp_path):
     pictures(photos, 20)
     on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))

@@ -164,10 +164,25 @@ def test_photos_in_a_folder_that_is_called_as_masks_are_a_class(tmp_path):
     assert "WARNING: label/ is taken for pictures of a class" in note
 
 
+def test_masks_in_a_folder_of_another_name_are_doubted(tmp_path):
+    for number in range(5):
+        picture(tmp_path / "good" / f"g{number}.png")
+        picture(tmp_path / "crack" / f"{number}.png")
+        mask(tmp_path / "bw" / f"{number}.png")
+    (note,) = recognise(tmp_path).notes
+    assert "WARNING: bw/ is taken for a class and looks like masks" in note
+    # Of two classes of black-and-white pictures neither is.
+    for number in range(5):
+        mask(tmp_path / "crack" / f"{number}.png", ~TRUTH)
+    assert recognise(tmp_path).notes == ()
+
+
 def test_a_folder_of_masks_and_photos_is_asked_about(tmp_path):
     for number in range(4):
         picture(tmp_path / "good" / f"{number}.png")
         mask(tmp_path / "masks" / f"{number}.png")
+    (tmp_path / "masks" / "8.png").write_bytes(b"broken, which says neither")
+    assert recognise(tmp_path).class_names == ("good",)
     picture(tmp_path / "masks" / "9.png")
     with pytest.raises(UserError, match=r"masks is named as masks are and holds pictures .*9\.png"):
         recognise(tmp_path)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import weighing_detector
 
 from anomaly_tf import Detector
+from anomaly_tf.deploy.exporters import _metadata
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.checks import is_inner_path
@@ -204,3 +206,14 @@ def test_packed_metadata_that_is_damaged(deployed, tmp_path):
     file.write_bytes(content[:packed] + b"\x07" + content[packed + 1 :])  # no kind of block
     with pytest.raises(UserError, match="holds no metadata"):
         Detector.load(file)
+
+
+def test_an_export_takes_the_bit_depth_along_and_no_digest_of_the_data():
+    data = RIGHT["data"]
+    run = weighing_detector((8, 8, 1), (1,), bit_depth=12, data=data)
+    assert run.info.data.n_test == 5
+    exported = _metadata(run)
+    assert exported.bit_depth == exported.preprocessing["bit_depth_of_16_bit_files"] == 12
+    assert "data" not in exported.to_json()
+    plain = _metadata(weighing_detector((8, 8, 1), (1,)))
+    assert "bit_depth" not in str(plain.to_json())

@@ -355,6 +355,8 @@ def test_which_classes_count_when_all_could_be_normal(is_folder):
     assert class_roles(synthetic, named, is_folder) == Roles((1,))
     assert class_roles(synthetic, NAMES, is_folder) == Roles(tuple(range(10)))
     assert class_roles(ClassifierConfig(), named, is_folder) == Roles((0, 1, 2))
+    chosen = AutoencoderConfig(protocol="corruption", normal_class=(3, "b"))
+    assert class_roles(chosen, NAMES, is_folder) == Roles((1, 3))
 
 
 @pytest.mark.parametrize(
@@ -395,7 +397,7 @@ def test_a_guess_is_told_and_doubted_where_the_normal_class_is_the_smaller_one()
         dataset = numbered(counts, files=False)
         roles = class_roles(AutoencoderConfig(), dataset.class_names)
         lines = describe_guess(AutoencoderConfig(), dataset, roles)
-        assert lines[0] == "normal: 0, because it comes first; --normal-class names others"
+        assert lines[0] == "normal class: 0, because it comes first; --normal-class names others"
         assert len(lines) == 1 + doubtful
         if doubtful:
             assert "WARNING: 0 counts as normal and has 15 images, 1 counts" in lines[1]

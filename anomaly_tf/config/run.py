@@ -40,9 +40,10 @@ class Config(Checked):
             others, tested on the rest; corruption: every class is normal, anomalies are made by
             noise and rotation; classification: tell the classes apart.
         normal_class: Names or numbers of the classes that count as normal, separated by commas;
-            all stands for every class, 2024-* for those whose names begin so. By default class 0,
-            of a folder of pictures the one called normal, good or ok. corruption and classification
-            take all.
+            all stands for every class, 2024-* for those whose names begin so. By default those
+            whose names say it, such as good or ok, and of labels that are numbers the first, or 1
+            beside -1. classification takes all; corruption does unless names or this option say
+            which.
         data: fashion_mnist; a folder of pictures; an .npz file; tfds:NAME; or a folder with the
             four IDX files of an MNIST-like data set.
         data_dir: Folder in which downloaded or decoded data is cached.

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.images import UnreadableImage
+from anomaly_tf.data.images import UnreadableImage, files_below
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import parts
@@ -53,6 +53,28 @@ def file_digests(folder: Path, files: Sequence[str]) -> dict[str, str]:
     with ThreadPoolExecutor(available_threads()) as pool:
         digests = pool.map(lambda file: file_digest(folder / file), files)
         return dict(zip(files, digests, strict=True))
+
+
+def digest_of_source(source: str, without: Sequence[str] = ()) -> str | None:
+    """Digest of a user's own file or folder; None of a data set that is known by its name.
+
+    Args:
+        source: As `--data` takes it.
+        without: Folders whose files do not count, such as caches.
+    """
+    path = Path(source)
+    if path.is_file():
+        return file_digest(path)
+    if not path.is_dir():
+        return None
+    apart = {Path(folder).resolve() for folder in without}
+    inside = path.resolve()
+    files = [file for file in files_below(path) if apart.isdisjoint((inside / file).parents)]
+    digests = file_digests(path, files)
+    state = hashlib.blake2b(digest_size=16)
+    for file, digest in digests.items():
+        state.update(f"{file}\0{digest}\0".encode("utf-8", "surrogateescape"))
+    return state.hexdigest()
 
 
 def facts_of(split: Split, class_count: int, digests: Mapping[str, str]) -> DataFacts:
@@ -189,6 +211,21 @@ def require_same_files(data: str, before: FileDigests, now: FileDigests) -> None
     }
     words = [f"{what}: {len(files)} (first: {files[0]})" for what, files in found.items() if files]
     raise _other_data(data, "; ".join(words) or "its images are in other sets")
+
+
+def require_same_masks(data: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuses masks that are not those of the run, on which the figures of maps rest.
+
+    Args:
+        data: The folder, as the user knows it.
+        before: Mask files of the run and the digest of each.
+        now: The same files as they are now.
+
+    Raises:
+        UserError: If one was replaced.
+    """
+    if replaced := [mask for mask in now if before.get(mask) != now[mask]]:
+        raise _other_data(data, f"masks replaced: {len(replaced)} (first: {replaced[0]})")
 
 
 def say_not_compared(data: str) -> None:

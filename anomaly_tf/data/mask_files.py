@@ -24,6 +24,8 @@ from anomaly_tf.errors import UserError
 
 # Files that are looked at to tell what a folder holds.
 MAX_LOOKED_AT = 20
+# Files of a folder without such a name that are looked at if all have names as others.
+MAX_DOUBTED = 4
 
 
 def set_masks_apart(folder: Path, images: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
@@ -48,22 +50,51 @@ def set_masks_apart(folder: Path, images: Sequence[str]) -> tuple[list[str], lis
     notes = []
     for place, files in places.items():
         chosen = np.unique(np.linspace(0, len(files) - 1, MAX_LOOKED_AT).astype(int))
-        alike = [looks_like_mask(folder / files[number]) for number in chosen]
-        if not any(alike):
+        looked_at = {files[number]: looks_like_mask(folder / files[number]) for number in chosen}
+        alike = {file: found for file, found in looked_at.items() if found is not None}
+        if not any(alike.values()):
             notes.append(
                 f"WARNING: {place} is taken for pictures of a class, by its content; masks belong "
                 "into ground_truth/"
             )
-        elif not all(alike):
+        elif not all(alike.values()):
+            picture = next(file for file, found in alike.items() if not found)
             raise UserError(
                 f"{folder / place} is named as masks are and holds pictures as well (such as "
-                f"{files[chosen[alike.index(False)]]}); move masks into ground_truth/, and give "
-                "pictures another name"
+                f"{picture}); move masks into ground_truth/, and give pictures another name"
             )
         elif len(files) < len(images):
             masks.update(files)
             notes.append(f"{place}: {len(files)} masks of anomalies, by name and content")
-    return [file for file in images if file not in masks], sorted(masks), notes
+    pictures = [file for file in images if file not in masks]
+    return pictures, sorted(masks), notes + _doubts(folder, pictures)
+
+
+def _doubts(folder: Path, pictures: Sequence[str]) -> list[str]:
+    """A line on each folder that holds what may be masks, by its content and the names in it only.
+
+    Each of its files has the name of one in another folder, and looks like a mask where that does
+    not.
+    """
+    places: dict[str, dict[str, str]] = {}
+    by_stem: dict[str, list[str]] = {}
+    for file in pictures:
+        stem = os.path.splitext(os.path.basename(file))[0]
+        places.setdefault(os.path.dirname(file), {})[stem] = file
+        by_stem.setdefault(stem, []).append(file)
+    notes = []
+    for place, files in places.items():
+        if all(len(by_stem[stem]) > 1 for stem in files):
+            stems = list(files)[:MAX_DOUBTED]
+            others = (file for stem in stems for file in by_stem[stem] if file != files[stem])
+            if all(looks_like_mask(folder / files[stem]) for stem in stems) and not any(
+                looks_like_mask(folder / file) for file in others
+            ):
+                notes.append(
+                    f"WARNING: {place}/ is taken for a class and looks like masks of pictures "
+                    "with the same names; masks belong into ground_truth/"
+                )
+    return notes
 
 
 def _place_of_masks(file: str, stems: set[str]) -> str:

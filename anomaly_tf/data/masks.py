@@ -108,12 +108,12 @@ def marked(path: Path) -> tuple[np.ndarray, str]:
     return values > limit, f"{kind} above {limit}"
 
 
-def looks_like_mask(path: Path) -> bool:
-    """Whether an image holds so few levels as a mask does, and no picture; False if unreadable."""
+def looks_like_mask(path: Path) -> bool | None:
+    """Whether an image holds so few levels as a mask does, and no picture; None if unreadable."""
     try:
         values, _, is_lossy = read_levels(path)
     except UnreadableImage:
-        return False
+        return None
     if not is_lossy:
         return len(np.unique(values)) <= MAX_LEVELS
     distance = np.minimum(values - values.min(), values.max() - values)

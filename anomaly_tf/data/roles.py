@@ -107,7 +107,7 @@ def describe_guess(config: Config, dataset: ImageDataset, roles: Roles) -> list[
     if len(class_names) == 1:
         return []
     normal = ", ".join(class_names[number] for number in guess.normal)
-    lines = [f"normal: {normal}, {guess.reason}; --normal-class names others"]
+    lines = [f"normal class: {normal}, {guess.reason}; --normal-class names others"]
     classes = np.concatenate([dataset.train_classes, dataset.test_classes]).astype(np.int64)
     counts = np.bincount(classes, minlength=len(class_names))
     count = int(counts[list(guess.normal)].sum())
@@ -140,7 +140,7 @@ def class_roles(
     """
     every = tuple(range(len(class_names)))
     named = normal_by_name(class_names)
-    if config.normal_class is not None and (is_folder or config.protocol not in ALL_CLASSES_NORMAL):
+    if config.normal_class is not None:
         named = _class_numbers("normal class", config.normal_class, class_names)
     if config.protocol in ALL_CLASSES_NORMAL:
         # Synthetic anomalies are made of normal images only, where names say which are.

@@ -20,6 +20,7 @@ from anomaly_tf.data.contents import (
     require_same_content,
     require_same_files,
     require_same_kind,
+    require_same_masks,
     say_not_compared,
 )
 from anomaly_tf.data.corruption_sets import with_corruptions
@@ -63,6 +64,7 @@ def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
         "class_names": list(dataset.class_names),
         "roles": dataclasses.asdict(split.roles),
         "masks": dict(split.masks),
+        "mask_digests": file_digests(Path(dataset.name), [*split.masks.values()]),
         "skipped": list(dataset.skipped),
         **sets,
     }
@@ -95,13 +97,14 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
         parts = (_image_set(folder, content[name], shape, depth) for name in SETS)
         train, validation, test = (LabelledImages.of(part, roles.normal) for part in parts)
         masks, names = content["masks"], tuple(content["class_names"])
-        known = _known_digests(content)
+        known, known_masks = _known_digests(content), content.get("mask_digests")
         files = [file for part in (train, validation, test) for file in part.files]
         for path_inside in map(Path, (*files, *masks, *masks.values())):
             if path_inside.is_absolute() or ".." in path_inside.parts:
                 raise ValueError(f"{path_inside} leads out of the folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); train again") from error
+    files += masks.values()
     gone = [file for file in files if not (folder / file).is_file()]
     if gone:
         raise UserError(
@@ -112,12 +115,16 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     split = Split(train, validation, test, roles, names, masks, left_out)
     if info:
         require_same_kind(config.data, info, names, shape)
-        if known is None:
+        if known is None and info.data is None:
             say_not_compared(config.data)
-        else:
-            digests = file_digests(folder, files)
+            return with_corruptions(split, config)
+        digests = file_digests(folder, files)
+        if known is not None:
             require_same_files(config.data, known, digests_of(split, digests))
-            require_same_content(config.data, info, facts_of(split, len(names), digests))
+        if isinstance(known_masks, dict):
+            now = {mask: digests[mask] for mask in masks.values()}
+            require_same_masks(config.data, known_masks, now)
+        require_same_content(config.data, info, facts_of(split, len(names), digests))
     return with_corruptions(split, config)
 
 
