@@ -12,8 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.reachability import GIVE_UP_SECONDS, probe
 from anomaly_tf.data.tfds_sets import tfds_folder
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.arrays import Announced, read_arrays
 from anomaly_tf.runs.files import atomic_path
 
 FASHION_MNIST_CLASSES = (
@@ -42,6 +41,13 @@ FASHION_MNIST_CLASSES = (
 )
 # What `digest` gives for the published 60,000 + 10,000 images.
 FASHION_MNIST_DIGEST = "e9e2a65ffb58736f136df73a5c97f0784bd0eb2d65350ff152c1833aedf69998"
+# What its cache holds.
+CACHED = {
+    "train_images": Announced(np.dtype(np.uint8), (60000, 28, 28, 1)),
+    "train_classes": Announced(np.dtype(np.uint8), (60000,)),
+    "test_images": Announced(np.dtype(np.uint8), (10000, 28, 28, 1)),
+    "test_classes": Announced(np.dtype(np.uint8), (10000,)),
+}
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -105,15 +111,15 @@ def _check_fashion_mnist(found: TrainAndTest) -> TrainAndTest:
 
 def _read_cache(path: Path) -> TrainAndTest:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return (
-                ImageSet(file["train_images"], file["train_classes"]),
-                ImageSet(file["test_images"], file["test_classes"]),
-            )
+        arrays = read_arrays(path, CACHED)
     except FileNotFoundError as error:
         raise SourceUnavailable("not there") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError) as error:
         raise SourceUnavailable(f"unreadable: {error}") from error
+    return (
+        ImageSet(arrays["train_images"], arrays["train_classes"]),
+        ImageSet(arrays["test_images"], arrays["test_classes"]),
+    )
 
 
 def _write_cache(path: Path, train: ImageSet, test: ImageSet) -> None:

@@ -18,12 +18,13 @@ import numpy as np
 
 from anomaly_tf.config import SMALLEST_SIDE, Config, FolderConfig
 from anomaly_tf.data.folder_layout import Layout
-from anomaly_tf.data.images import UnreadableImage, fit_image, open_image, read_header
+from anomaly_tf.data.images import UnreadableImage, decoded, fit_image, read_header
+from anomaly_tf.data.split_checks import read_scan
 from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImages
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.files import atomic_folder
-from anomaly_tf.script import show_progress
+from anomaly_tf.script import printable, show_progress
 
 # Larger pictures are shrunk to this on their longer side, unless a size is asked for.
 MAX_SIDE_BY_DEFAULT = 128
@@ -113,14 +114,14 @@ def _into_cache(
 
 def _open_cache(cache: Path) -> tuple[StoredImages, Scan]:
     try:
-        scan = Scan(**json.loads((cache / "scan.json").read_text("utf-8")))
+        scan = Scan(**read_scan(cache / "scan.json"))
         height, width, channels = scan.image_shape
         shape = height, width, channels
         expected = len(scan.digests) * height * width * channels
         if (cache / "images").stat().st_size != expected:
             raise ValueError(f"expected {expected} bytes of images")
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"cache {cache} is damaged ({error}); remove it") from error
+        raise UserError(f"cache {cache} is damaged ({printable(str(error))}); remove it") from error
     records = Records(cache / "images", shape)
     return StoredImages(records, np.arange(len(scan.digests)), shape), scan
 
@@ -211,12 +212,12 @@ def _decode(
 
     def decode(file: str) -> tuple[np.ndarray, str] | UnreadableImage:
         try:
-            image = open_image(folder / file)
+            with decoded(folder / file) as image:
+                content = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
+                content.update(image.tobytes())
+                return fit_image(image, scan.image_shape), content.hexdigest()
         except UnreadableImage as error:
             return error
-        content = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
-        content.update(image.tobytes())
-        return fit_image(image, scan.image_shape), content.hexdigest()
 
     broken = dict(scan.broken)
     digests: list[str] = []

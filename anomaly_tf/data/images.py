@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from anomaly_tf.data.decoding import PixelBudget, require_few_scans
 from anomaly_tf.errors import UserError
 
 FORMATS = {
@@ -26,8 +27,6 @@ FORMATS = {
     "WEBP": (".webp",),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-# A photo of 50 million pixels takes 150 MB once decoded; a file of a few KB can claim many more.
-MAX_PIXELS = 50_000_000
 # What the parsers of Pillow's formats raise on damaged data.
 DAMAGE = (
     OSError,
@@ -39,6 +38,11 @@ DAMAGE = (
     ArithmeticError,
     struct.error,
 )
+# A photo of 50 million pixels takes 150 MB once decoded, and a gigabyte while it is put upright and
+# on white; a file of a few KB can claim many more.
+MAX_PIXELS = 50_000_000
+# What all threads decode at the same time.
+PIXELS = PixelBudget(MAX_PIXELS)
 ORIENTATION = ExifTags.Base.Orientation
 QUARTER_TURNS = (5, 6, 7, 8)
 # Too large images are refused here; Pillow's warning would repeat it.
@@ -106,11 +110,24 @@ def open_image(path: Path) -> Image.Image:
         UnreadableImage: If the file cannot be read, is not in one of `FORMATS`, is damaged or has
             more than `MAX_PIXELS`.
     """
-    with _opened(path) as image:
+    with decoded(path) as image:
+        return image
+
+
+@contextmanager
+def decoded(path: Path) -> Iterator[Image.Image]:
+    """As `open_image`; what the block does counts as decoding.
+
+    At most `MAX_PIXELS` are decoded at the same time, whatever the number of threads.
+    """
+    with _opened(path) as opened, PIXELS.taken(opened.width * opened.height):
         try:
-            return _as_grey_or_colour(ImageOps.exif_transpose(image))
+            if opened.format == "JPEG":
+                require_few_scans(path, opened.width * opened.height)
+            image = _as_grey_or_colour(ImageOps.exif_transpose(opened))
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
+        yield image
 
 
 def read_header(path: Path) -> tuple[int, int, bool]:
@@ -196,7 +213,8 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """`open_image` and `fit_image` in one: uint8 `(H, W, C)`."""
-    return fit_image(open_image(path), shape)
+    with decoded(path) as image:
+        return fit_image(image, shape)
 
 
 def _too_large(path: Path, size: str) -> UnreadableImage:

@@ -22,15 +22,19 @@ from ai_edge_litert.interpreter import Interpreter
 
 from anomaly_tf.data.images import read_image
 from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
+from anomaly_tf.deploy.litert_bounds import trace_litert
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.detector_info import LITERT_FIELDS, MAX_BYTES, DetectorInfo
+from anomaly_tf.runs.limits import require_memory
 from anomaly_tf.script import printable
 
 # Name of the metadata inside the file, which LiteRT's convention of associated files makes a zip
 # archive behind the model; the same text lies beside the file, as <its name>.json.
 METADATA_NAME = "anomaly_tf.json"
 SIGNATURE = "serve"
+# The file, the model in it, and the weights in the order of the processor.
+FILE_COPIES = 3
 
 
 class LiteRTDetector(Detector):
@@ -79,7 +83,10 @@ class LiteRTDetector(Detector):
         threads = _thread_count(threads)
         model, info = read_file(Path(path))
         try:
+            trace_litert(model).require_affordable(Path(path))
             return cls(model, info, threads)
+        except UserError:
+            raise
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(
                 f"{path} is damaged or no detector of ours "
@@ -160,6 +167,7 @@ def read_file(path: Path) -> tuple[bytes, DetectorInfo]:
         UserError: As `LiteRTDetector.load`.
     """
     try:
+        require_memory(FILE_COPIES * path.stat().st_size, f"the file {path}")
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
