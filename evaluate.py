@@ -16,7 +16,7 @@ from anomaly_tf.config import Checked, ThresholdConfig
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.runs.directory import open_run
-from anomaly_tf.script import import_tensorflow, run_script
+from anomaly_tf.script import import_tensorflow, printable, run_script
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
         if changed:
             detector.save_info(run)
     print(table(evaluate(detector, split, config, run)))
-    print(f"written: {run.metrics} and pictures in {run.plots}")
+    print(printable(f"written: {run.metrics} and pictures in {run.plots}"))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from anomaly_tf.data.split_file import open_split
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import open_run
 from anomaly_tf.runs.files import require_writable, write_json
-from anomaly_tf.script import import_tensorflow, quiet_libraries, run_script
+from anomaly_tf.script import import_tensorflow, printable, quiet_libraries, run_script
 
 REPRESENTATIVE_IMAGES = 500
 
@@ -100,8 +100,8 @@ def main(arguments: list[str]) -> int:
     report: dict[str, Any] = {"format": options.format, "quantize": options.quantize}
     report |= compare(trained, exported, split, path)
     write_json(folder / f"{name}-parity.json", report)
-    print(f"{path}\n{parity_table(report)}")
-    print(f"next: python predict.py --model {shlex.quote(str(path))} IMAGES")
+    print(f"{printable(str(path))}\n{parity_table(report)}")
+    print(printable(f"next: python predict.py --model {shlex.quote(str(path))} IMAGES"))
     if report["lost"] <= ALLOWED_LOSS:
         return 0
     print(

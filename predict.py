@@ -29,6 +29,7 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import open_run
 from anomaly_tf.runs.files import require_writable
 from anomaly_tf.script import (
+    csv_cell,
     import_tensorflow,
     printable,
     quiet_libraries,
@@ -207,18 +208,18 @@ def write_jsonl() -> Callable[..., None]:
 
     def write(file: str, score: float, is_anomaly: bool, rank: float) -> None:
         row: dict[str, Any] = {"file": file, "score": score, "is_anomaly": is_anomaly, "rank": rank}
-        print(json.dumps(row))
+        print(json.dumps(row).replace("\x7f", "\\u007f"))  # the one that JSON leaves as it is
 
     return write
 
 
 def write_csv() -> Callable[..., None]:
-    """A row for each image, after a head."""
+    """A row for each image, after a head; see `csv_cell`."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(("file", "score", "verdict", "rank"))
 
     def write(file: str, score: float, is_anomaly: bool, rank: float) -> None:
-        rows.writerow((file, score, "anomaly" if is_anomaly else "normal", rank))
+        rows.writerow((csv_cell(file), score, "anomaly" if is_anomaly else "normal", rank))
 
     return write
 

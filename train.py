@@ -29,7 +29,8 @@ def main(arguments: list[str]) -> int:
     if options.resume:
         run = RunDirectory(Path(options.resume))
         if run.is_finished:
-            print(f"training of {run.path} is complete; next: {_evaluation(run)}")
+            where = printable(str(run.path))
+            print(f"training of {where} is complete; next: {_evaluation(run)}")
             return 0
     else:
         run = plan_run(options.run_dir, config.approach)
@@ -48,9 +49,11 @@ def main(arguments: list[str]) -> int:
     from anomaly_tf.training.recording import describe_choice
 
     print(
-        f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
-        f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
-        f"{len(split.test)} test images"
+        printable(
+            f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
+            f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
+            f"{len(split.test)} test images"
+        )
     )
     command = shlex.join(["python", "train.py", *arguments])
     outcome = train(config, dataset, split, run, command, resume=bool(options.resume))
@@ -60,16 +63,16 @@ def main(arguments: list[str]) -> int:
             f"best epoch {facts.best_epoch} of {facts.epochs}, {describe_choice(facts)}, "
             f"threshold {outcome.info.threshold.value:.4g}, "
             f"{facts.train_seconds:.0f} s, {facts.images_per_second:.0f} images/s\n"
-            f"{_caution(outcome.info)}run: {run.path}\n"
+            f"{_caution(outcome.info)}run: {printable(str(run.path))}\n"
             f"next: {_evaluation(run)}"
         )
     if outcome.message:
-        print(f"error: {outcome.message}", file=sys.stderr)
+        print(f"error: {printable(outcome.message)}", file=sys.stderr)
     return {"completed": 0, "interrupted": 130, "non_finite_loss": 2}[outcome.status]
 
 
 def _evaluation(run: RunDirectory) -> str:
-    return shlex.join(["python", "evaluate.py", "--run-dir", str(run.path)])
+    return printable(shlex.join(["python", "evaluate.py", "--run-dir", str(run.path)]))
 
 
 def _caution(info: DetectorInfo) -> str:

@@ -26,6 +26,7 @@ from anomaly_tf.data.tfds_sets import tfds_folder
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.arrays import Announced, read_arrays
 from anomaly_tf.runs.files import atomic_path
+from anomaly_tf.script import printable
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -82,7 +83,8 @@ def load_fashion_mnist(data_dir: Path) -> ImageDataset:
             continue
         if tried:
             _write_cache(cache, train, test)
-            print(f"Fashion-MNIST from {name}, cached in {cache}", file=sys.stderr)
+            said = printable(f"Fashion-MNIST from {name}, cached in {cache}")
+            print(said, file=sys.stderr)
         return ImageDataset("fashion_mnist", train, test, FASHION_MNIST_CLASSES)
     raise UserError(
         f"Fashion-MNIST not found; tried: {'; '.join(tried)}. Connect to the internet, or give "
