@@ -11,10 +11,11 @@ import dataclasses
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from anomaly_tf.command_line import load_config, parse_options
+from anomaly_tf.command_line import foreign_cache, load_config, parse_options
 from anomaly_tf.config import Checked, ThresholdConfig
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.detection.threshold import require_calibration
+from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.directory import open_run
 from anomaly_tf.script import import_tensorflow, printable, run_script
 
@@ -41,7 +42,13 @@ class EvaluateOptions(Checked):
 def main(arguments: list[str]) -> None:
     """Evaluates the run that the command line names."""
     options = parse_options(EvaluateOptions, "evaluate.py", __doc__ or "", arguments)
+    with only_read(foreign_cache(options.run_dir, options.data_dir)):
+        _evaluate(options, arguments)
+
+
+def _evaluate(options: EvaluateOptions, arguments: list[str]) -> None:
     run, info = open_run(options.run_dir)
+    run.require_unlinked()
     new_threshold = any(argument.startswith("--threshold") for argument in arguments)
     if new_threshold:
         require_calibration(options.threshold, len(info.calibration.scores))

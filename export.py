@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anomaly_tf.command_line import load_config, parse_options
+from anomaly_tf.command_line import foreign_cache, load_config, parse_options
 from anomaly_tf.config import Checked, number
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.directory import open_run
 from anomaly_tf.runs.files import require_writable, write_json
 from anomaly_tf.script import import_tensorflow, printable, quiet_libraries, run_script
@@ -56,11 +57,17 @@ class ExportOptions(Checked):
 def main(arguments: list[str]) -> int:
     """Exports what the command line asks for; returns the exit status."""
     options = parse_options(ExportOptions, "export.py", __doc__ or "", arguments)
+    with only_read(foreign_cache(options.run_dir, options.data_dir)):
+        return _export(options)
+
+
+def _export(options: ExportOptions) -> int:
     if options.format == "saved_model" and (options.quantize, options.batch_size) != ("none", 1):
         raise UserError(
             "--quantize and --batch-size are options of --format tflite; leave them out"
         )
     run, _ = open_run(options.run_dir)
+    run.require_unlinked()
     folder = Path(options.output or run.path / "export")
     require_writable(folder, "--output")
     config = load_config(run.config)

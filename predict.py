@@ -27,7 +27,7 @@ from anomaly_tf.deploy.file_scoring import ImageFile, score_files
 from anomaly_tf.deploy.loading import is_saved_model, run_of
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import open_run
-from anomaly_tf.runs.files import require_writable
+from anomaly_tf.runs.files import require_unlinked, require_writable
 from anomaly_tf.script import (
     csv_cell,
     import_tensorflow,
@@ -189,7 +189,9 @@ def heatmap_paths(folder: Path, names: list[Path]) -> list[Path]:
             number += 1
             path = name.with_name(f"{name.stem}-{number}.png")
         used[path] = None
-    return [folder / path for path in used]
+    paths = [folder / path for path in used]
+    require_unlinked(folder, paths)
+    return paths
 
 
 def write_table() -> Callable[..., None]:

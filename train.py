@@ -9,11 +9,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from anomaly_tf.command_line import parse_train_options
+from anomaly_tf.command_line import TrainOptions, foreign_cache, parse_train_options
+from anomaly_tf.config.parser import value_of
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import class_roles, describe_roles
 from anomaly_tf.data.sources import known_class_names, open_dataset
 from anomaly_tf.detection.threshold import require_calibration
+from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, plan_run
 from anomaly_tf.script import import_tensorflow, printable, run_script
@@ -25,9 +27,15 @@ ENOUGH_CALIBRATION = 20
 def main(arguments: list[str]) -> int:
     """Runs the training that the command line asks for; returns the exit status."""
     options = parse_train_options(arguments)
+    with only_read(foreign_cache(options.resume, value_of("data_dir", arguments))):
+        return _train(options, arguments)
+
+
+def _train(options: TrainOptions, arguments: list[str]) -> int:
     config = options.config
     if options.resume:
         run = RunDirectory(Path(options.resume))
+        run.require_unlinked()
         if run.is_finished:
             where = printable(str(run.path))
             print(f"training of {where} is complete; next: {_evaluation(run)}")

@@ -25,6 +25,7 @@ from anomaly_tf.data.reachability import GIVE_UP_SECONDS, probe
 from anomaly_tf.data.tfds_sets import tfds_folder
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.arrays import Announced, read_arrays
+from anomaly_tf.runs.caches import may_write
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.script import printable
 
@@ -80,6 +81,11 @@ def load_fashion_mnist(data_dir: Path) -> ImageDataset:
             train, test = _check_fashion_mnist(read())
         except SourceUnavailable as error:
             tried.append(f"{name} ({error})")
+            if not may_write(cache):
+                raise UserError(
+                    f"{tried[0]} is no cache of Fashion-MNIST, and only the run's own "
+                    "configuration names that folder; say by --data-dir where it is kept"
+                ) from error
             continue
         if tried:
             _write_cache(cache, train, test)

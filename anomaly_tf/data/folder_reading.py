@@ -23,6 +23,7 @@ from anomaly_tf.data.split_checks import read_scan
 from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImages
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
+from anomaly_tf.runs.caches import may_write
 from anomaly_tf.runs.files import atomic_folder
 from anomaly_tf.script import printable, show_progress
 
@@ -78,7 +79,7 @@ def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, S
     scan = Scan(_image_shape(sizes, config), counted, int(sizes[:, 2].sum()), broken, [])
     if _fits(len(files) * int(np.prod(scan.image_shape)), config.folder):
         return _into_memory(folder, files, scan)
-    if not config.folder.cache:
+    if not config.folder.cache or not may_write(cache):
         return _left_as_files(folder, files, scan)
     return _into_cache(folder, files, scan, cache)
 

@@ -170,7 +170,10 @@ def _reshaped(call: Call) -> tuple[int, ...]:
     sides = call.inputs[1].known()
     rest = math.prod(side for side in sides if side != -1)
     count = call.inputs[0].count
-    return tuple(count // max(rest, 1) if side == -1 else side for side in sides)
+    shape = tuple(count // max(rest, 1) if side == -1 else side for side in sides)
+    if math.prod(shape) != count:
+        raise ValueError(f"{count} values in it become {shape}")
+    return shape
 
 
 def _resized(call: Call) -> tuple[int, ...]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 from keras import tree
+from keras.src.backend.common import global_state
 
 from anomaly_tf.deploy.bounds import FOR_EACH_VALUE, Step, Trace, in_shape, require_few_steps
 
@@ -20,6 +22,8 @@ from anomaly_tf.deploy.bounds import FOR_EACH_VALUE, Step, Trace, in_shape, requ
 # picture, of at most 1024 x 1024 x 3 values.
 MAX_NUMBER = 2**31 - 1
 MAX_PARTS = 4096
+# Where Keras keeps the variables that are to get a value.
+WAITING = "uninitialized_variables"
 ARBITRARY = ("seed", "shared_object_id")
 SIZES = {"uint8": 1, "int8": 1, "bool": 1, "float16": 2, "bfloat16": 2}
 SIZES |= dict.fromkeys(("float32", "int32", "uint32"), 4)
@@ -46,8 +50,7 @@ def trace_keras(config: dict[str, Any]) -> Trace:
     Raises:
         ValueError: If its shapes cannot be computed.
     """
-    # Variables in such a scope have a shape and no value.
-    with keras.StatelessScope():
+    with _without_values():
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
         trace = Trace()
         for variable in model.variables:
@@ -58,6 +61,17 @@ def trace_keras(config: dict[str, Any]) -> Trace:
         ]
         _run(model, images, trace, _Keys())
     return trace
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Variables that are made in the block have a shape, and never a value."""
+    before = list(global_state.get_global_attribute(WAITING) or ())
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:  # or Keras would give them values at the next occasion
+        global_state.set_global_attribute(WAITING, before)
 
 
 class _Keys:

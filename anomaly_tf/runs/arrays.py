@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -89,6 +90,23 @@ def read_arrays(path: Path, expected: dict[str, Announced]) -> dict[str, np.ndar
     return values
 
 
+def read_array(path: Path, expected: Announced) -> np.ndarray:
+    """Reads one array, `.npy`, that must be of this type and shape, and finite.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is damaged or holds something else.
+    """
+    with path.open("rb") as file:
+        found = _head(file, path.name, path.stat().st_size)
+        if found != expected:
+            raise ValueError(f"it must be {expected}; got {found or 'no array'}")
+        file.seek(0)
+        value = np.load(file, allow_pickle=False)
+    require_finite(path.name, value)
+    return value
+
+
 def read_members(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Reads arrays whose heads were checked.
 
@@ -115,7 +133,13 @@ def _announced(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Announced |
     """What a member announces; None if it is no array."""
     if member.flag_bits & ENCRYPTED:
         raise ValueError(f"{member.filename} is encrypted")
-    with archive.open(member) as file, warnings.catch_warnings():
+    with archive.open(member) as file:
+        return _head(file, member.filename, member.file_size)
+
+
+def _head(file: IO[bytes], name: str, length: int) -> Announced | None:
+    """What an array in a file of this name and length announces; None if it is no array."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of heads written by Python 2
         if file.read(len(MAGIC)) != MAGIC:
             return None
@@ -126,12 +150,12 @@ def _announced(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Announced |
             (2, 0): np.lib.format.read_array_header_2_0,
         }.get(version)
         if read is None:
-            raise ValueError(f"{member.filename} is of version {version}")
+            raise ValueError(f"{name} is of version {version}")
         shape, _, dtype = read(file)
         head = file.tell()
     announced = Announced(dtype, shape)
     if dtype.hasobject:  # whose length is not known; NumPy refuses to read them
         return announced
-    if any(side < 0 for side in shape) or head + announced.size != member.file_size:
-        raise ValueError(f"{member.filename} announces {announced}, which is not its length")
+    if any(side < 0 for side in shape) or head + announced.size != length:
+        raise ValueError(f"{name} announces {announced}, which is not its length")
     return announced

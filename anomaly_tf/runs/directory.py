@@ -91,6 +91,19 @@ class RunDirectory:
         more = f", or go on with it by --resume {self.path}" if self.checkpoint.is_file() else ""
         raise UserError(f"run directory {self.path} already exists; choose a new --run-dir{more}")
 
+    def require_unlinked(self) -> None:
+        """Refuses a run with links to folders, through which it would be written elsewhere.
+
+        Raises:
+            UserError: If it holds one.
+        """
+        for path in self.path.rglob("*"):
+            if path.is_symlink() and path.is_dir():
+                raise UserError(
+                    f"{path} is a link, and what is written to a run must stay inside it; remove "
+                    "the link or put the folder itself in its place"
+                )
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other processes from changing the run; ends with the process, however that ends.
