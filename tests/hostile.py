@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import math
 import shutil
@@ -90,10 +91,10 @@ def change_graph(folder: Path, change: Callable[[Any], object]) -> None:
     file = folder / "saved_model.pb"
     model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     (graph,) = model.meta_graphs
-    for function in graph.graph_def.library.function:
-        for node in function.node_def:
-            if node.op == "PartitionedCall":  # which exports do not have, because of their weights
-                node.op = "StatefulPartitionedCall"
+    bodies = [function.node_def for function in graph.graph_def.library.function]
+    for node in itertools.chain(graph.graph_def.node, *bodies):
+        if node.op == "PartitionedCall":  # which exports do not have, because of their weights
+            node.op = "StatefulPartitionedCall"
     change(graph)
     file.write_bytes(model.SerializeToString())
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != METADATA.name]
@@ -117,14 +118,16 @@ def enlarge_constant(graph: Any, count: int) -> None:
     raise AssertionError("no constant")
 
 
+def _twice(inner: Act) -> Act:
+    return lambda images: inner(inner(images))
+
+
 def calls_twice(levels: int) -> Act:
     """Each function calls the next one twice."""
     signature = [tf.TensorSpec([None] * 3 + [1], tf.float32)]
     inner = tf.function(tf.nn.relu, input_signature=signature)
     for _ in range(levels):
-        inner = tf.function(
-            lambda images, inner=inner: inner(inner(images)), input_signature=signature
-        )
+        inner = tf.function(_twice(inner), input_signature=signature)
     return inner
 
 

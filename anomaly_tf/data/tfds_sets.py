@@ -22,7 +22,7 @@ from anomaly_tf.errors import UserError
 TFDS_PROBE = "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz"
 
 # No namespace, which fetches and imports code from elsewhere, and no options of a builder.
-NAME = r"\w+(/[\w.-]+){0,2}(:[\w.*]+)?"
+NAME = r"\w+(/[\w.-]+){0,2}(:[\d*][\d.*]*)?"
 
 
 def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
