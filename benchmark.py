@@ -15,7 +15,7 @@ from typing import Any
 
 from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, run_cells
 from anomaly_tf.command_line import parse_options
-from anomaly_tf.script import run_script
+from anomaly_tf.script import printable, run_script
 
 
 def main(arguments: list[str]) -> int:
@@ -27,9 +27,10 @@ def main(arguments: list[str]) -> int:
     try:
         for cell, result, progress in run_cells(options):
             results[cell] = result
-            print(progress, flush=True)
+            print(printable(progress), flush=True)
     except KeyboardInterrupt:
-        print(f"stopped; the same command continues in {options.output}", file=sys.stderr)
+        where = printable(options.output)
+        print(f"stopped; the same command continues in {where}", file=sys.stderr)
         return 130
 
     # Imported late: matplotlib takes a second, and a wrong option should answer at once.
@@ -39,7 +40,8 @@ def main(arguments: list[str]) -> int:
     # In the order of the options, whichever ended first.
     ordered = [results[cell] for cell in cells_of(options)]
     table = write_report(ordered, command, Path(options.output))
-    print(f"\n{table}\nwritten: {options.output}/benchmark.md and benchmark.html")
+    where = printable(options.output)
+    print(f"\n{table}\nwritten: {where}/benchmark.md and benchmark.html")
     return 0
 
 

@@ -12,10 +12,11 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from anomaly_tf.command_line import load_config, parse_options
+from anomaly_tf.command_line import foreign_cache, load_config, parse_options
 from anomaly_tf.config import Checked, ThresholdConfig
 from anomaly_tf.data.split_file import folders_read, open_split
 from anomaly_tf.detection.threshold import require_calibration
+from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.directory import open_run
 from anomaly_tf.script import import_tensorflow, printable, run_script
 
@@ -42,7 +43,13 @@ class EvaluateOptions(Checked):
 def main(arguments: list[str]) -> None:
     """Evaluates the run that the command line names."""
     options = parse_options(EvaluateOptions, "evaluate.py", __doc__ or "", arguments)
+    with only_read(foreign_cache(options.run_dir, options.data_dir)):
+        _evaluate(options, arguments)
+
+
+def _evaluate(options: EvaluateOptions, arguments: list[str]) -> None:
     run, info = open_run(options.run_dir)
+    run.require_unlinked()
     new_threshold = any(argument.startswith("--threshold") for argument in arguments)
     if new_threshold:
         require_calibration(options.threshold, len(info.calibration.scores))
@@ -75,7 +82,7 @@ def main(arguments: list[str]) -> None:
         if changed:
             detector.save_info(run)
     print(table(evaluate(detector, split, config, run)))
-    print(f"written: {run.metrics} and pictures in {run.plots}")
+    print(printable(f"written: {run.metrics} and pictures in {run.plots}"))
 
 
 if __name__ == "__main__":

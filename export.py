@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anomaly_tf.command_line import load_config, parse_options
+from anomaly_tf.command_line import foreign_cache, load_config, parse_options
 from anomaly_tf.config import Checked, number
 from anomaly_tf.data.split_file import folders_read, open_split
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.directory import open_run
 from anomaly_tf.runs.files import require_writable, write_json
 from anomaly_tf.runs.outputs import (
@@ -30,7 +31,7 @@ from anomaly_tf.runs.outputs import (
     json_with,
     require_own_place,
 )
-from anomaly_tf.script import import_tensorflow, quiet_libraries, run_script
+from anomaly_tf.script import import_tensorflow, printable, quiet_libraries, run_script
 
 REPRESENTATIVE_IMAGES = 500
 
@@ -64,11 +65,17 @@ class ExportOptions(Checked):
 def main(arguments: list[str]) -> int:
     """Exports what the command line asks for; returns the exit status."""
     options = parse_options(ExportOptions, "export.py", __doc__ or "", arguments)
+    with only_read(foreign_cache(options.run_dir, options.data_dir)):
+        return _export(options)
+
+
+def _export(options: ExportOptions) -> int:
     if options.format == "saved_model" and (options.quantize, options.batch_size) != ("none", 1):
         raise UserError(
             "--quantize and --batch-size are options of --format tflite; leave them out"
         )
     run, info = open_run(options.run_dir)
+    run.require_unlinked()
     folder = Path(options.output or run.path / "export")
     require_writable(folder, "--output")
     config = load_config(run.config)
@@ -110,8 +117,8 @@ def main(arguments: list[str]) -> int:
     report: dict[str, Any] = {"format": options.format, "quantize": options.quantize}
     report |= compare(trained, exported, split, path)
     write_json(parity, report)
-    print(f"{path}\n{parity_table(report)}")
-    print(f"next: python predict.py --model {shlex.quote(str(path))} IMAGES")
+    print(f"{printable(str(path))}\n{parity_table(report)}")
+    print(printable(f"next: python predict.py --model {shlex.quote(str(path))} IMAGES"))
     if report["lost"] <= ALLOWED_LOSS:
         return 0
     print(

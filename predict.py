@@ -31,10 +31,11 @@ from anomaly_tf.deploy.file_scoring import ImageFile, score_files
 from anomaly_tf.deploy.loading import is_saved_model, run_of
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import open_run
-from anomaly_tf.runs.files import require_writable
+from anomaly_tf.runs.files import require_unlinked, require_writable
 from anomaly_tf.runs.outputs import is_heat_map, require_own_place
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import (
+    csv_cell,
     import_tensorflow,
     printable,
     quiet_libraries,
@@ -259,6 +260,7 @@ def with_heatmaps(
     model_folders = [run_of(model) / name for name in (".", *MODEL_FOLDERS)]
     read_from = [*places, *folders_of(path for path, _ in found.files), *model_folders]
     require_own_place("--heatmaps", folder, dict.fromkeys(heatmaps, is_heat_map), read_from)
+    require_unlinked(folder, heatmaps)
     require_writable(folder, "--heatmaps")
     files = []
     for (path, name), heatmap in zip(found.files, heatmaps, strict=True):
@@ -300,18 +302,18 @@ def write_jsonl() -> Callable[..., None]:
 
     def write(file: str, score: float, is_anomaly: bool, rank: float) -> None:
         row: dict[str, Any] = {"file": file, "score": score, "is_anomaly": is_anomaly, "rank": rank}
-        print(json.dumps(row))
+        print(json.dumps(row).replace("\x7f", "\\u007f"))  # the one that JSON leaves as it is
 
     return write
 
 
 def write_csv() -> Callable[..., None]:
-    """A row for each image, after a head."""
+    """A row for each image, after a head; see `csv_cell`."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(("file", "score", "verdict", "rank"))
 
     def write(file: str, score: float, is_anomaly: bool, rank: float) -> None:
-        rows.writerow((file, score, "anomaly" if is_anomaly else "normal", rank))
+        rows.writerow((csv_cell(file), score, "anomaly" if is_anomaly else "normal", rank))
 
     return write
 

@@ -9,11 +9,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from anomaly_tf.command_line import parse_train_options
+from anomaly_tf.command_line import TrainOptions, foreign_cache, parse_train_options
+from anomaly_tf.config.parser import value_of
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import class_roles, describe_guess, describe_roles
 from anomaly_tf.data.sources import known_class_names, open_dataset
 from anomaly_tf.detection.threshold import require_calibration
+from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, open_run, plan_run
 from anomaly_tf.script import import_tensorflow, printable, run_script
@@ -25,11 +27,18 @@ ENOUGH_CALIBRATION = 20
 def main(arguments: list[str]) -> int:
     """Runs the training that the command line asks for; returns the exit status."""
     options = parse_train_options(arguments)
+    with only_read(foreign_cache(options.resume, value_of("data_dir", arguments))):
+        return _train(options, arguments)
+
+
+def _train(options: TrainOptions, arguments: list[str]) -> int:
     config = options.config
     if options.resume:
         run = RunDirectory(Path(options.resume))
+        run.require_unlinked()
         if run.is_finished:
-            print(f"training of {run.path} is complete; next: {_evaluation(run)}")
+            where = printable(str(run.path))
+            print(f"training of {where} is complete; next: {_evaluation(run)}")
             return 0
     else:
         run = plan_run(options.run_dir, config.approach)
@@ -57,9 +66,11 @@ def main(arguments: list[str]) -> int:
     from anomaly_tf.training.recording import describe_choice
 
     print(
-        f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
-        f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
-        f"{len(split.test)} test images"
+        printable(
+            f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
+            f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
+            f"{len(split.test)} test images"
+        )
     )
     command = shlex.join(["python", "train.py", *arguments])
     outcome = train(config, dataset, split, run, command, resume=bool(options.resume))
@@ -69,16 +80,16 @@ def main(arguments: list[str]) -> int:
             f"best epoch {facts.best_epoch} of {facts.epochs}, {describe_choice(facts)}, "
             f"threshold {outcome.info.threshold.value:.4g}, "
             f"{facts.train_seconds:.0f} s, {facts.images_per_second:.0f} images/s\n"
-            f"{_caution(outcome.info)}run: {run.path}\n"
+            f"{_caution(outcome.info)}run: {printable(str(run.path))}\n"
             f"next: {_evaluation(run)}"
         )
     if outcome.message:
-        print(f"error: {outcome.message}", file=sys.stderr)
+        print(f"error: {printable(outcome.message)}", file=sys.stderr)
     return {"completed": 0, "interrupted": 130, "non_finite_loss": 2}[outcome.status]
 
 
 def _evaluation(run: RunDirectory) -> str:
-    return shlex.join(["python", "evaluate.py", "--run-dir", str(run.path)])
+    return printable(shlex.join(["python", "evaluate.py", "--run-dir", str(run.path)]))
 
 
 def _caution(info: DetectorInfo) -> str:

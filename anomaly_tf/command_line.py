@@ -5,6 +5,7 @@ Needs no TensorFlow; `config/parser.py` speaks with the parser.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 BESIDE = {
     "config": ("FILE", "Your own YAML file of options."),
     "run_dir": ("DIR", "Folder of the run; must be new or empty."),
-    "resume": ("RUN", "Continue an interrupted run; takes no other option."),
+    "resume": ("RUN", "Continue an interrupted run; takes no other option but --data-dir."),
 }
 
 
@@ -72,17 +73,34 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
 def _config_of_run(folder: Path, arguments: Sequence[str]) -> Config:
     """The configuration of an interrupted run."""
     names = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
-    others = [name for name in names if name != "--resume"]
+    others = [name for name in names if name not in ("--resume", "--data-dir", "--data_dir")]
     if others:
         raise UserError(
             f"--resume goes on with the configuration of the run; leave out {', '.join(others)}"
         )
+    data_dir = value_of("data_dir", arguments)
     file = RunDirectory(folder).config
     if not file.is_file():
         raise UserError(
             f"{folder} holds no training to go on with (no {file.name}); start a new one"
         )
-    return load_config(file)
+    config = load_config(file)
+    return dataclasses.replace(config, data_dir=data_dir or config.data_dir)
+
+
+def foreign_cache(run: str | None, data_dir: str | None) -> Path | None:
+    """The folder of caches that a run's configuration names and the user does not.
+
+    Args:
+        run: Folder of the run.
+        data_dir: The folder that the user names, if he does.
+    """
+    file = RunDirectory(Path(run or ".")).config
+    if run is None or data_dir is not None or not file.is_file():
+        return None
+    named = read_yaml(file).get("data_dir", Config.data_dir)
+    inside = Path(str(named)).resolve().is_relative_to(Path(run).resolve())
+    return None if named == Config.data_dir or inside else Path(str(named))
 
 
 def require_approach(name: Any) -> str:

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import FOLDER_ERRORS
 
+# What a spreadsheet takes for the beginning of a formula; spaces in front do not change that.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
 
 def run_script(main: Callable[[list[str]], int | None]) -> None:
     """Runs a script's `main` and ends the process with its exit status.
@@ -46,6 +49,18 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
 def printable(text: str) -> str:
     """What is no visible character, as in a file's name, escaped: one line stays one line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def csv_cell(value: object) -> object:
+    """A cell of a CSV file that a spreadsheet takes as it is.
+
+    Text that it would take for a formula begins with an apostrophe, by which spreadsheets mark
+    text; what is no visible character is escaped. Numbers stay numbers.
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if value.lstrip(" ")[:1] in FORMULA else text
 
 
 def show_progress(done: int | None = None, total: int = 0, what: str = "images") -> None:

@@ -359,8 +359,8 @@ def test_an_unprepared_set_of_tfds_is_given_up_soon(prepare, silent_host, monkey
     [
         ("cifar01", r"'cifar01'.*did you mean tfds:cifar10\?"),
         ("qqqqqqqq", r"'qqqqqqqq'.*catalog"),
-        ("", r"tfds: cannot be read: ValueError"),
-        ("../insects", r"cannot be read: ValueError"),
+        ("", "is not a name of"),
+        ("../insects", "is not a name of"),
         ("mnist:9.9.9", r"3\.0\.1"),
         ("coco/2017", r"'image' and 'label'.*got image, image/filename, image/id, objects"),
     ],

@@ -30,7 +30,7 @@ from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.deploy.litert import METADATA_NAME
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.detector_info import MAX_BYTES, DetectorInfo, Threshold, TrainingFacts
+from anomaly_tf.runs.detector_info import DetectorInfo, Threshold, TrainingFacts
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import sha256
 
@@ -74,6 +74,8 @@ def assert_refused(path: Path, *words: str, trust: bool = False) -> None:
 
 # What our own detectors are made of.
 
+SHAPES = {"float32": (9, 9, 1), "mixed_bfloat16": (49, 53, 3)}
+
 
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
@@ -84,7 +86,7 @@ def forms(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
     """
     made = {}
     for name in APPROACHES:
-        for shape, precision in (((9, 9, 1), "float32"), ((49, 53, 3), "mixed_bfloat16")):
+        for precision, shape in SHAPES.items():
             keras.config.set_dtype_policy(precision)
             model = build_model(options_of(name)(), shape, 5, jit_compile=False).detector
             keras.config.set_dtype_policy("float32")
@@ -98,9 +100,9 @@ def forms(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
 
 def test_every_approach_passes(forms):
     assert len(forms) == 2 * len(APPROACHES)
-    for file, folder in forms.values():
+    for name, (file, folder) in forms.items():
         origin.check_keras_file(file, trust=False)
-        origin.check_saved_model(folder)
+        origin.check_saved_model(folder, SHAPES[name.split()[1]])
 
 
 def test_the_lists_hold_nothing_that_no_approach_has(forms, monkeypatch):
@@ -118,7 +120,10 @@ def test_the_lists_hold_nothing_that_no_approach_has(forms, monkeypatch):
         for name in names:
             with monkeypatch.context() as patch:
                 patch.setattr(origin, listed, " ".join(other for other in names if other != name))
-                assert any(refuses(origin.check_saved_model, saved) for _, saved in forms.values())
+                assert any(
+                    refuses(origin.check_saved_model, saved, SHAPES[form.split()[1]])
+                    for form, (_, saved) in forms.items()
+                )
 
 
 def refuses(check: Callable[..., None], *arguments: object) -> bool:
@@ -269,9 +274,11 @@ def test_a_zip_bomb_is_not_unpacked(run_copy):
     assert (run_copy / "model.keras").stat().st_size < 2**22
     forge(run_copy)
     assert_refused(run_copy, "compressed", trust=True)
-    write_archive(run_copy / "model.keras", members | {"config.json": b" " * (MAX_BYTES + 1)})
+    write_archive(
+        run_copy / "model.keras", members | {"config.json": b" " * (origin.MAX_CONFIG_BYTES + 1)}
+    )
     forge(run_copy)
-    assert_refused(run_copy, "more than 64 MB", trust=True)
+    assert_refused(run_copy, "more than 8 MB", trust=True)
 
 
 def test_bytes_that_are_no_archive(run_copy):

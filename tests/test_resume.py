@@ -233,6 +233,41 @@ def test_a_damaged_or_strange_checkpoint_is_refused_in_one_line(tmp_path):
         load_checkpoint(path, model, "digest")
 
 
+def test_what_a_checkpoint_holds_is_of_its_type_and_range(tmp_path):
+    model, path = built("contrastive"), tmp_path / "checkpoint.npz"
+    save_checkpoint(path, model, Progress("digest", 1, history=[{"loss": 1.0}]))
+    with np.load(path) as file:
+        right = dict(file)
+    assert load_checkpoint(path, model, "digest").epochs == 1
+    before = state(model)
+    number = next(name for name, value in right.items() if value.dtype == np.float32)
+    weights = right[number]
+    progress = json.loads(right["progress"].tobytes())
+    wrong = [{number: value} for value in (weights * np.nan, weights * 1j, weights.astype(str))]
+    wrong += [{number: weights.astype(np.float64)}, {"progress": np.zeros(3)}]
+    texts = ["[" * 10**5, "[]", "{}", '{"epochs": 1}', '{"sets": NaN}']
+    changes: tuple[dict[str, object], ...] = (
+        {"epochs": -5},
+        {"epochs": 1.5},
+        {"epochs": 2},
+        {"seconds": "1"},
+        {"history": [1]},
+        {"history": [{"loss": "x"}]},
+        {"history": {}},
+        {"sets": 1},
+        {"more": 1},
+    )
+    texts += [json.dumps(progress | change) for change in changes]
+    wrong += [{"progress": np.frombuffer(text.encode(), np.uint8)} for text in texts]
+    for change in wrong:
+        np.savez(path, **(right | change))
+        with pytest.raises(UserError, match=r"checkpoint\.npz is damaged .*remove it") as told:
+            load_checkpoint(path, model, "digest")
+        assert str(told.value).isprintable()
+    for one, another in zip(before, state(model), strict=True):
+        np.testing.assert_array_equal(one, another)
+
+
 def test_the_digest_of_the_sets_changes_with_an_image_and_with_a_class(small_dataset):
     split = make_split(DualGanConfig(), small_dataset)
     before = digest_of_sets(split)

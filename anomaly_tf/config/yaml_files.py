@@ -9,6 +9,9 @@ import yaml
 
 from anomaly_tf.errors import UserError
 
+# The largest of ours has 3 KB; a megabyte takes the parser seconds.
+MAX_BYTES = 2**20
+
 
 class _WithoutAliases(yaml.SafeLoader):
     """Refuses aliases, by which a few lines stand for more than memory holds, or for themselves."""
@@ -28,7 +31,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: If the file cannot be read or is not such a file.
     """
     try:
-        content = yaml.load(path.read_text("utf-8"), _WithoutAliases)
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise UserError(
+                f"{path} has more than {MAX_BYTES // 2**20} MB; give a YAML file of options"
+            )
+        content = yaml.load(text.decode("utf-8"), _WithoutAliases)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror}; give an existing YAML file"

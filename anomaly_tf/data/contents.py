@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.images import UnreadableImage, files_below
+from anomaly_tf.data.images import UnreadableImage
 from anomaly_tf.data.roles import Roles
+from anomaly_tf.data.search import Search
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import parts
 from anomaly_tf.errors import UserError
@@ -69,7 +70,8 @@ def digest_of_source(source: str, without: Sequence[str] = ()) -> str | None:
         return None
     apart = {Path(folder).resolve() for folder in without}
     inside = path.resolve()
-    files = [file for file in files_below(path) if apart.isdisjoint((inside / file).parents)]
+    found = Search().images_below(path)
+    files = [file for file in found if apart.isdisjoint((inside / file).parents)]
     digests = file_digests(path, files)
     state = hashlib.blake2b(digest_size=16)
     for file, digest in digests.items():

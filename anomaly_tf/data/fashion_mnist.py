@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +25,10 @@ from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.reachability import GIVE_UP_SECONDS, probe
 from anomaly_tf.data.tfds_sets import tfds_folder
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.arrays import Announced, read_arrays
+from anomaly_tf.runs.caches import may_write
 from anomaly_tf.runs.files import atomic_path
+from anomaly_tf.script import printable
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -42,6 +44,13 @@ FASHION_MNIST_CLASSES = (
 )
 # What `digest` gives for the published 60,000 + 10,000 images.
 FASHION_MNIST_DIGEST = "e9e2a65ffb58736f136df73a5c97f0784bd0eb2d65350ff152c1833aedf69998"
+# What its cache holds.
+CACHED = {
+    "train_images": Announced(np.dtype(np.uint8), (60000, 28, 28, 1)),
+    "train_classes": Announced(np.dtype(np.uint8), (60000,)),
+    "test_images": Announced(np.dtype(np.uint8), (10000, 28, 28, 1)),
+    "test_classes": Announced(np.dtype(np.uint8), (10000,)),
+}
 
 ARRAYS = ("train_images", "train_classes", "test_images", "test_classes")
 
@@ -75,10 +84,16 @@ def load_fashion_mnist(data_dir: Path) -> ImageDataset:
             train, test = _check_fashion_mnist(read())
         except SourceUnavailable as error:
             tried.append(f"{name} ({error})")
+            if not may_write(cache):
+                raise UserError(
+                    f"{tried[0]} is no cache of Fashion-MNIST, and only the run's own "
+                    "configuration names that folder; say by --data-dir where it is kept"
+                ) from error
             continue
         if tried:
             _write_cache(cache, train, test)
-            print(f"Fashion-MNIST from {name}, cached in {cache}", file=sys.stderr)
+            said = printable(f"Fashion-MNIST from {name}, cached in {cache}")
+            print(said, file=sys.stderr)
         return ImageDataset("fashion_mnist", train, test, FASHION_MNIST_CLASSES)
     raise UserError(
         f"Fashion-MNIST not found; tried: {'; '.join(tried)}. Connect to the internet, or give "
@@ -107,15 +122,15 @@ def _check_fashion_mnist(found: TrainAndTest) -> TrainAndTest:
 
 def _read_cache(path: Path) -> TrainAndTest:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return (
-                ImageSet(file["train_images"], file["train_classes"]),
-                ImageSet(file["test_images"], file["test_classes"]),
-            )
+        arrays = read_arrays(path, CACHED)
     except FileNotFoundError as error:
         raise SourceUnavailable("not there") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError) as error:
         raise SourceUnavailable(f"unreadable: {error}") from error
+    return (
+        ImageSet(arrays["train_images"], arrays["train_classes"]),
+        ImageSet(arrays["test_images"], arrays["test_classes"]),
+    )
 
 
 def _write_cache(path: Path, train: ImageSet, test: ImageSet) -> None:

@@ -23,16 +23,18 @@ from anomaly_tf.data.images import (
     Header,
     UnreadableImage,
     bits_of,
+    decoded,
     fit_image,
     largest_value,
-    open_image,
     read_header,
 )
+from anomaly_tf.data.split_checks import read_scan
 from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImages
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
+from anomaly_tf.runs.caches import may_write
 from anomaly_tf.runs.files import atomic_folder
-from anomaly_tf.script import show_progress
+from anomaly_tf.script import printable, show_progress
 
 # Larger pictures are shrunk to this on their longer side, unless a size is asked for.
 MAX_SIDE_BY_DEFAULT = 128
@@ -97,7 +99,7 @@ def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, S
     )
     if _fits(len(files) * int(np.prod(scan.image_shape)), config.folder):
         return _into_memory(folder, files, scan)
-    if not config.folder.cache:
+    if not config.folder.cache or not may_write(cache):
         return _left_as_files(folder, files, scan)
     return _into_cache(folder, files, scan, cache)
 
@@ -136,14 +138,14 @@ def _into_cache(
 
 def _open_cache(cache: Path) -> tuple[StoredImages, Scan]:
     try:
-        scan = Scan(**json.loads((cache / "scan.json").read_text("utf-8")))
+        scan = Scan(**read_scan(cache / "scan.json"))
         height, width, channels = scan.image_shape
         shape = height, width, channels
         expected = len(scan.digests) * height * width * channels
         if (cache / "images").stat().st_size != expected:
             raise ValueError(f"expected {expected} bytes of images")
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"cache {cache} is damaged ({error}); remove it") from error
+        raise UserError(f"cache {cache} is damaged ({printable(str(error))}); remove it") from error
     records = Records(cache / "images", shape)
     return StoredImages(records, np.arange(len(scan.digests)), shape), scan
 
@@ -274,13 +276,13 @@ def _decode(
 
     def decode(file: str) -> tuple[np.ndarray, str, str] | UnreadableImage:
         try:
-            image = open_image(folder / file, scan.bit_depth)
             file_bytes = file_digest(folder / file)
+            with decoded(folder / file, scan.bit_depth) as image:
+                content = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
+                content.update(image.tobytes())
+                return fit_image(image, scan.image_shape), content.hexdigest(), file_bytes
         except UnreadableImage as error:
             return error
-        content = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
-        content.update(image.tobytes())
-        return fit_image(image, scan.image_shape), content.hexdigest(), file_bytes
 
     broken = dict(scan.broken)
     digests: list[str] = []

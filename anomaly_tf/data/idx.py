@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable, TrainAndTes
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.search import Search
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.limits import require_memory
 
 IDX_NAMES = (
     "train-images-idx3-ubyte",
@@ -71,15 +74,32 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     if path is None:
         raise SourceUnavailable(f"{name}[.gz] is not in {folder}")
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        with cast("IO[bytes]", (gzip.open if path.suffix == ".gz" else open)(path, "rb")) as file:
+            head = file.read(4 + 4 * dimensions)
+            if len(head) < 4 + 4 * dimensions or head[:4] != bytes((0, 0, 8, dimensions)):
+                raise SourceUnavailable(
+                    f"{path} is not an IDX file of {dimensions}-dimensional uint8"
+                )
+            shape = tuple(int(size) for size in np.frombuffer(head[4:], ">u4"))
+            size, length = math.prod(shape), path.stat().st_size
+            if path.suffix != ".gz" and length != len(head) + size:
+                raise SourceUnavailable(f"{path} is truncated: {shape} announced, {length} bytes")
+            # Read, and copied once when the images are divided.
+            require_memory(2 * size, f"{path}, read and divided,", 2 * length)
+            # Only as long as it was announced, and a byte, to see that there is no more.
+            content = np.empty(size + 1, np.uint8)
+            read = _read_into(file, content.data)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceUnavailable(f"{path} is unreadable: {error}") from error
-    header = 4 + 4 * dimensions
-    if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
-        raise SourceUnavailable(f"{path} is not an IDX file of {dimensions}-dimensional uint8")
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
-    if len(content) - header != np.prod(shape):
-        raise SourceUnavailable(f"{path} is truncated: {shape} announced, {len(content)} bytes")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    if read != size:
+        raise SourceUnavailable(f"{path} is truncated: {shape} announced, {read} bytes of images")
+    return content[:size].reshape(shape)
+
+
+def _read_into(file: IO[bytes], content: memoryview) -> int:
+    """Fills as much of `content` as the file has; returns how much."""
+    read = 0
+    while read < len(content) and (part := file.read(min(2**20, len(content) - read))):
+        content[read : read + len(part)] = part
+        read += len(part)
+    return read

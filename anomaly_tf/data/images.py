@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from anomaly_tf.data.decoding import PixelBudget, require_few_scans
 from anomaly_tf.errors import UserError
 
 FORMATS = {
@@ -27,8 +28,6 @@ FORMATS = {
     "WEBP": (".webp",),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-# A photo of 50 million pixels takes 150 MB once decoded; a file of a few KB can claim many more.
-MAX_PIXELS = 50_000_000
 # What the parsers of Pillow's formats raise on damaged data.
 DAMAGE = (
     OSError,
@@ -42,6 +41,11 @@ DAMAGE = (
 )
 # Bits of a camera's grey levels, which are stored in 16 where they are more than 8.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
+# A photo of 50 million pixels takes 150 MB once decoded, and a gigabyte while it is put upright and
+# on white; a file of a few KB can claim many more.
+MAX_PIXELS = 50_000_000
+# What all threads decode at the same time.
+PIXELS = PixelBudget(MAX_PIXELS)
 ORIENTATION = ExifTags.Base.Orientation
 QUARTER_TURNS = (5, 6, 7, 8)
 # Too large images are refused here; Pillow's warning would repeat it.
@@ -69,17 +73,30 @@ def open_image(path: Path, bit_depth: int | None = None) -> Image.Image:
             floating-point numbers, has more than `MAX_PIXELS`, or has 16 bits that do not fit
             `bit_depth` or, if that is None, do not tell what white is.
     """
-    with _opened(path) as image:
+    with decoded(path, bit_depth) as image:
+        return image
+
+
+@contextmanager
+def decoded(path: Path, bit_depth: int | None = None) -> Iterator[Image.Image]:
+    """As `open_image`; what the block does counts as decoding.
+
+    At most `MAX_PIXELS` are decoded at the same time, whatever the number of threads.
+    """
+    with _opened(path) as opened, PIXELS.taken(opened.width * opened.height):
         try:
-            deep = _is_deep(image)
-            image = ImageOps.exif_transpose(image)
+            if opened.format == "JPEG":
+                require_few_scans(path, opened.width * opened.height)
+            deep = _is_deep(opened)
+            image = ImageOps.exif_transpose(opened)
             if deep:
                 image = _eight_bits(path, image, bit_depth)
-            return _as_grey_or_colour(image)
+            image = _as_grey_or_colour(image)
         except UnreadableImage:
             raise
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
+        yield image
 
 
 class Levels(NamedTuple):
@@ -245,7 +262,8 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
 
 def read_image(path: Path, shape: tuple[int, int, int], bit_depth: int | None = None) -> np.ndarray:
     """`open_image` and `fit_image` in one: uint8 `(H, W, C)`."""
-    return fit_image(open_image(path, bit_depth), shape)
+    with decoded(path, bit_depth) as image:
+        return fit_image(image, shape)
 
 
 def _too_large(path: Path, size: str) -> UnreadableImage:

@@ -11,6 +11,7 @@ from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.images import bits_of
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.arrays import MAGIC, announced_arrays
 
 NPZ_KEYS = (
     ("train_images", "train_labels", "test_images", "test_labels"),
@@ -61,6 +62,9 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     reading = "its content"
     try:
         with path.open("rb") as opened:
+            if opened.read(len(MAGIC)) == MAGIC:
+                raise ValueError("a single array")
+            opened.seek(0)
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
@@ -69,6 +73,7 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
                 there = ", ".join(map(repr, file.files[:10])) or "nothing"
                 raise UserError(f"{path} must hold the arrays {NPZ_EXPECTED}; got {there}")
             arrays = {}
+            announced_arrays(path)
             for reading in keys:
                 arrays[reading] = file[reading]
                 if not isinstance(arrays[reading], np.ndarray):  # some other file in the zip

@@ -21,6 +21,9 @@ from anomaly_tf.data.iteration import untuned
 from anomaly_tf.data.stored import Images, StoredImages, apply, parts, sample, subset
 from anomaly_tf.data.synthetic import synthetic_anomalies
 from anomaly_tf.data.warping import warp
+from anomaly_tf.errors import UserError
+from anomaly_tf.runs.arrays import Announced, read_array
+from anomaly_tf.runs.caches import may_write
 from anomaly_tf.runs.files import atomic_path
 
 
@@ -47,7 +50,7 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
         key.update(np.ascontiguousarray(part).data)
     cache = cache_dir / f"clusters-{key.hexdigest()[:16]}.npy"
     if cache.is_file():
-        return np.load(cache, allow_pickle=False)
+        return _read_clusters(cache, len(images), count)
     kmeans = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096)
     most = MAX_BYTES // _pixels(images[:1]).nbytes
     if len(images) <= most:
@@ -57,8 +60,19 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
         predicted = np.concatenate([kmeans.predict(_pixels(part)) for part in parts(images)])
     _, clusters = np.unique(predicted, return_inverse=True)
     clusters = clusters.astype(np.int32)
-    with atomic_path(cache) as temporary:
-        np.save(temporary, clusters)
+    if may_write(cache):
+        with atomic_path(cache) as temporary:
+            np.save(temporary, clusters)
+    return clusters
+
+
+def _read_clusters(cache: Path, images: int, count: int) -> np.ndarray:
+    try:
+        clusters = read_array(cache, Announced(np.dtype(np.int32), (images,)))
+        if clusters.min() < 0 or clusters.max() >= count:
+            raise ValueError(f"clusters {clusters.min()} to {clusters.max()} of {count}")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cache {cache} is damaged ({error}); remove it") from error
     return clusters
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from anomaly_tf.errors import UserError
 
 # TFDS retries an unreachable host for minutes, so a small file of the same host is probed first.
 TFDS_PROBE = "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz"
+
+# No namespace, which fetches and imports code from elsewhere, and no options of a builder.
+NAME = r"\w+(/[\w.-]+){0,2}(:[\d*][\d.*]*)?"
 
 
 def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
@@ -38,6 +42,11 @@ def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
         UserError: If there is no such set, it is not of 8-bit grey or colour images with a class
             each, sizes vary and `size` is None, or it can be neither read nor downloaded.
     """
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"tfds:{name} is not a name of TFDS's own data sets; give NAME, NAME/CONFIG or "
+            "NAME/CONFIG:VERSION, without a namespace"
+        )
     with _tfds_errors(name):
         builder = _tfds_builder(name)
         shape = _tfds_image_shape(name, builder.info.features, size)

@@ -15,6 +15,7 @@ import numpy as np
 from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale, Threshold
+from anomaly_tf.script import printable
 
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
@@ -224,12 +225,52 @@ class Detector(ABC):
                     f"{', '.join(self.outputs)}"
                 )
         if not len(images):  # which some operations refuse: the shapes come from a blank image
-            blank = self._infer(np.zeros((1, *self.image_shape), np.uint8), names)
+            blank = self._answers(np.zeros((1, *self.image_shape), np.uint8), names)
             return {name: output[:0] for name, output in blank.items()}
-        outputs = self._infer(images, names)
-        if not np.isfinite(outputs.get("score", 0.0)).all():  # which would pass as normal
-            raise UserError("the model gives a score that is no number; its weights are damaged")
+        return self._answers(images, names)
+
+    def _answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """What the model gives for images, at least one, checked."""
+        try:
+            outputs = self._infer(images, names)
+        except UserError:
+            raise
+        except Exception as error:  # of which each runtime has its own kinds
+            reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
+            raise UserError(
+                f"the model cannot score these images ({reason}); make it again"
+            ) from error
+        for name in names:
+            self.check_answer(name, outputs.get(name), len(images))
         return outputs
+
+    def check_answer(self, name: str, values: np.ndarray | None, count: int) -> None:
+        """Makes sure that an output of the model is what it is said to be.
+
+        Args:
+            name: One of `outputs`.
+            values: What came for it.
+            count: How many images went in.
+
+        Raises:
+            UserError: If number, shape or type are others, or a value is no number.
+        """
+        height, width, channels = self.image_shape
+        if name == "probabilities":
+            known = len(self.info.class_names or ())
+            rest: tuple[int, ...] = (known or (values.shape[-1] if values is not None else 0),)
+        else:
+            shapes = {"error_map": (height, width), "reconstruction": (height, width, channels)}
+            rest = shapes.get(name, ())
+        dtype = np.dtype(np.uint8 if name == "reconstruction" else np.float32)
+        if values is None or values.shape != (count, *rest) or values.dtype != dtype:
+            got = "nothing" if values is None else f"{values.dtype} {values.shape}"
+            raise UserError(
+                f"the model gives {got} as {name} of {count} images, not {dtype} "
+                f"{(count, *rest)}; make it again"
+            )
+        if not np.isfinite(values).all():  # which would pass as normal
+            raise UserError(f"the model gives a {name} that is no number; its weights are damaged")
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         right = isinstance(images, np.ndarray) and images.dtype == np.uint8
@@ -276,4 +317,8 @@ def check_shapes(
 
 def as_uint8(reconstruction: np.ndarray) -> np.ndarray:
     """Pictures float32 in [-1, 1], as models make them, as uint8 0 to 255, rounded."""
+    if not np.isfinite(reconstruction).all():  # which has no grey level
+        raise UserError(
+            "the model gives a reconstruction that is no number; its weights are damaged"
+        )
     return np.clip(np.rint((reconstruction + 1.0) * 127.5), 0, 255).astype(np.uint8)

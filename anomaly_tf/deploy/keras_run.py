@@ -110,7 +110,10 @@ class TrainedDetector(Detector):
     def explain(self, images: np.ndarray) -> np.ndarray:
         """As `Detector.explain`, and always possible: Grad-CAM where there is no error map."""
         if self._grad_cam:
-            return self._grad_cam(self._checked(images))
+            images = self._checked(images)
+            maps = self._grad_cam(images)
+            self.check_answer("error_map", maps, len(images))
+            return maps
         return super().explain(images)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:

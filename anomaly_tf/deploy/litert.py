@@ -22,9 +22,11 @@ from ai_edge_litert.interpreter import Interpreter
 
 from anomaly_tf.data.images import read_image
 from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
+from anomaly_tf.deploy.litert_bounds import trace_litert
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.detector_info import LITERT_FIELDS, MAX_BYTES, DetectorInfo
+from anomaly_tf.runs.limits import require_memory
 from anomaly_tf.runs.outputs import EXPORT_METADATA
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import printable
@@ -33,6 +35,8 @@ from anomaly_tf.script import printable
 # archive behind the model; the same text lies beside the file, as <its name>.json.
 METADATA_NAME = EXPORT_METADATA
 SIGNATURE = "serve"
+# The file, the model in it, and the weights in the order of the processor.
+FILE_COPIES = 3
 
 
 class LiteRTDetector(Detector):
@@ -82,7 +86,10 @@ class LiteRTDetector(Detector):
         path = user_path(path)
         model, info = read_file(path)
         try:
+            trace_litert(model).require_affordable(Path(path))
             return cls(model, info, threads)
+        except UserError:
+            raise
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(
                 f"{path} is damaged or no detector of ours "
@@ -163,6 +170,7 @@ def read_file(path: Path) -> tuple[bytes, DetectorInfo]:
         UserError: As `LiteRTDetector.load`.
     """
     try:
+        require_memory(FILE_COPIES * path.stat().st_size, f"the file {path}")
         content = path.read_bytes()
     except OSError as error:
         raise UserError(

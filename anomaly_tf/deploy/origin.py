@@ -2,7 +2,8 @@
 
 A digest that lies beside a model tells damage, not malice: who changes the one can change the
 other. So a model may hold only what the detectors of this package are made of, none of which
-touches a file, the network or Python. An approach with further layers adds them here.
+touches a file, the network or Python. An approach with further layers adds them here. How much it
+may take is computed from its description; see `bounds.py`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,17 @@ from typing import Any
 
 from tensorflow.core.protobuf import saved_model_pb2
 
+from anomaly_tf.deploy.graph_bounds import trace_graph
+from anomaly_tf.deploy.keras_bounds import require_few_calls, trace_keras
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.detector_info import MAX_BYTES
+from anomaly_tf.runs.limits import require_memory
 from anomaly_tf.script import printable
 
+# The largest of ours has half a megabyte.
+MAX_CONFIG_BYTES = 8 * 2**20
+# A graph is read, and copied as it becomes functions.
+GRAPH_COPIES = 4
+SIGNATURE = "serve"
 MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
 # Classes that a detector's config.json may name, by module; in none, Keras's own notations.
 CLASSES = {
@@ -73,7 +81,8 @@ def check_keras_file(path: Path, trust: bool) -> None:
             them all the same.
 
     Raises:
-        UserError: If it is refused.
+        UserError: If it is refused, or would take too much; a model of other layers than `CLASSES`
+            is not measured.
     """
     try:
         size = path.stat().st_size
@@ -86,27 +95,37 @@ def check_keras_file(path: Path, trust: bool) -> None:
                     raise ValueError(f"{member.filename} is compressed")
                 if stat.S_ISLNK(member.external_attr >> 16):
                     raise ValueError(f"{member.filename} is a link")
-            if archive.getinfo("config.json").file_size > MAX_BYTES:
-                raise ValueError(f"config.json has more than {MAX_BYTES // 2**20} MB")
+            if archive.getinfo("config.json").file_size > MAX_CONFIG_BYTES:
+                raise ValueError(f"config.json has more than {MAX_CONFIG_BYTES // 2**20} MB")
             if archive.testzip():
                 raise ValueError("a checksum in it is wrong")
-            foreign = sorted(set(_foreign_classes(json.loads(archive.read("config.json")))))
+            config = json.loads(archive.read("config.json"))
+            foreign = sorted(set(_foreign_classes(config)))
     except Exception as error:  # what zipfile and json raise on bytes that anybody may have made
         raise refused(path, error) from error
     if foreign and not trust:
         raise UserError(_foreign(path, foreign))
+    if not foreign:
+        try:
+            require_few_calls(config)
+            trace = trace_keras(config)
+        except Exception as error:  # what Keras raises on what anybody may have made
+            raise refused(path, error) from error
+        trace.require_affordable(path)
 
 
-def check_saved_model(folder: Path) -> None:
+def check_saved_model(folder: Path, image_shape: tuple[int, int, int]) -> None:
     """Refuses a SavedModel with operations or objects that no export of this package has.
 
     Args:
         folder: A folder with a `saved_model.pb`.
+        image_shape: Height, width and channels of the images that it is to score.
 
     Raises:
-        UserError: If it is refused.
+        UserError: If it is refused, or would take too much.
     """
     path = folder / "saved_model.pb"
+    require_memory(GRAPH_COPIES * path.stat().st_size, f"the graph in {path}")
     try:
         (graph,) = saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs
         if not graph.object_graph_def.nodes:
@@ -116,6 +135,11 @@ def check_saved_model(folder: Path) -> None:
         raise refused(path, error) from error
     if foreign:
         raise UserError(_foreign(path, foreign))
+    try:
+        trace = trace_graph(graph, image_shape, SIGNATURE)
+    except Exception as error:  # what is raised on shapes that do not fit each other
+        raise refused(path, error) from error
+    trace.require_affordable(folder)
 
 
 def refused(path: Path, error: Exception) -> UserError:
@@ -167,6 +191,9 @@ def _foreign_operations(graph: Any) -> Iterator[str]:
             yield "function that TensorFlow may exchange for another"
     reached: set[str] = set()
     called = [*graph.object_graph_def.concrete_functions]
+    for node in graph.object_graph_def.nodes:
+        called += [node.bare_concrete_function.concrete_function_name]
+        called += node.function.concrete_functions
     while called:
         name = called.pop()
         if name in functions and name not in reached:

@@ -65,7 +65,8 @@ class SavedModelDetector(Detector):
         elif not trust:
             raise UserError(f"{folder / METADATA} records no digests of the model's files; {TRUST}")
         if not trust:
-            check_saved_model(folder)
+            height, width, channels = info.image_shape
+            check_saved_model(folder, (height, width, channels))
         try:
             detector = cls(tf.saved_model.load(str(folder)), info)
             detector._check_signature()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from anomaly_tf.approaches import options_of
 from anomaly_tf.reporting import plots
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.runs.outputs import REPORTS
+from anomaly_tf.script import printable
 
 Results = list[dict[str, Any]]
 HEAD = (
@@ -52,8 +55,9 @@ def write_report(results: Results, command: str, output: Path) -> str:
     versions = sorted({f"{k} {v}" for result in done for k, v in result["versions"].items()})
     table = _markdown([HEAD, ("---",) * len(HEAD), *rows])
     for title, lines in class_tables(done).items():
-        table += f"\n\n{title}\n\n{_markdown(lines)}"
-    text = f"{table}\n\nCommand: `{command}`\n\nHardware: {'; '.join(machines) or 'none'}\n"
+        table += f"\n\n{_inert(title)}\n\n{_markdown(lines)}"
+    hardware = _inert("; ".join(machines) or "none")
+    text = f"{table}\n\nCommand: {_code(command)}\n\nHardware: {hardware}\n"
     page = Environment(
         loader=PackageLoader("anomaly_tf.reporting", "."),
         autoescape=select_autoescape(default=True),
@@ -61,7 +65,7 @@ def write_report(results: Results, command: str, output: Path) -> str:
         lstrip_blocks=True,
     ).get_template("comparison.html.j2")
     pictures = {title: _embedded(figure) for title, figure in _figures(done).items()}
-    html = page.render(
+    rendered = page.render(
         head=HEAD,
         rows=rows,
         failed=failed,
@@ -71,7 +75,7 @@ def write_report(results: Results, command: str, output: Path) -> str:
         versions=versions,
         datasets=sorted({result["metrics"]["dataset"] for result in done}),
     )
-    for name, content in zip(REPORTS, (text, html), strict=True):
+    for name, content in zip(REPORTS, (text, rendered), strict=True):
         with atomic_path(output / name) as temporary:
             temporary.write_text(content, "utf-8")
     return table
@@ -126,7 +130,23 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
 
 
 def _markdown(rows: list[tuple[str, ...]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(map(_inert, row)) + " |" for row in rows)
+
+
+def _code(text: str) -> str:
+    """Text as code in Markdown, whatever backticks it holds."""
+    text = printable(text)
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " * bool(longest)
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _inert(text: str) -> str:
+    """Text in Markdown that is no HTML, link, picture or column; code stays code."""
+    if re.fullmatch(r"`[^`<>|]*`(, on classes seen in training)?", text):
+        return text
+    shown = html.escape(printable(text), quote=False)
+    return re.sub(r"([\\`\[\]|!])", r"\\\1", shown)
 
 
 def class_tables(done: Results) -> dict[str, list[tuple[str, ...]]]:

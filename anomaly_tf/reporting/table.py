@@ -34,7 +34,8 @@ def table(metrics: dict[str, Any]) -> str:
         f"{metrics['approach']}, {metrics['protocol']}, {metrics['dataset']}, {normal}, "
         f"{metrics['n_test']} test images"
     )
-    return "\n".join([head, *(f"  {name:<{width}}  {value}" for name, value in rows)])
+    lines = [head, *(f"  {name:<{width}}  {value}" for name, value in rows)]
+    return "\n".join(map(printable, lines))
 
 
 def _accuracies(metrics: dict[str, Any]) -> Rows:

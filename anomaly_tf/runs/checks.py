@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import reprlib
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,6 +25,43 @@ def finite(text: str) -> float:
 def no_constant(name: str) -> None:
     """Raises `ValueError` for NaN and Infinity, which are no JSON."""
     raise ValueError(f"{name} is no number")
+
+
+def parse_json(content: bytes, max_bytes: int, max_values: int) -> dict[str, Any]:
+    """Reads a JSON object that may come from elsewhere.
+
+    Raises:
+        ValueError: If it is larger, holds more values, is nested too deeply, holds a number that is
+            infinite or NaN, or is no JSON object in UTF-8.
+    """
+    if len(content) > max_bytes:
+        raise ValueError(f"more than {max_bytes // 2**20} MB")
+    if content.count(b",") > max_values:  # which take longer to read than their bytes tell
+        raise ValueError(f"more than {max_values:,} values")
+    try:
+        parsed = json.loads(content.decode("utf-8"), parse_float=finite, parse_constant=no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"expected an object; got {reprlib.repr(parsed)}")
+    return parsed
+
+
+def require(values: dict[str, Any], checks: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
+    """Checks values by name.
+
+    Args:
+        values: What was read.
+        checks: Of each name that must be there, what its value must be, as a test and in words.
+
+    Raises:
+        ValueError: If one is missing or wrong.
+    """
+    for name, (is_right, words) in checks.items():
+        if name not in values:
+            raise ValueError(f"no {name}")
+        if not is_right(values[name]):
+            raise ValueError(f"{name} must be {words}; got {reprlib.repr(values[name])}")
 
 
 def is_number(value: Any, low: float = -MAX_FLOAT32, high: float = MAX_FLOAT32) -> bool:

@@ -8,7 +8,6 @@ the file is refused. Needs numpy only.
 from __future__ import annotations
 
 import dataclasses
-import json
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,18 +21,17 @@ from anomaly_tf.runs.checks import (
     are_files,
     are_measures,
     are_outputs,
-    finite,
     is_digest,
     is_list,
     is_number,
     is_shape,
     is_text,
     is_whole,
-    no_constant,
+    parse_json,
 )
 
 # The scores of a million calibration images take 20 MB.
-MAX_BYTES = 64 * 2**20
+MAX_BYTES, MAX_VALUES = 64 * 2**20, 2_000_000
 # Each method of setting a threshold, and the option that it goes by.
 THRESHOLD_SETTINGS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
 
@@ -298,16 +296,7 @@ class DetectorInfo:
             ValueError: If it is larger than `MAX_BYTES`, no JSON object, holds a number that is
                 infinite or NaN, or a field is missing or of a wrong type or range.
         """
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES // 2**20} MB")
-        try:
-            info = json.loads(
-                content.decode("utf-8"), parse_float=finite, parse_constant=no_constant
-            )
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-        if not isinstance(info, dict):
-            raise ValueError(f"expected an object; got {reprlib.repr(info)}")
+        info = parse_json(content, MAX_BYTES, MAX_VALUES)
         for name in SECTIONS:
             if not isinstance(info.get(name, {}), dict):
                 raise ValueError(f"{name} must be an object; got {reprlib.repr(info[name])}")

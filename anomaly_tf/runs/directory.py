@@ -105,6 +105,19 @@ class RunDirectory:
         outputs = {self.metrics: Path.is_file, self.plots / "any.png": Path.is_file}
         require_own_place("--run-dir", self.path, outputs, read_from)
 
+    def require_unlinked(self) -> None:
+        """Refuses a run with links to folders, through which it would be written elsewhere.
+
+        Raises:
+            UserError: If it holds one.
+        """
+        for path in self.path.rglob("*"):
+            if path.is_symlink() and path.is_dir():
+                raise UserError(
+                    f"{path} is a link, and what is written to a run must stay inside it; remove "
+                    "the link or put the folder itself in its place"
+                )
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other processes from changing the run; ends with the process, however that ends.

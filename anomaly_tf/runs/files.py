@@ -10,7 +10,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,25 @@ def require_writable(folder: Path, option: str) -> None:
         raise UserError(
             f"cannot write to {folder}: {error.strerror} ({existing}); choose another {option}"
         ) from error
+
+
+def require_unlinked(folder: Path, paths: Iterable[Path]) -> None:
+    """Refuses links inside an output folder, through which files would be written elsewhere.
+
+    Args:
+        folder: What the user named, which may be a link itself.
+        paths: The files to be written in it.
+
+    Raises:
+        UserError: If a folder between is a link.
+    """
+    between = {above for path in paths for above in path.parents if above != folder}
+    for place in sorted(place for place in between if place.is_relative_to(folder)):
+        if place.is_symlink():
+            raise UserError(
+                f"{place} is a link, and what is written to {folder} must stay inside it; remove "
+                "the link or choose another folder"
+            )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,30 @@ import numpy as np
 
 from anomaly_tf.approaches.base import Approach
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.arrays import Announced, announced_arrays, read_arrays, read_members
+from anomaly_tf.runs.checks import (
+    are_measures,
+    is_number,
+    is_text,
+    is_whole,
+    parse_json,
+    require,
+)
 from anomaly_tf.runs.files import atomic_path
+from anomaly_tf.script import printable
 
 PROGRESS = "progress"
+MAX_PROGRESS_BYTES, MAX_PROGRESS_VALUES = 64 * 2**20, 2_000_000
+PROGRESS_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "sets": (is_text, "text"),
+    "epochs": (lambda value: is_whole(value, 0, 10**6), "a whole number of at least 0"),
+    "seconds": (lambda value: is_number(value, 0), "a number of at least 0"),
+    "picture_scale": (lambda value: is_number(value, 0), "a number of at least 0"),
+    "history": (
+        lambda value: isinstance(value, list) and all(map(are_measures, value)),
+        "measures of each epoch, finite numbers",
+    ),
+}
 
 
 @dataclass
@@ -71,18 +92,14 @@ def load_checkpoint(path: Path, model: Approach, sets: str) -> Progress:
         UserError: If the file is damaged or belongs to another model or other data.
     """
     variables = _variables(model)
-    expected = [tuple(variable.shape) for variable in variables]
     try:
-        _refuse_inflated(path, sum(int(np.prod(shape)) for shape in expected))
-        with np.load(path, allow_pickle=False) as arrays:
-            progress = Progress(**json.loads(arrays[PROGRESS].tobytes()))
-            values = [arrays[name] for name in arrays.files if name != PROGRESS]
-        if [value.shape for value in values] != expected:
-            raise ValueError("it belongs to another model")
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        progress, values = _read(path, variables)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); remove it, and training begins again from the first "
-            "epoch"
+            f"{path} is damaged ({printable(str(error))}); remove it, and training begins again "
+            "from the first epoch"
         ) from error
     if progress.sets != sets:
         raise UserError(
@@ -94,14 +111,30 @@ def load_checkpoint(path: Path, model: Approach, sets: str) -> Progress:
     return progress
 
 
+def _read(path: Path, variables: list[keras.Variable]) -> tuple[Progress, list[np.ndarray]]:
+    """What a checkpoint holds, checked; raises `ValueError` if that is not right."""
+    found = announced_arrays(path)
+    expected = {
+        str(number): Announced(np.array(variable).dtype, tuple(variable.shape))
+        for number, variable in enumerate(variables)
+    }
+    text = found.pop(PROGRESS, None)
+    if found != expected:
+        raise ValueError("it belongs to another model")
+    if text is None or text.dtype != np.uint8 or len(text.shape) != 1:
+        raise ValueError(f"{PROGRESS} must be text; got {text or 'nothing'}")
+    if text.size > MAX_PROGRESS_BYTES:
+        raise ValueError(f"{PROGRESS} would unpack to {text.size} bytes")
+    content = read_members(path, [PROGRESS])[PROGRESS].tobytes()
+    saved = parse_json(content, MAX_PROGRESS_BYTES, MAX_PROGRESS_VALUES)
+    require(saved, PROGRESS_CHECKS)
+    if set(saved) != set(PROGRESS_CHECKS):
+        raise ValueError(f"{PROGRESS} holds other names than {', '.join(PROGRESS_CHECKS)}")
+    if len(saved["history"]) != saved["epochs"]:
+        raise ValueError(f"{saved['epochs']} epochs, and a history of {len(saved['history'])}")
+    return Progress(**saved), [*read_arrays(path, expected).values()]
+
+
 def _variables(model: Approach) -> list[keras.Variable]:
     own = [variable for optimizer in model.optimizers.values() for variable in optimizer.variables]
     return [*model.variables, *own]
-
-
-def _refuse_inflated(path: Path, numbers: int) -> None:
-    """Refuses an archive that would unpack to more than the model can need."""
-    with zipfile.ZipFile(path) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    if size > 16 * numbers + 2**26:
-        raise ValueError(f"it would unpack to {size} bytes")

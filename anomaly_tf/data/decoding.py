@@ -1,0 +1,64 @@
+"""What decoding images may take: pixels at the same time, and scans of a JPEG.
+
+Needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# A progressive JPEG has about ten scans, each of which goes through all pixels.
+MAX_SCANS, MAX_SCANNED_PIXELS = 100, 1_000_000_000
+START_OF_SCAN = b"\xff\xda"
+CHUNK = 2**20
+
+
+class PixelBudget:
+    """Pixels that are decoded at the same time, whatever the number of threads.
+
+    Args:
+        pixels: How many.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._all = self._left = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Waits until so many pixels are free, and keeps them during the block.
+
+        What is larger than the whole budget waits for all of it.
+        """
+        pixels = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= pixels)
+            self._left -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += pixels
+                self._changed.notify_all()
+
+
+def require_few_scans(path: Path, pixels: int) -> None:
+    """Refuses a JPEG that would be gone through too often.
+
+    Args:
+        path: The file. In pictures a 0xFF is followed by 0, so that the marker stands for itself.
+        pixels: How many it has.
+
+    Raises:
+        ValueError: If it is refused.
+    """
+    scans, before = 0, b""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            scans += (before + chunk).count(START_OF_SCAN)
+            before = chunk[-1:]
+    if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
+        raise ValueError(f"{scans} scans of {pixels} pixels, save it again")

@@ -1,0 +1,157 @@
+"""What the model in a `.keras` file will take: its layers are built without their weights.
+
+Keras itself computes the shapes, by rules and not by running anything. How often layers call each
+other is counted in the description before that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras import tree
+from keras.src.backend.common import global_state
+
+from anomaly_tf.deploy.bounds import FOR_EACH_VALUE, Step, Trace, in_shape, require_few_steps
+
+# Whole numbers in a description: the longest side of anything in our detectors is a flattened
+# picture, of at most 1024 x 1024 x 3 values.
+MAX_NUMBER = 2**31 - 1
+MAX_PARTS = 4096
+# Where Keras keeps the variables that are to get a value.
+WAITING = "uninitialized_variables"
+ARBITRARY = ("seed", "shared_object_id")
+SIZES = {"uint8": 1, "int8": 1, "bool": 1, "float16": 2, "bfloat16": 2}
+SIZES |= dict.fromkeys(("float32", "int32", "uint32"), 4)
+
+
+def require_few_calls(config: dict[str, Any]) -> None:
+    """Refuses a description whose layers call each other too often to be built.
+
+    Raises:
+        ValueError: If it is refused.
+    """
+    _calls(config)
+    for name, value in _numbers(config):
+        if abs(value) > (MAX_PARTS if name == "indices_or_sections" else MAX_NUMBER):
+            raise ValueError(f"{name or 'a number in it'} is {value}")
+
+
+def trace_keras(config: dict[str, Any]) -> Trace:
+    """What the model of a description does with one image.
+
+    Args:
+        config: What `config.json` holds, checked by `origin.py` and `require_few_calls`.
+
+    Raises:
+        ValueError: If its shapes cannot be computed.
+    """
+    with _without_values():
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        trace = Trace()
+        for variable in model.variables:
+            trace.weights += math.prod(variable.shape) * _itemsize(variable.dtype)
+        images = [
+            keras.KerasTensor(in_shape((1, *image.shape[1:])), image.dtype)
+            for image in model.inputs
+        ]
+        _run(model, images, trace, _Keys())
+    return trace
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Variables that are made in the block have a shape, and never a value."""
+    before = list(global_state.get_global_attribute(WAITING) or ())
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:  # or Keras would give them values at the next occasion
+        global_state.set_global_attribute(WAITING, before)
+
+
+class _Keys:
+    """A number for each tensor, which is kept so that no other takes its place."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[int, Any]] = {}
+        self._next = itertools.count()
+
+    def of(self, tensor: Any) -> int:
+        if id(tensor) not in self._kept:
+            self._kept[id(tensor)] = next(self._next), tensor
+        return self._kept[id(tensor)][0]
+
+
+def _run(model: Any, inputs: list[Any], trace: Trace, keys: _Keys) -> Any:
+    def traced(operation: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            read = [x for x in tree.flatten((arguments, keywords)) if _is_tensor(x)]
+            if isinstance(operation, keras.Model):
+                return _run(operation, read, trace, keys)
+            keywords.pop("training", None)
+            made = operation.compute_output_spec(*arguments, **keywords)
+            outputs = [x for x in tree.flatten(made) if _is_tensor(x)]
+            trace.add(_step(operation, read, outputs, keys))
+            return made
+
+        return call
+
+    return model._run_through_graph(inputs, operation_fn=traced)
+
+
+def _step(operation: Any, read: list[Any], made: list[Any], keys: _Keys) -> Step:
+    shapes = [in_shape(x.shape) for x in made]
+    values = sum(math.prod(shape) for shape in shapes)
+    counts, workspace = FOR_EACH_VALUE * values, 0
+    kernel = getattr(operation, "kernel", None)
+    if kernel is not None and read:
+        weights, source = math.prod(kernel.shape), in_shape(read[0].shape)
+        if "Transpose" in type(operation).__name__:
+            places = math.prod(source[1:3])
+            counts += 2 * weights * places
+            # The columns that are added up into the output.
+            workspace = 4 * weights * places // max(source[-1], 1)
+        else:
+            counts += 2 * values * weights // max(kernel.shape[-1], 1)
+    elif hasattr(operation, "pool_size"):
+        counts += values * math.prod(operation.pool_size)
+    counts += FOR_EACH_VALUE * sum(math.prod(in_shape(x.shape)) for x in read)
+    sizes = [math.prod(s) * _itemsize(x.dtype) for s, x in zip(shapes, made, strict=True)]
+    outputs = [(keys.of(x), size) for x, size in zip(made, sizes, strict=True)]
+    return Step([keys.of(x) for x in read], outputs, workspace, counts)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def _itemsize(dtype: Any) -> int:
+    return SIZES.get(str(dtype), 8)
+
+
+def _calls(config: Any) -> int:
+    """How many operations one call of what is described calls."""
+    if not isinstance(config, dict) or "layers" not in config.get("config", {}):
+        return 1
+    count = 0
+    for layer in config["config"]["layers"]:
+        nodes = layer.get("inbound_nodes") or [None]
+        count += len(nodes) * _calls(layer)
+        require_few_steps(count)
+    return count
+
+
+def _numbers(config: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(config, dict):
+        for key, part in config.items():
+            yield from _numbers(part, str(key))
+    elif isinstance(config, list):
+        for part in config:
+            yield from _numbers(part, name)
+    elif isinstance(config, int) and name not in ARBITRARY:
+        yield name, config

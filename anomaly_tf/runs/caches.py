@@ -1,0 +1,30 @@
+"""Which folders of caches may be written: those that the user named, not those that a run names.
+
+A run's configuration is data that may come from elsewhere. What lies in the folder of caches that
+it names is read; nothing is written there unless the user names that folder as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+_ONLY_READ: ContextVar[Path | None] = ContextVar("only_read", default=None)
+
+
+@contextmanager
+def only_read(folder: Path | None) -> Iterator[None]:
+    """During the block no cache is written into this folder; None forbids nothing."""
+    token = _ONLY_READ.set(folder.absolute() if folder else None)
+    try:
+        yield
+    finally:
+        _ONLY_READ.reset(token)
+
+
+def may_write(path: Path) -> bool:
+    """Whether a cache may be written to this path."""
+    folder = _ONLY_READ.get()
+    return folder is None or not path.absolute().is_relative_to(folder)
