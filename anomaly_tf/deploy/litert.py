@@ -76,10 +76,11 @@ class LiteRTDetector(Detector):
                 truncated, or its metadata belongs to another file.
             ValueError: If `threads` is below 1.
         """
-        threads = _thread_count(threads)
+        _thread_count(threads)
         model, info = read_file(Path(path))
+        settings = {} if threads is None else {"_threads": threads}
         try:
-            return cls(model, info, threads)
+            return cls(model, info, threads)._loaded_from(Path(path), settings=settings)
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(
                 f"{path} is damaged or no detector of ours "
