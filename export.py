@@ -20,9 +20,9 @@ from anomaly_tf.command_line import load_config, parse_options
 from anomaly_tf.config import Checked, number
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.directory import open_run
+from anomaly_tf.runs.directory import open_run, unfinished_training
 from anomaly_tf.runs.files import require_writable, write_json
-from anomaly_tf.script import import_tensorflow, quiet_libraries, run_script
+from anomaly_tf.script import import_tensorflow, printable, quiet_libraries, run_script
 
 REPRESENTATIVE_IMAGES = 500
 
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             "--quantize and --batch-size are options of --format tflite; leave them out"
         )
-    run, _ = open_run(options.run_dir)
+    run, info = open_run(options.run_dir)
     folder = Path(options.output or run.path / "export")
     require_writable(folder, "--output")
     config = load_config(run.config)
@@ -68,6 +68,8 @@ def main(arguments: list[str]) -> int:
         config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
     )
     split = open_split(config, run.split)
+    if note := unfinished_training(run, info):
+        print(f"note: {printable(note)}", file=sys.stderr)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()

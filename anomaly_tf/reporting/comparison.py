@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
 from anomaly_tf.approaches import options_of
-from anomaly_tf.reporting import plots
+from anomaly_tf.reporting import comparison_plots as plots
 from anomaly_tf.runs.files import atomic_path
 
 Results = list[dict[str, Any]]
