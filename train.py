@@ -16,6 +16,7 @@ from anomaly_tf.data.sources import known_class_names, open_dataset
 from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, plan_run
+from anomaly_tf.runs.files import require_writable
 from anomaly_tf.script import import_tensorflow, printable, run_script
 
 # A 95th percentile of fewer is but the largest of them.
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
     config = options.config
     if options.resume:
         run = RunDirectory(Path(options.resume))
+        require_writable(run.path, "run")
         if run.is_finished:
             print(f"training of {run.path} is complete; next: {_evaluation(run)}")
             return 0
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> int:
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
     from anomaly_tf.training.loop import train
-    from anomaly_tf.training.recording import describe_choice
+    from anomaly_tf.training.recording import describe_choice, describe_epoch
 
     print(
         f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
@@ -56,8 +58,11 @@ def main(arguments: list[str]) -> int:
     outcome = train(config, dataset, split, run, command, resume=bool(options.resume))
     if outcome.info:
         facts = outcome.info.training
+        best = f"best epoch {facts.best_epoch} of {facts.epochs}"
+        if not facts.best_epoch:
+            best = describe_epoch(facts)
         print(
-            f"best epoch {facts.best_epoch} of {facts.epochs}, {describe_choice(facts)}, "
+            f"{best}, {describe_choice(facts)}, "
             f"threshold {outcome.info.threshold.value:.4g}, "
             f"{facts.train_seconds:.0f} s, {facts.images_per_second:.0f} images/s\n"
             f"{_caution(outcome.info)}run: {run.path}\n"

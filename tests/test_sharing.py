@@ -21,7 +21,7 @@ from anomaly_tf.deploy.litert import LiteRTDetector
 from anomaly_tf.detection.scoring import GradCam
 from anomaly_tf.errors import UserError
 
-THREADS = 6
+THREADS = 4
 KINDS = ("run", "saved_model", "tflite")
 
 
