@@ -29,10 +29,10 @@ def main(arguments: list[str]) -> int:
     config = options.config
     if options.resume:
         run = RunDirectory(Path(options.resume))
-        require_writable(run.path, "run")
         if run.is_finished:
             print(f"training of {run.path} is complete; next: {_evaluation(run)}")
             return 0
+        require_writable(run.path, "run")
     else:
         run = plan_run(options.run_dir, config.approach)
     if names := known_class_names(config.data):

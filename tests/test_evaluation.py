@@ -239,6 +239,9 @@ def test_an_output_that_is_not_its_own_is_refused_before_work(
 
 @pytest.mark.parametrize("script", ["evaluate.py", "train.py"])
 def test_a_run_that_cannot_be_written_is_refused_before_work(script, run_copy, without_tensorflow):
+    facts = json.loads((run_copy / "detector.json").read_text())
+    facts["training"]["status"] = "interrupted"
+    (run_copy / "detector.json").write_text(json.dumps(facts))
     for path in (run_copy, *run_copy.rglob("*")):
         path.chmod(0o555)
     command: list[object] = [sys.executable, ROOT / script]

@@ -114,6 +114,16 @@ def test_image_reconstruction_and_error_stand_below_each_other(count):
     assert bar.y1 <= rows[2].y1 + 5  # beside the row that it is the scale of
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_image_and_its_map_stand_below_each_other(count):
+    images, maps = noise(count, 16, 8, 3), noise(count, 16, 8) / np.float32(255)
+    figure = drawn(plots.localisation("few", images, maps, maps > 0.8, SCALE, ["name"] * count))
+    places = [axis.get_window_extent() for axis in figure.axes[:-1]]
+    for above, below in zip(places[:count], places[count:], strict=True):
+        assert below.x0 == pytest.approx(above.x0, abs=1)
+        assert below.width == pytest.approx(above.width, abs=1)
+
+
 @pytest.mark.parametrize("count", [1, 7])
 @pytest.mark.parametrize("value", ["equal", "spread", "zero", "negative"])
 def test_the_ticks_of_a_histogram_differ(count, value):

@@ -134,7 +134,12 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
         detector.explain(images),
         evaluation.masked.masks[shown],
         detector.heat_scale,
-        [printable(split.class_names[part.classes[number]]) for number in shown],
+        [
+            "\n".join(
+                map(printable, (split.class_names[part.classes[n]], Path(part.files[n]).name))
+            )
+            for n in shown
+        ],
     )
 
 

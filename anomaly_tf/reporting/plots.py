@@ -14,7 +14,6 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter
 from PIL import Image
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
@@ -108,11 +107,7 @@ def explanations(
         centres = [axes[0].patches[n].get_center()[0] for n in range(len(captions))]
         axes[0].set_xticks(centres, [caption(text) for text in captions], fontsize=8)
         axes[0].tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
-        # Beside the last row, with room taken from all of them: the rows stay below each other.
-        bar = figure.colorbar(
-            axes[-1].images[0], ax=list(axes), shrink=0.9 / rows, anchor=(0, 0), aspect=12
-        )
-        _label(bar, scale)
+        _label(_bar_beside_last_row(figure, axes[-1].images[0], axes), scale)
     return figure
 
 
@@ -181,8 +176,14 @@ def localisation(
         steps = np.linspace(0, 1, 256, dtype=np.float32)[np.newaxis]
         ramp = np.asarray(overlay(Image.new("RGB", (256, 1), "white"), steps))[0] / 255
         colours = ScalarMappable(Normalize(scale.low, scale.high), ListedColormap(ramp))
-        _label(figure.colorbar(colours, ax=axes[1, :], shrink=0.9), scale)
+        _label(_bar_beside_last_row(figure, colours, axes), scale)
     return figure
+
+
+def _bar_beside_last_row(figure: Figure, colours: ScalarMappable, axes: np.ndarray) -> Colorbar:
+    """A colour bar of the last of several rows, with room taken from all: none is shifted."""
+    height = 0.9 / len(axes)
+    return figure.colorbar(colours, ax=axes.ravel(), shrink=height, anchor=(0, 0), aspect=12)
 
 
 def _label(bar: Colorbar, scale: HeatScale) -> None:
@@ -218,10 +219,9 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float) ->
             axis.hist(part, bins, density=True, alpha=0.6, label=name, color=colour)
     axis.axvline(threshold, color=LINE, linestyle="--", label=f"threshold {threshold:.3g}")
     axis.set_yscale("log")
-    # Whole powers of ten: of few images, all ticks between two of them would be labelled.
+    # Whole powers of ten: between two equal bars all ticks would have one and the same label.
     bottom, top = np.log10(axis.get_ylim())
     axis.set_ylim(10 ** np.floor(bottom), 10 ** np.ceil(top))
-    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set(xlabel="anomaly score", ylabel="density (logarithmic)", title="Test scores")
     axis.legend()
     return figure
