@@ -128,6 +128,11 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
     count = min(PICTURES, len(part) - n_normal)
     shown = np.linspace(n_normal, len(part) - 1, count).astype(int)
     images = part.images[shown]
+
+    def caption(number: int) -> str:
+        name = split.class_names[part.classes[number]]
+        return f"{printable(name)}\n{printable(Path(part.files[number]).name)}"
+
     return plots.localisation(
         "Error map, and the outline of the mask",
         images,
