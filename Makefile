@@ -1,8 +1,14 @@
 # Every target sets up what it needs: a virtual environment with the exact versions of the lock
 # file. Options: PYTHON=python3.12  GPU=1 (NVIDIA libraries)  ARGS="--seed 1" (for train.py)
 PYTHON ?= python3.11
-RUN ?= runs/sota/$(shell date +%Y-%m-%d_%H-%M-%S)
+ifeq ($(origin RUN),undefined)
+RUN := runs/sota/$(shell date +%Y-%m-%d_%H-%M-%S)
+endif
 ARGS ?=
+
+# A value as one word of the shell, whatever characters it has. ARGS stays as it is: several words,
+# each quoted by who gives it.
+quoted = '$(subst ','\'',$(1))'
 
 BIN := .venv/bin
 LOCK := requirements$(if $(GPU),-gpu).lock
@@ -10,6 +16,9 @@ READY := .venv/ready-$(basename $(LOCK))
 AUDIT := .venv-audit/ready
 PEER_READY := .venv-peer/ready
 SOURCES := anomaly_tf tests measurements train.py evaluate.py export.py predict.py benchmark.py
+
+# TensorBoard without the notes of TensorFlow, which look like faults.
+QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()
 
 .PHONY: help setup train test fuzz lint format tensorboard bench bench-export bench-folders bench-reliability study benchmark-quick audit lock clean
 .DELETE_ON_ERROR:
@@ -20,14 +29,14 @@ help: ## Show this list
 setup: $(READY) ## Create .venv with the locked versions (GPU=1: with NVIDIA's libraries)
 
 $(READY): $(LOCK)
-	@command -v $(PYTHON) > /dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or say 'make PYTHON=...'" >&2; exit 2; }
-	$(PYTHON) -m venv .venv
+	@command -v $(call quoted,$(PYTHON)) > /dev/null || { printf "error: %s not found; install Python 3.11 or say 'make PYTHON=...'\n" $(call quoted,$(PYTHON)) >&2; exit 2; }
+	$(call quoted,$(PYTHON)) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
 	@touch $@
 
 train: $(READY) ## Train approach sota on Fashion-MNIST and evaluate it
-	$(BIN)/python train.py --approach sota --run-dir $(RUN) $(ARGS)
-	$(BIN)/python evaluate.py --run-dir $(RUN)
+	$(BIN)/python train.py --approach sota --run-dir $(call quoted,$(RUN)) $(ARGS)
+	$(BIN)/python evaluate.py --run-dir $(call quoted,$(RUN))
 
 test: $(READY) ## Run the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -45,13 +54,13 @@ format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff format $(SOURCES)
 
 tensorboard: $(READY) ## Open TensorBoard on runs/
-	$(BIN)/tensorboard --logdir runs
+	$(BIN)/python -c "$(QUIET_TENSORBOARD)" --logdir runs
 
 bench: $(READY) $(if $(PEER),$(PEER_READY)) ## Measure training speed and memory (PEER=1: beside PyTorch; ARGS: its options)
 	$(BIN)/python -m measurements.training $(if $(PEER),--peer .venv-peer/bin/python) $(ARGS)
 
 $(PEER_READY): requirements-peer.txt
-	$(PYTHON) -m venv .venv-peer
+	$(call quoted,$(PYTHON)) -m venv .venv-peer
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
@@ -75,7 +84,7 @@ audit: $(AUDIT) ## Look for known weaknesses in the code and in the locked packa
 	.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 $(AUDIT): requirements-audit.lock
-	$(PYTHON) -m venv .venv-audit
+	$(call quoted,$(PYTHON)) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 

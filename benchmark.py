@@ -34,15 +34,18 @@ def main(arguments: list[str]) -> int:
         return 130
 
     # Imported late: matplotlib takes a second, and a wrong option should answer at once.
-    from anomaly_tf.reporting.comparison import write_report
+    from anomaly_tf.reporting.comparison import write_page, write_table
 
     command = shlex.join(["python", "benchmark.py", *arguments])
     # In the order of the options, whichever ended first.
     ordered = [results[cell] for cell in cells_of(options)]
-    table = write_report(ordered, command, Path(options.output))
-    where = printable(options.output)
-    print(f"\n{table}\nwritten: {where}/benchmark.md and benchmark.html")
-    return 0
+    table = write_table(ordered, command, Path(options.output))
+    print(f"\n{table}", flush=True)
+    failures = write_page(ordered, command, Path(options.output))
+    print(f"written: {printable(options.output)}/benchmark.md and benchmark.html")
+    for failure in failures:
+        print(f"error: {printable(failure)}", file=sys.stderr)
+    return 3 if failures else 0
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from anomaly_tf.config import Checked, number
 from anomaly_tf.data.split_file import folders_read, open_split
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.caches import only_read
-from anomaly_tf.runs.directory import open_run
+from anomaly_tf.runs.directory import open_run, unfinished_training
 from anomaly_tf.runs.files import require_writable, write_json
 from anomaly_tf.runs.outputs import (
     IsOwn,
@@ -91,6 +91,8 @@ def _export(options: ExportOptions) -> int:
     else:
         outputs |= {path: is_exported_file, path.with_suffix(".json"): is_exported_metadata}
     require_own_place("--output", folder, outputs, [run.path, *folders_read(config, split)])
+    if note := unfinished_training(run, info):
+        print(f"note: {printable(note)}", file=sys.stderr)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()

@@ -42,6 +42,7 @@ from anomaly_tf.script import (
     run_script,
     show_progress,
 )
+from anomaly_tf.version import VERSION
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,6 +55,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     description, _, more = (__doc__ or "").partition("\n\n")
     parser = _Parser("predict.py", description=description, epilog=more, allow_abbrev=False)
     parser.add_argument("images", nargs="+", metavar="FILES_OR_FOLDERS")
+    parser.add_argument("--version", action="version", version=f"predict.py anomaly_tf {VERSION}")
     parser.add_argument("--model", required=True, help="a run, a SavedModel's folder or a .tflite")
     parser.add_argument(
         "--format", choices=("table", "jsonl", "csv"), default="table", help="of the output"
@@ -322,6 +324,4 @@ WRITERS = {"table": write_table, "jsonl": write_jsonl, "csv": write_csv}
 
 
 if __name__ == "__main__":
-    # A file's name may hold bytes that the terminal's encoding has no character for.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     run_script(main)

@@ -18,6 +18,7 @@ from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, open_run, plan_run
+from anomaly_tf.runs.files import require_writable
 from anomaly_tf.script import import_tensorflow, printable, run_script
 
 # A 95th percentile of fewer is but the largest of them.
@@ -40,6 +41,7 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
             where = printable(str(run.path))
             print(f"training of {where} is complete; next: {_evaluation(run)}")
             return 0
+        require_writable(run.path, "run")
     else:
         run = plan_run(options.run_dir, config.approach)
     if names := known_class_names(config.data):
@@ -63,7 +65,7 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
     from anomaly_tf.training.loop import train
-    from anomaly_tf.training.recording import describe_choice
+    from anomaly_tf.training.recording import describe_choice, describe_epoch
 
     print(
         printable(
@@ -76,8 +78,11 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
     outcome = train(config, dataset, split, run, command, resume=bool(options.resume))
     if outcome.info:
         facts = outcome.info.training
+        best = f"best epoch {facts.best_epoch} of {facts.epochs}"
+        if not facts.best_epoch:
+            best = describe_epoch(facts)
         print(
-            f"best epoch {facts.best_epoch} of {facts.epochs}, {describe_choice(facts)}, "
+            f"{best}, {describe_choice(facts)}, "
             f"threshold {outcome.info.threshold.value:.4g}, "
             f"{facts.train_seconds:.0f} s, {facts.images_per_second:.0f} images/s\n"
             f"{_caution(outcome.info)}run: {printable(str(run.path))}\n"

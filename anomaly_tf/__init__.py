@@ -13,7 +13,7 @@ The package in the order in which data flows; each folder imports from those bel
 - `networks`: what two or more approaches share
 - `config`: options that belong to no single approach, and how they are read
 - `runs`: what lies in a run directory, `detector.json`, files written whole or not at all
-- `script`, `jobs`, `onednn`, `errors`: what all of them share
+- `script`, `jobs`, `onednn`, `errors`, `version`: what all of them share
 
 Importing it first lets TensorFlow compute with oneDNN on every x86 processor (`onednn.py`).
 
@@ -24,8 +24,9 @@ Importing it first lets TensorFlow compute with oneDNN on every x86 processor (`
 
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.onednn import enable_onednn
+from anomaly_tf.version import VERSION
 
 enable_onednn()
 
 __all__ = ["Detector"]
-__version__ = "0.1.0"
+__version__ = VERSION

@@ -245,12 +245,13 @@ def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
         done = subprocess.run(
             [sys.executable, str(PROJECT / command[0]), *command[1:]],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
             check=False,
         )
         if done.returncode == 130:
             raise KeyboardInterrupt
-        if done.returncode:
+        if done.returncode and not (run / "metrics.json").is_file():  # a picture is no figure
             said = [line for line in done.stderr.splitlines() if line.strip()]
             reason = said[-1] if said else f"ended with status {done.returncode}"
             return {

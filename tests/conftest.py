@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from anomaly_tf.approaches.base import Approach
 
 # A user's environment, before the next line makes TensorFlow quiet in the tests' own process.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+OWN = ("TF_CPP_MIN_LOG_LEVEL", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in OWN}
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 settings.load_profile("few")  # see damage.py
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
 from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, kept_results, run_cells
 from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.errors import UserError
-from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_report
+from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_page, write_table
 from measurements import export, folders, quality, reliability
 
 
@@ -337,7 +337,8 @@ def test_the_page_needs_no_other_file_and_shows_every_picture(tmp_path):
         result("autoencoder", "one_class", auroc=0.91),
         failed("<b>too large</b>", normal=2),
     ]
-    table = write_report(results, "python benchmark.py --seeds 0", tmp_path)
+    table = write_table(results, "python benchmark.py --seeds 0", tmp_path)
+    assert write_page(results, "python benchmark.py --seeds 0", tmp_path) == []
     assert table in (tmp_path / "benchmark.md").read_text()
     page = (tmp_path / "benchmark.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page)
@@ -358,6 +359,32 @@ def test_the_page_needs_no_other_file_and_shows_every_picture(tmp_path):
 
 
 def test_a_benchmark_in_which_everything_failed_still_reports(tmp_path):
-    table = write_report([failed("no data")], "python benchmark.py", tmp_path)
+    table = write_table([failed("no data")], "python benchmark.py", tmp_path)
+    assert write_page([failed("no data")], "python benchmark.py", tmp_path) == []
     assert "failed: no data" in table
     assert "failed: no data" in (tmp_path / "benchmark.html").read_text()
+
+
+def test_a_picture_that_cannot_be_drawn_costs_neither_table_nor_page(tmp_path):
+    curve = {"false_alarm_rate": [0.0], "detection_rate": [0.0, 1.0]}  # of two lengths
+    results = [result(roc_curve=curve), result(normal=1)]
+    failures = write_page(results, "python benchmark.py", tmp_path)
+    assert len(failures) == 1
+    assert failures[0].startswith("picture 'ROC, imbalance, normal class 0' was not drawn (Value")
+    page = (tmp_path / "benchmark.html").read_text()
+    assert "<figcaption>AUROC by anomaly, imbalance" in page
+    assert "<figcaption>ROC" not in page
+
+
+def test_a_cell_keeps_its_figures_without_a_picture_and_on_any_console(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text(RECORDER.replace("metrics.json", "else.json"))
+    # As evaluate.py ends without a picture, on a console that writes other bytes than UTF-8.
+    ending = "sys.stderr.buffer.write(b'\\xe4'); sys.exit(3)\n"
+    (tmp_path / "evaluate.py").write_text(RECORDER + ending)
+    monkeypatch.setattr(benchmark, "PROJECT", tmp_path)
+    options = BenchmarkOptions(approaches=("vae",), protocols=("one_class",), output=str(tmp_path))
+    ((_, outcome, _),) = run_cells(options)
+    assert (outcome["status"], outcome["metrics"]["auroc"]) == ("completed", 0.75)
+    (tmp_path / "evaluate.py").write_text(ending.replace("(3)", "(2)").join(["import sys\n", ""]))
+    ((_, outcome, _),) = run_cells(dataclasses.replace(options, output=str(tmp_path / "other")))
+    assert (outcome["status"], outcome["reason"]) == ("failed", "\\xe4")

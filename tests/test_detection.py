@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from anomaly_tf.detection.metrics import (
     auroc_by_class,
@@ -187,7 +187,48 @@ def test_confidence_interval_agrees_with_a_bootstrap():
 
 def test_confidence_interval_stays_within_zero_and_one():
     labels = np.array([0, 0, 1, 1])
-    assert auroc_confidence_interval(labels, np.array([1.0, 2.0, 3.0, 4.0])) == (1.0, 1.0)
-    low, high = auroc_confidence_interval(labels, np.array([1.0, 3.0, 2.0, 4.0]))
-    assert low >= 0.0
-    assert high == 1.0
+    for scores in ([1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0], [4.0, 3.0, 2.0, 1.0]):
+        low, high = auroc_confidence_interval(labels, np.array(scores))
+        assert 0.0 <= low < high <= 1.0
+
+
+def test_perfectly_ranked_images_leave_a_doubt_that_fades_with_their_number():
+    reach = []
+    for count in (2, 7, 50, 1000):
+        labels = np.repeat([0, 1], count)
+        low, high = auroc_confidence_interval(labels, np.arange(2.0 * count))
+        assert high == 1.0
+        reach.append(1 - low)
+        # The other way round, the same doubt.
+        mirrored = auroc_confidence_interval(labels, -np.arange(2.0 * count))
+        assert mirrored == pytest.approx((0.0, 1 - low), abs=1e-9)
+    assert reach == sorted(reach, reverse=True)
+    assert reach[0] > 0.5
+    assert 0.001 < reach[-1] < 0.01
+    # Where 1 - x = 1.96 sqrt(x (1 - x) (1 + (2 - 1) ((1 - x) / (2 - x) + x / (1 + x))) / 4).
+    x = 1 - reach[0]
+    spread = 1 + (1 - x) / (2 - x) + x / (1 + x)
+    assert 1 - x == pytest.approx(1.959964 * np.sqrt(x * (1 - x) * spread / 4), abs=1e-6)
+
+
+@pytest.mark.parametrize(("anomalies", "normal"), [(3, 4), (10, 10), (5, 60)])
+@pytest.mark.parametrize("distance", [0.5, 1.5, 3.0])
+def test_of_few_images_the_interval_holds_the_truth_as_often_as_it_says(
+    anomalies, normal, distance
+):
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [normal, anomalies])
+    truth, held = norm.cdf(distance / np.sqrt(2)), 0
+    for _ in range(200):
+        low, high = auroc_confidence_interval(labels, random.normal(labels * distance, 1.0))
+        held += low <= truth <= high
+    assert held >= 0.9 * 200  # DeLong's holds it in 20 to 90 %
+
+
+def test_a_few_anomalies_among_very_many_normal_images_have_an_interval():
+    labels = np.repeat([0, 1], [200_000, 50])
+    scores = np.concatenate([np.arange(200_000.0), np.full(50, -1.0)])
+    scores[-1] = 0.5  # above one of them; an AUROC of a ten-millionth
+    low, high = auroc_confidence_interval(labels, scores)
+    assert low == 0.0
+    assert 0.01 < high < 0.1

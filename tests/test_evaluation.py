@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import plain_images, weighing_detector
+from conftest import ROOT, assert_one_line, plain_images, run_command, run_script, weighing_detector
 from PIL import Image
 
+import evaluate as evaluate_script
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.data.folders import load_folder
@@ -16,9 +22,11 @@ from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split, save_split
-from anomaly_tf.reporting.evaluation import evaluate
+from anomaly_tf.reporting import pictures as drawing
+from anomaly_tf.reporting.evaluation import evaluate, save_figures
+from anomaly_tf.reporting.pictures import draw
 from anomaly_tf.reporting.table import table
-from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.runs.directory import RunDirectory, open_run, unfinished_training
 
 # Red pixels of each picture, which are all of its score: number / 80 of 10 x 8 pixels.
 TESTED = {
@@ -30,7 +38,13 @@ WITHOUT_MASK = ("stain", "a")
 
 
 @pytest.fixture(scope="module")
-def metrics(tmp_path_factory) -> dict:
+def metrics(evaluated_folder) -> dict:
+    """What was measured."""
+    return json.loads((evaluated_folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def evaluated_folder(tmp_path_factory) -> Path:
     """Of a folder of blue pictures; a defect is red, and marked by a mask, each elsewhere."""
     folder = tmp_path_factory.mktemp("evaluation")
     photos = folder / "photos"
@@ -59,7 +73,12 @@ def metrics(tmp_path_factory) -> dict:
     detector = weighing_detector((10, 8, 3), (1, 0, 0), threshold=5 / 80)
     detector.info.class_names = list(dataset.class_names)
     run = RunDirectory(folder / "run")
-    return evaluate(detector, open_split(config, folder / "split.json"), config, run)
+    split = open_split(config, folder / "split.json")
+    evaluation = evaluate(detector, split, config)
+    save_figures(evaluation, detector, split, run)
+    assert draw(detector, split, evaluation, run.history, run) == []
+    assert json.loads(run.metrics.read_text()) == evaluation.metrics
+    return run.path
 
 
 def save(pixels: np.ndarray, path: Path) -> None:
@@ -84,6 +103,38 @@ def test_the_most_unusual_normal_pictures_are_named(metrics):
     assert list(found.values()) == pytest.approx([10 / 80, 2 / 80, 0], abs=1e-6)
 
 
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_test_picture_has_its_row(evaluated_folder):
+    rows = {row.pop("file"): row for row in rows_of(evaluated_folder)}
+    assert len(rows) == 8
+    # Calibration scores are 0.1, 0.2 and 0.3: of 12 / 80 = 0.15 two are as high, of 0.125 too.
+    score = {name: float(row.pop("score")) for name, row in rows.items()}
+    assert score["test/dent/c.png"] == pytest.approx(12 / 80)
+    assert rows["test/dent/c.png"] == {
+        **{"label": "anomaly", "class": "dent", "verdict": "anomaly", "p_value": "0.75"}
+    }
+    assert rows["test/stain/a.png"] == {
+        **{"label": "anomaly", "class": "stain", "verdict": "normal", "p_value": "1"}
+    }
+    assert rows["test/good/b.png"]["verdict"] == "anomaly"
+
+
+def test_mistakes_are_named(metrics):
+    files = {
+        name: [(row["file"], row["class"]) for row in metrics[name]]
+        for name in ("worst_misses", "worst_false_alarms")
+    }
+    assert files == {
+        "worst_misses": [("test/stain/a.png", "stain"), ("test/dent/b.png", "dent")],
+        "worst_false_alarms": [("test/good/b.png", "good")],
+    }
+    assert metrics["worst_misses"][0]["score"] == pytest.approx(1 / 80)
+
+
 def test_each_map_is_compared_with_the_mask_of_its_own_picture(metrics):
     # Four masks of 8 + 4 + 12 + 6 pixels, all found. Of the 3 x 80 pixels of good pictures and the
     # 4 x 80 - 30 others of marked ones, 12 are as red; the picture without a mask is left out.
@@ -93,7 +144,7 @@ def test_each_map_is_compared_with_the_mask_of_its_own_picture(metrics):
     assert metrics["aupro"] == pytest.approx((0.3 - 12 / 530 / 2) / 0.3)
 
 
-def test_seen_and_unseen_classes_are_measured_apart(tmp_path):
+def test_seen_and_unseen_classes_are_measured_apart():
     # Classes: 0 normal, 1 seen in training, 2 unseen.
     test = plain_images([20, 80, 60, 90, 10, 70, 95], [0, 0, 1, 1, 2, 2, 2])
     empty = plain_images([], [])
@@ -101,7 +152,7 @@ def test_seen_and_unseen_classes_are_measured_apart(tmp_path):
     detector = weighing_detector((8, 8, 1), (1,), threshold=65 / 255)
     detector.info.class_names = list(split.class_names)
     config = DualGanConfig(protocol="unseen", normal_class=("good",), seed=4)
-    metrics = evaluate(detector, split, config, RunDirectory(tmp_path / "run"))
+    metrics = evaluate(detector, split, config).metrics
     # Unseen: 10 beats none of 20 and 80, 70 beats one, 95 both. Seen: 60 beats one, 90 both.
     assert metrics["auroc"] == metrics["auroc_unseen"] == pytest.approx(3 / 6)
     assert metrics["auroc_seen"] == pytest.approx(3 / 4)
@@ -109,3 +160,132 @@ def test_seen_and_unseen_classes_are_measured_apart(tmp_path):
     assert (metrics["n_test"], metrics["seed"], metrics["protocol"]) == (5, 4, "unseen")
     assert (metrics["seen_classes"], metrics["unseen_classes"]) == (["dent"], ["stain"])
     assert "AUROC against stain (unseen)" in table(metrics)
+    # Images that are no files go by their place in the test set.
+    assert [row["number"] for row in metrics["worst_misses"]] == [4, 2]
+    assert [row["number"] for row in metrics["worst_false_alarms"]] == [1]
+
+
+def evaluated_again(run: Path, *options: object, capsys) -> tuple[int, str, str]:
+    status = evaluate_script.main(["--run-dir", str(run), *map(str, options)])
+    return status, *capsys.readouterr()
+
+
+def test_figures_are_shown_before_anything_is_drawn(run_copy, capsys, monkeypatch):
+    monkeypatch.setattr(drawing, "draw", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluated_again(run_copy, capsys=capsys)
+    assert "AUROC" in capsys.readouterr().out
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_with_an_output_the_run_is_only_read_and_a_missing_picture_costs_nothing_else(
+    run_copy, tmp_path, capsys
+):
+    before = contents(run_copy)
+    output = tmp_path / "place"
+    # An earlier evaluation is replaced; a picture cannot be, where a folder lies.
+    (output / "plots" / "roc.png").mkdir(parents=True)
+    shutil.copy(run_copy / "metrics.json", output)
+    options = ("--output", output, "--threshold.percentile", 50)
+    status, said, errors = evaluated_again(run_copy, *options, capsys=capsys)
+    assert status == 3
+    assert errors.startswith(f"error: {output}/plots/roc.png was not drawn (IsADirectoryError")
+    assert errors.count("\n") == 1
+    assert contents(run_copy) == before
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["threshold_method"] == "percentile 50"
+    assert f"{metrics['auroc']:.4f}" in said
+    rows = rows_of(output)
+    assert len(rows) == metrics["n_test"] == 1500
+    assert [row["number"] for row in rows[:3]] == ["0", "1", "2"]
+    alarms = sum(row["verdict"] == "anomaly" and row["label"] == "normal" for row in rows)
+    assert alarms == metrics["confusion_matrix"][0][1]
+    assert {path.name for path in output.iterdir()} == {"metrics.json", "scores.csv", "plots"}
+    drawn = {path.stem for path in (output / "plots").glob("*.png")}
+    assert {"losses", "scores", "worst_misses", "roc"} <= drawn
+    assert len(drawn) == 10
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("notes", ["--output", "holds other files"]),
+        ("notes/note.txt", ["cannot write to", "Not a directory", "--output"]),
+        ("other_run", ["--output", "holds other files"]),
+        ("idx/inside", ["--output", "lies in the data"]),
+        ("blocked", ["blocked/metrics.json is a folder", "--output"]),
+        ("closed", ["cannot write to closed", "--output"]),
+    ],
+)
+def test_an_output_that_is_not_its_own_is_refused_before_work(
+    output, words, run_copy, small_folder, tmp_path, without_tensorflow
+):
+    place = tmp_path / "place"
+    (place / "notes").mkdir(parents=True)
+    (place / "notes" / "note.txt").write_text("keep me")
+    (place / "blocked" / "metrics.json").mkdir(parents=True)
+    (place / "idx").symlink_to(small_folder)
+    shutil.copytree(run_copy, place / "other_run")
+    (place / "closed").symlink_to("/proc")  # where nobody may write
+    before = contents(place)
+    options = ("--run-dir", run_copy, "--output", output)
+    done = run_script("evaluate.py", *options, cwd=place, env=without_tensorflow)
+    assert_one_line(done, *words)
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "train.py"])
+def test_a_run_that_cannot_be_written_is_refused_before_work(script, run_copy, without_tensorflow):
+    facts = json.loads((run_copy / "detector.json").read_text())
+    facts["training"]["status"] = "interrupted"
+    (run_copy / "detector.json").write_text(json.dumps(facts))
+    for path in (run_copy, *run_copy.rglob("*")):
+        path.chmod(0o555)
+    command: list[object] = [sys.executable, ROOT / script]
+    if os.geteuid() == 0:  # without root's right to write everywhere
+        if shutil.which("setpriv") is None:
+            pytest.skip("needs the command setpriv")
+        for path in (run_copy, *run_copy.rglob("*")):
+            os.chown(path, 65534, 65534)
+        rights = "-dac_override,-dac_read_search,-fowner"
+        command = ["setpriv", "--bounding-set", rights, *command]
+    option = {"evaluate.py": "--run-dir", "train.py": "--resume"}[script]
+    done = run_command(*command, option, run_copy, env=without_tensorflow)
+    remedy = {"evaluate.py": "choose another --output", "train.py": "choose another run"}[script]
+    assert_one_line(done, f"cannot write to {run_copy}: Permission denied", remedy)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("completed", None),
+        ("interrupted", "was interrupted after epoch 2; this is the detector of epoch"),
+        ("running", "is unfinished after epoch 2"),
+        ("non_finite_loss", "ended with a loss that is no number after epoch 2"),
+    ],
+)
+def test_an_unfinished_training_is_mentioned(status, words, run_copy):
+    run, info = open_run(run_copy)
+    info.training.status = status
+    note = unfinished_training(run, info)
+    if words is None:
+        assert note is None
+        return
+    assert words in note
+    assert (f"python train.py --resume {run_copy}" in note) == (status != "non_finite_loss")
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "export.py"])
+def test_scripts_say_that_a_training_is_unfinished(script, run_copy, tmp_path, without_tensorflow):
+    facts = json.loads((run_copy / "detector.json").read_text())
+    facts["training"] |= {"status": "interrupted", "best_epoch": 0, "epochs": 0}
+    (run_copy / "detector.json").write_text(json.dumps(facts))
+    options = ["--run-dir", run_copy, "--output", tmp_path / "out"]
+    options += ["--format", "tflite"] if script == "export.py" else []
+    # TensorFlow, which is not there, comes after the note.
+    said = run_script(script, *options, env=without_tensorflow).stderr
+    assert said.startswith(f"note: the training of {run_copy} was interrupted after epoch 0; this ")
+    assert "this is the detector of its unfinished first epoch" in said

@@ -17,7 +17,7 @@ from conftest import ROOT
 from anomaly_tf.approaches import APPROACHES
 from anomaly_tf.benchmark import BenchmarkOptions, kept_results
 from anomaly_tf.command_line import parse_options
-from anomaly_tf.reporting.comparison import write_report
+from anomaly_tf.reporting.comparison import write_table
 from measurements import quality, training
 
 PUBLISHED = ("autoencoder", "cnn", "contrastive", "gan", "supervised", "transform", "vae", "sota")
@@ -50,7 +50,7 @@ def test_the_readme_shows_what_todays_defaults_gave(name, tmp_path):
     options = dataclasses.replace(options, output=str(ROOT / options.output))
     results = list(kept_results(options).values())
     assert None not in results
-    table = write_report(results, "", tmp_path)
+    table = write_table(results, "", tmp_path)
     assert text.startswith(table)
     assert rows_of(table) <= rows_of(README)
 

@@ -24,7 +24,7 @@ from anomaly_tf.data.protocols import make_split
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
-from anomaly_tf.training.callbacks import MAX_PICTURES, has_pictures
+from anomaly_tf.training.callbacks import MAX_PICTURES, StopOnNonFiniteLoss, has_pictures
 from anomaly_tf.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 # Runs train.py and kills it, as `kill -9` does, at the n-th call of a function.
@@ -331,7 +331,10 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(options, tmp_path):
     assert f"python train.py --resume {place}/run" in line
     assert "checkpoint.npz" in names
     assert not [name for name in names if name.startswith(".partial")]
-    assert "going on after epoch 1" in done.stdout
+    assert (
+        "going on after epoch 1, the last that was finished; the run keeps the weights of epoch 1 "
+        "(validation AUROC "
+    ) in done.stdout
     run = Path(f"{place}.out")
     assert Detector.load(run).info.training.status == "completed"
     assert len((run / "history.csv").read_text().splitlines()) == 1 + 4
@@ -366,3 +369,78 @@ def test_a_model_that_was_not_yet_renamed_is_the_runs_if_its_digest_is(run_copy)
 )
 def test_what_cannot_go_on_is_told_in_one_line(arguments, words, without_tensorflow):
     assert_one_line(run_script("train.py", *arguments, env=without_tensorflow), *words)
+
+
+def interrupted(monkeypatch, batches: int, *arguments: object) -> None:
+    """Runs train.py, in which Ctrl-C comes after so many batches."""
+    seen = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == batches:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StopOnNonFiniteLoss, "on_train_batch_end", on_train_batch_end)
+        assert train.main([str(argument) for argument in arguments]) == 130
+
+
+def kept(run: Path) -> tuple[float, int, int | None, bytes]:
+    """Of the run's detector its AUROC, epoch and steps, and its file."""
+    training = Detector.load(run).info.training
+    auroc = training.validation["val_auroc"]
+    return auroc, training.best_epoch, training.steps, (run / "model.keras").read_bytes()
+
+
+@pytest.fixture
+def tiny(small_folder: Path) -> list[object]:
+    """A training of three epochs of eight steps."""
+    return [
+        *("--data", small_folder, "--data-dir", small_folder / "cache", "--training.epochs", 3),
+        *("--training.steps-per-epoch", 8, "--training.batch-size", 32),
+    ]
+
+
+def test_ctrl_c_never_replaces_a_detector_by_one_of_a_lower_auroc(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    run = tmp_path / "run"
+    options = ("--approach", "contrastive", *tiny, "--training.ema-decay", 0.5)
+    interrupted(monkeypatch, 7, *options, "--run-dir", run)
+    first = kept(run)
+    assert "kept the weights of the unfinished first epoch (validation" in capsys.readouterr().err
+    interrupted(monkeypatch, 1, "--resume", run)
+    assert kept(run) == first
+
+
+def test_ctrl_c_never_replaces_a_detector_by_one_that_learnt_less(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    run = tmp_path / "run"
+    resume = ("--resume", run)
+    interrupted(monkeypatch, 7, "--approach", "autoencoder", *tiny, "--run-dir", run)
+    capsys.readouterr()
+    first = kept(run)
+    assert first[1:3] == (0, 7)
+    # Interrupted again after a single step, and said what that keeps.
+    interrupted(monkeypatch, 1, *resume)
+    said = "no epoch was finished: training begins anew"
+    kept_first = f"{said}; the run keeps the weights of the unfinished first epoch (the last one; "
+    assert kept_first in capsys.readouterr().out
+    assert kept(run) == first
+    # In the second epoch: the first one learnt longer.
+    interrupted(monkeypatch, 8 + 4, *resume)
+    second = kept(run)
+    assert second[1:3] == (1, None)
+    capsys.readouterr()
+    # Begun again from the first epoch, because its checkpoint is gone.
+    RunDirectory(run).checkpoint.unlink()
+    interrupted(monkeypatch, 1, *resume)
+    assert f"{said}; the run keeps the weights of epoch 1 (" in capsys.readouterr().out
+    assert kept(run) == second
+    # Without the model there is nothing to keep.
+    (run / "model.keras").unlink()
+    interrupted(monkeypatch, 1, *resume)
+    assert f"{said}\n" in capsys.readouterr().out
+    assert kept(run)[1:3] == (0, 1)

@@ -23,10 +23,12 @@ from jsonargparse import ArgumentParser
 from anomaly_tf.config.checked import Checked
 from anomaly_tf.config.yaml_files import dotted
 from anomaly_tf.errors import OptionError, UserError
+from anomaly_tf.version import VERSION
 
 Options = TypeVar("Options", bound=Checked)
 
 FLAGS = ("--deterministic", "--trust")  # they need no value
+ANSWERS = ("help", "version")  # options that print something and end
 REFUSALS = (argparse.ArgumentError, TypeError, ValueError, OverflowError)
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -61,7 +63,11 @@ class OptionParser(Generic[Options]):
         self._sections = {name.split(".")[0] for name in self._types if "." in name}
         usage = f"{program} [--OPTION VALUE ...]"
         self._parser = _HyphenParser(
-            prog=program, usage=usage, description=description, exit_on_error=False
+            prog=program,
+            usage=usage,
+            description=description,
+            version=f"anomaly_tf {VERSION}",
+            exit_on_error=False,
         )
         for name, (metavar, explanation) in self._beside.items():
             self._parser.add_argument(f"--{name}", metavar=metavar, help=explanation)
@@ -110,7 +116,7 @@ class OptionParser(Generic[Options]):
                 raise UserError(f"{file}: '{key}' must hold options as 'key: value'")
 
     def _refuse_unknown_options(self, arguments: Sequence[str]) -> None:
-        known = [*self._types, *self._sections, "help"]
+        known = [*self._types, *self._sections, *ANSWERS]
         for argument in arguments:
             name = argument.removeprefix("--").split("=")[0]
             if argument.startswith("--") and name not in known:
@@ -122,7 +128,7 @@ class OptionParser(Generic[Options]):
         """Why the parser refuses, by the first option that it refuses by itself."""
         given = _given(arguments)
         for name, value in [*dotted(values).items(), *given]:
-            if name == "help":
+            if name in ANSWERS:
                 continue
             option = _shown(name)
             if value is None and (name, None) in given:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -28,6 +30,10 @@ class Detector(ABC):
     >>> detector.score(images)     # float32 (N,), higher is more anomalous
     >>> detector.predict(images)   # int8 (N,), 1 = anomaly: score >= detector.threshold
 
+    Several threads may use one detector at the same time. It is pickled, as joblib and
+    multiprocessing do, by its path: the other process loads it again, with the trust that was given
+    and the threshold as it is now.
+
     Args:
         info: What `detector.json` holds, or an exported file.
     """
@@ -40,6 +46,34 @@ class Detector(ABC):
 
     def __init__(self, info: DetectorInfo) -> None:
         self.info = info
+        self._origin: _Origin | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._origin is None:
+            raise TypeError(
+                f"cannot pickle this {type(self).__name__}: it was not loaded from a path; save it "
+                "and load it by Detector.load"
+            )
+        changed = {"threshold": self.info.threshold, "heat_scale": self.info.heat_scale}
+        return _load_again, (self._origin, _digests(self.info), changed)
+
+    def __copy__(self) -> Self:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def _loaded_from(
+        self, path: Path, trust: bool = False, settings: dict[str, Any] | None = None
+    ) -> Self:
+        """Notes what loads the detector again, for pickling; returns the detector.
+
+        Args:
+            path: As `load` takes it.
+            trust: As `load` takes it.
+            settings: Attributes that the loaded one shall have, by name.
+        """
+        self._origin = _Origin(path.absolute(), trust, settings or {})
+        return self
 
     @property
     @abstractmethod
@@ -287,6 +321,38 @@ class Detector(ABC):
         numbers = images.dtype.kind in "iufc" and images.size
         values = f" with values {images.min():g} to {images.max():g}" if numbers else ""
         raise ValueError(f"{expected}; got {images.dtype}{values}, shape {images.shape}")
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What loads a detector again; see `Detector._loaded_from`."""
+
+    path: Path
+    trust: bool
+    settings: dict[str, Any]
+
+
+def _load_again(origin: _Origin, digests: tuple[object, ...], changed: dict[str, Any]) -> Detector:
+    """What unpickling calls: the detector at a path, with what was set since it was loaded.
+
+    Raises:
+        UserError: As `Detector.load`, or if another model lies there now.
+    """
+    detector = Detector.load(origin.path, origin.trust)
+    if _digests(detector.info) != digests:
+        raise UserError(
+            f"{origin.path} is no longer the detector that was pickled (another digest); load it "
+            "again by Detector.load"
+        )
+    for name, value in changed.items():
+        setattr(detector.info, name, value)
+    for name, value in origin.settings.items():
+        setattr(detector, name, value)
+    return detector
+
+
+def _digests(info: DetectorInfo) -> tuple[object, ...]:
+    return info.model_sha256, info.files_sha256
 
 
 def check_shapes(

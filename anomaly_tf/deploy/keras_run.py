@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import keras
@@ -35,8 +36,9 @@ class TrainedDetector(Detector):
         super().__init__(info)
         self.model = model
         self._grad_cam = None if "error_map" in model.output else GradCam(model)
-        # One graph for each set of outputs that was asked for.
+        # One graph for each set of outputs that was asked for, made by the first thread that asks.
         self._scorers: dict[tuple[str, ...], Scorer] = {}
+        self._making_scorer = threading.Lock()
 
     @classmethod
     def load(cls, path: str | Path, trust: bool = False) -> TrainedDetector:
@@ -60,7 +62,7 @@ class TrainedDetector(Detector):
         check_keras_file(file, trust)
         try:
             model = keras.models.load_model(file, compile=False, safe_mode=True)
-            detector = cls(model, info)
+            detector = cls(model, info)._loaded_from(run.path, trust)
             shapes = {name: output.shape[1:] for name, output in model.output.items()}
             check_shapes(info, model.input_shape[1:], shapes, ("score", *detector.outputs))
             return detector
@@ -117,8 +119,9 @@ class TrainedDetector(Detector):
         return super().explain(images)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        if names not in self._scorers:
-            self._scorers[names] = Scorer(self.model, names)
+        with self._making_scorer:
+            if names not in self._scorers:
+                self._scorers[names] = Scorer(self.model, names)
         outputs = self._scorers[names](images)
         if "reconstruction" in names:
             outputs["reconstruction"] = as_uint8(outputs["reconstruction"])

@@ -82,12 +82,13 @@ class LiteRTDetector(Detector):
                 truncated, or its metadata belongs to another file.
             ValueError: If `threads` is below 1.
         """
-        threads = _thread_count(threads)
+        _thread_count(threads)
         path = user_path(path)
         model, info = read_file(path)
+        settings = {} if threads is None else {"_threads": threads}
         try:
-            trace_litert(model).require_affordable(Path(path))
-            return cls(model, info, threads)
+            trace_litert(model).require_affordable(path)
+            return cls(model, info, threads)._loaded_from(path, settings=settings)
         except UserError:
             raise
         except (ValueError, RuntimeError, KeyError) as error:

@@ -8,6 +8,7 @@ from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.script import import_tensorflow, without_notes
 
 
 def load_detector(path: str | Path, trust: bool = False) -> Detector:
@@ -31,14 +32,17 @@ def load_detector(path: str | Path, trust: bool = False) -> Detector:
     if path.is_file():
         from anomaly_tf.deploy.litert import LiteRTDetector
 
-        return LiteRTDetector.load(path)
+        with without_notes():
+            return LiteRTDetector.load(path)
     if is_saved_model(path):
+        import_tensorflow()
         from anomaly_tf.deploy.saved_model import SavedModelDetector
 
         return SavedModelDetector.load(path, trust)
     if path.suffix == ".tflite":
         raise UserError(f"{path} does not exist; give a file that export.py made")
     open_run(path)  # which needs no TensorFlow to say what is missing
+    import_tensorflow()
     from anomaly_tf.deploy.keras_run import TrainedDetector
 
     return TrainedDetector.load(path, trust)

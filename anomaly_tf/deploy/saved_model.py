@@ -68,7 +68,7 @@ class SavedModelDetector(Detector):
             height, width, channels = info.image_shape
             check_saved_model(folder, (height, width, channels))
         try:
-            detector = cls(tf.saved_model.load(str(folder)), info)
+            detector = cls(tf.saved_model.load(str(folder)), info)._loaded_from(folder, trust)
             detector._check_signature()
         except Exception as error:  # what TensorFlow raises on files that anybody may have made
             raise refused(folder, error) from error

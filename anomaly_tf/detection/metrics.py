@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.stats import norm, rankdata
 from sklearn.metrics import (
     average_precision_score,
@@ -14,14 +15,20 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+# Of fewer images of a kind DeLong's interval covers the AUROC more rarely than it says.
+ENOUGH_FOR_DELONG = 100
+
 
 def auroc_confidence_interval(
     labels: np.ndarray, scores: np.ndarray, level: float = 0.95
 ) -> tuple[float, float]:
-    """Confidence interval of the AUROC by DeLong's variance.
+    """Confidence interval of the AUROC, also of few images or perfectly ranked ones.
 
-    E. DeLong, D. DeLong, D. Clarke-Pearson, Biometrics 1988, computed from midranks (X. Sun,
-    W. Xu, IEEE Signal Processing Letters 2014); normal approximation, cut to [0, 1].
+    From `ENOUGH_FOR_DELONG` images of each kind by DeLong's variance: E. DeLong, D. DeLong, D.
+    Clarke-Pearson, Biometrics 1988, computed from midranks (X. Sun, W. Xu, IEEE Signal Processing
+    Letters 2014); normal approximation, cut to [0, 1]. It is too narrow of fewer images, and of
+    width 0 where every anomaly scores above every normal image. Both get Newcombe's interval,
+    which never is.
 
     Args:
         labels: `(N,)`, 1 = anomaly, 0 = normal, at least two of each.
@@ -35,9 +42,37 @@ def auroc_confidence_interval(
     above = (ranks[:m] - rankdata(positive)) / n
     below = 1 - (ranks[m:] - rankdata(negative)) / m
     error = np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n)
-    reach = norm.ppf(0.5 + level / 2) * error
-    auroc = above.mean()
+    quantile = norm.ppf(0.5 + level / 2)
+    reach, auroc = quantile * error, above.mean()
+    if min(m, n) < ENOUGH_FOR_DELONG or not error:
+        return _newcombe_interval(float(auroc), m, n, float(quantile))
     return float(max(auroc - reach, 0.0)), float(min(auroc + reach, 1.0))
+
+
+def _newcombe_interval(auroc: float, m: int, n: int, quantile: float) -> tuple[float, float]:
+    """The AUROCs that lie within `quantile` standard errors of their own from the one seen.
+
+    Method 5 of R. G. Newcombe, Confidence intervals for an effect size measure based on the
+    Mann-Whitney statistic, part 2, Statistics in Medicine 2006: as Wilson's interval of a share,
+    with the variance of J. Hanley, B. McNeil, Radiology 1982, and (m + n) / 2 for either number.
+
+    Args:
+        auroc: In [0, 1].
+        m: Number of anomalies.
+        n: Number of normal images.
+        quantile: Of the normal distribution.
+    """
+
+    def beyond(value: float) -> float:
+        spread = (1 - value) / (2 - value) + value / (1 + value)
+        variance = value * (1 - value) * (1 + ((m + n) / 2 - 1) * spread) / (m * n)
+        return abs(value - auroc) - quantile * float(np.sqrt(variance))
+
+    # At 0 and 1 themselves the variance is 0.
+    least, most = 1e-12, 1 - 1e-12
+    low = brentq(beyond, least, min(auroc, most)) if beyond(least) > 0 else 0.0
+    high = brentq(beyond, max(auroc, least), most) if beyond(most) > 0 else 1.0
+    return float(low), float(high)
 
 
 def detection_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from functools import cached_property
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -24,11 +28,12 @@ class Scorer:
         self.batch_size = batch_size
         model = keras.Model(detector.input, {name: detector.output[name] for name in outputs})
         # One graph for every number of images; Keras's `predict` makes one for each, and takes
-        # 50 ms to begin.
+        # 50 ms to begin. It is made here, not by whichever threads call first.
         self._run = tf.function(
             lambda images: model(images, training=False),
             input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)],
-        )
+        ).get_concrete_function()
+        self._model = model  # whose variables the graph does not keep alive
 
     def __call__(self, images: Images) -> dict[str, np.ndarray]:
         """The outputs, float32 `(N, ...)`, of uint8 images `(N, H, W, C)`, N at least 1."""
@@ -59,15 +64,24 @@ class GradCam:
 
     def __init__(self, detector: keras.Model, batch_size: int = 500) -> None:
         self._detector, self._batch_size = detector, batch_size
-        self._grad_cam = tf.function(self._grad_cam_of_batch, reduce_retracing=True)
+        self._making_graph = threading.Lock()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Maps float32 `(N, H, W)`, at least 0, of uint8 images `(N, H, W, C)`."""
+        with self._making_graph:  # by the first thread that comes
+            grad_cam = self._graph
         maps = [
-            self._grad_cam(tf.constant(images[start : start + self._batch_size])).numpy()
+            grad_cam(tf.constant(images[start : start + self._batch_size])).numpy()
             for start in range(0, len(images), self._batch_size)
         ]
         return np.concatenate([np.zeros((0, *images.shape[1:3]), np.float32), *maps])
+
+    @cached_property
+    def _graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """One graph for every number of images."""
+        signature = [tf.TensorSpec(self._detector.input_shape, tf.uint8)]
+        function = tf.function(self._grad_cam_of_batch, input_signature=signature)
+        return function.get_concrete_function()
 
     def _grad_cam_of_batch(self, images: tf.Tensor) -> tf.Tensor:
         """Grad-CAM of the evidence for the most probable class (Selvaraju et al. 2017).

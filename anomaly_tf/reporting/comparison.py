@@ -7,6 +7,8 @@ import html
 import io
 import re
 import statistics
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
 from anomaly_tf.approaches import options_of
-from anomaly_tf.reporting import plots
+from anomaly_tf.reporting import comparison_plots as plots
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.runs.outputs import REPORTS
 from anomaly_tf.script import printable
@@ -37,8 +39,8 @@ HEAD = (
 )
 
 
-def write_report(results: Results, command: str, output: Path) -> str:
-    """Writes `benchmark.md` and `benchmark.html`.
+def write_table(results: Results, command: str, output: Path) -> str:
+    """Writes `benchmark.md`.
 
     Args:
         results: As `benchmark.run_cells` gives them.
@@ -48,37 +50,62 @@ def write_report(results: Results, command: str, output: Path) -> str:
     Returns:
         The tables in Markdown.
     """
-    rows = table_rows(results)
-    failed = [result for result in results if result["status"] == "failed"]
-    done = [result for result in results if result["status"] == "completed"]
-    machines = sorted({result["metrics"]["hardware"] for result in done})
-    versions = sorted({f"{k} {v}" for result in done for k, v in result["versions"].items()})
-    table = _markdown([HEAD, ("---",) * len(HEAD), *rows])
+    done = _completed(results)
+    table = _markdown([HEAD, ("---",) * len(HEAD), *table_rows(results)])
     for title, lines in class_tables(done).items():
         table += f"\n\n{_inert(title)}\n\n{_markdown(lines)}"
-    hardware = _inert("; ".join(machines) or "none")
-    text = f"{table}\n\nCommand: {_code(command)}\n\nHardware: {hardware}\n"
+    hardware = _inert("; ".join(_machines(done)) or "none")
+    with atomic_path(output / REPORTS[0]) as temporary:
+        text = f"{table}\n\nCommand: {_code(command)}\n\nHardware: {hardware}\n"
+        temporary.write_text(text, "utf-8")
+    return table
+
+
+def write_page(results: Results, command: str, output: Path) -> list[str]:
+    """Writes `benchmark.html`, the table and pictures.
+
+    Args:
+        results: As `benchmark.run_cells` gives them.
+        command: The command line that made them.
+        output: Folder to write to.
+
+    Returns:
+        A line for each picture that could not be drawn and is left out.
+    """
+    done = _completed(results)
+    pictures, failures = {}, []
+    for title, figure in _figures(done).items():
+        try:
+            pictures[title] = _embedded(figure())
+        except Exception as error:  # which must not cost the page
+            failures.append(f"picture {title!r} was not drawn ({type(error).__name__}: {error})")
     page = Environment(
         loader=PackageLoader("anomaly_tf.reporting", "."),
         autoescape=select_autoescape(default=True),
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("comparison.html.j2")
-    pictures = {title: _embedded(figure) for title, figure in _figures(done).items()}
     rendered = page.render(
         head=HEAD,
-        rows=rows,
-        failed=failed,
+        rows=table_rows(results),
+        failed=[result for result in results if result["status"] == "failed"],
         pictures=pictures,
         command=command,
-        machines=machines,
-        versions=versions,
+        machines=_machines(done),
+        versions=sorted({f"{k} {v}" for result in done for k, v in result["versions"].items()}),
         datasets=sorted({result["metrics"]["dataset"] for result in done}),
     )
-    for name, content in zip(REPORTS, (text, rendered), strict=True):
-        with atomic_path(output / name) as temporary:
-            temporary.write_text(content, "utf-8")
-    return table
+    with atomic_path(output / REPORTS[1]) as temporary:
+        temporary.write_text(rendered, "utf-8")
+    return failures
+
+
+def _completed(results: Results) -> Results:
+    return [result for result in results if result["status"] == "completed"]
+
+
+def _machines(done: Results) -> list[str]:
+    return sorted({result["metrics"]["hardware"] for result in done})
 
 
 def table_rows(results: Results) -> list[tuple[str, ...]]:
@@ -221,10 +248,10 @@ def _over_seeds(metrics: list[dict[str, Any]], key: str) -> str:
     return f"{statistics.mean(means):.4f}{spread}"
 
 
-def _figures(done: Results) -> dict[str, Figure]:
-    """The pictures that the results allow, by title."""
+def _figures(done: Results) -> dict[str, Callable[[], Figure]]:
+    """What draws the pictures that the results allow, by title."""
     scored = [result for result in done if result["metrics"]["auroc"] is not None]
-    figures = {}
+    figures: dict[str, Callable[[], Figure]] = {}
     for (protocol,), cells in _by(scored, "protocol").items():
         first = cells[0]["cell"]
         curves = {
@@ -235,17 +262,17 @@ def _figures(done: Results) -> dict[str, Figure]:
         }
         normal = first["normal_class"]
         which = "all classes normal" if normal is None else f"normal class {normal}"
-        figures[f"ROC, {protocol}, {which}"] = plots.roc_overlay(curves)
+        figures[f"ROC, {protocol}, {which}"] = partial(plots.roc_overlay, curves)
         by_anomaly = {name: metrics["auroc_by_class"] for name, metrics in curves.items()}
         title = f"AUROC by anomaly, {protocol}, {which}"
-        figures[title] = plots.auroc_heat_map(by_anomaly, "anomaly")
+        figures[title] = partial(plots.auroc_heat_map, by_anomaly, "anomaly")
         by_normal: dict[str, dict[str, float]] = {}
         for (approach, number), group in _by(cells, "approach", "normal_class").items():
             values = [cell["metrics"]["auroc"] for cell in group]
             by_normal.setdefault(approach, {})[str(number)] = statistics.mean(values)
         if max(map(len, by_normal.values())) > 1:
             title = f"AUROC by normal class, {protocol}"
-            figures[title] = plots.auroc_heat_map(by_normal, "normal class")
+            figures[title] = partial(plots.auroc_heat_map, by_normal, "normal class")
     if scored:
         points = {
             key: (
@@ -258,7 +285,7 @@ def _figures(done: Results) -> dict[str, Figure]:
             )
             for key, cells in _by(scored, "approach", "protocol").items()
         }
-        figures["AUROC against training time"] = plots.auroc_against_time(points)
+        figures["AUROC against training time"] = partial(plots.auroc_against_time, points)
     return figures
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_tf.config import Config
 from anomaly_tf.data.corruption_sets import corruption_sweep
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.masks import masked_images
+from anomaly_tf.data.masks import MaskedImages, masked_images
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.detector import Detector
@@ -21,10 +23,10 @@ from anomaly_tf.detection.metrics import (
     classification_metrics,
     detection_metrics,
 )
-from anomaly_tf.reporting import plots
-from anomaly_tf.reporting.pictures import PICTURES, draw
+from anomaly_tf.reporting.examples import choose, describe_mistakes, image_name
 from anomaly_tf.runs.directory import RunDirectory
-from anomaly_tf.runs.files import write_json
+from anomaly_tf.runs.files import atomic_path, write_json
+from anomaly_tf.script import csv_cell
 
 TRAINING_FACTS = (
     "status",
@@ -39,17 +41,30 @@ TRAINING_FACTS = (
 )
 
 
-def evaluate(detector: Detector, split: Split, config: Config, run: RunDirectory) -> dict[str, Any]:
-    """Scores the test set once and writes `metrics.json` and `plots/*.png` into the run.
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on the test set.
+
+    Attributes:
+        metrics: What `metrics.json` holds.
+        scores: float32 `(N,)`, of the test images.
+        predicted: Classes `(N,)` that a classifier took them for.
+        masked: Test images with their masks, where an error map was compared with masks.
+    """
+
+    metrics: dict[str, Any]
+    scores: np.ndarray
+    predicted: np.ndarray | None = None
+    masked: MaskedImages | None = None
+
+
+def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
+    """Scores the test set once.
 
     Args:
         detector: The run's detector, with the threshold to judge by.
         split: The sets of the run's protocol; the test set alone is scored.
         config: The run's configuration.
-        run: Where to write.
-
-    Returns:
-        What `metrics.json` holds.
     """
     test, roles, names = split.test, split.roles, split.class_names
     scores = apply(detector.score, test.images)
@@ -87,15 +102,50 @@ def evaluate(detector: Detector, split: Split, config: Config, run: RunDirectory
         }
     if config.protocol == "corruption":
         metrics["auroc_by_strength"] = _auroc_by_strength(detector, split, scores, config)
+    predicted = masked = None
     if detector.classifies:
-        metrics |= _classification(detector, split, metrics)
+        predicted = apply(detector.probabilities, test.images).argmax(axis=1)
+        metrics |= _classification(detector, split, predicted, metrics)
+    groups = choose(split, scores, detector.threshold, predicted)
+    metrics |= describe_mistakes(groups, split, scores)
     if test.files:
         metrics["most_unusual_normal"] = _most_unusual(test, scores)
     if split.masks and detector.reconstructs:
-        metrics |= _localisation(detector, split, config, run)
-    draw(detector, split, scores, metrics, run)
-    write_json(run.metrics, metrics)
-    return metrics
+        masked = masked_images(split, config, detector.image_shape)
+        metrics |= _localisation(detector, masked)
+    return Evaluation(metrics, scores, predicted, masked if metrics.get("n_masks") else None)
+
+
+def save_figures(
+    evaluation: Evaluation, detector: Detector, split: Split, output: RunDirectory
+) -> None:
+    """Writes `metrics.json`, and `scores.csv` with a row for each test image.
+
+    Args:
+        evaluation: What was measured.
+        detector: The run's detector, with the threshold to judge by.
+        split: The sets of the run's protocol.
+        output: Where to write.
+    """
+    write_json(output.metrics, evaluation.metrics)
+    test, scores = split.test, evaluation.scores
+    p_values = detector.p_values(scores)
+    kinds = "normal", "anomaly"
+    with atomic_path(output.scores) as path, path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        name = "file" if test.files else "number"
+        rows.writerow((name, "label", "class", "score", "verdict", "p_value"))
+        for number, score in enumerate(scores):
+            rows.writerow(
+                (
+                    csv_cell(str(image_name(test, number)[name])),
+                    kinds[test.labels[number]],
+                    csv_cell(split.class_names[test.classes[number]]),
+                    f"{score:.9g}",
+                    kinds[int(score >= detector.threshold)],
+                    f"{p_values[number]:.6g}",
+                )
+            )
 
 
 def _distribution(scores: np.ndarray) -> dict[str, float]:
@@ -120,28 +170,12 @@ def _most_unusual(test: LabelledImages, scores: np.ndarray) -> list[dict[str, An
     return [{"file": test.files[number], "score": float(scores[number])} for number in order]
 
 
-def _localisation(
-    detector: Detector, split: Split, config: Config, run: RunDirectory
-) -> dict[str, Any]:
-    """Error maps against masks, and a picture; anomalies without a mask are left out."""
-    chosen = masked_images(split, config, detector.image_shape)
-    part, truth = chosen.part, chosen.masks
+def _localisation(detector: Detector, masked: MaskedImages) -> dict[str, Any]:
+    """Error maps against masks; anomalies without a mask are left out."""
+    truth = masked.masks
     if not truth.any() or truth.all():
         return {"pixel_auroc": None, "aupro": None, "n_masks": 0}
-    images = part.images[:]
-    maps = detector.explain(images)
-    count = min(PICTURES, len(part) - chosen.n_normal)
-    shown = np.linspace(chosen.n_normal, len(part) - 1, count).astype(int)
-    figure = plots.localisation(
-        "Error map, and the outline of the mask",
-        images[shown],
-        maps[shown],
-        truth[shown],
-        detector.heat_scale,
-        [split.class_names[part.classes[number]] for number in shown],
-    )
-    plots.save(figure, run.plots / "localisation.png")
-    return localisation_metrics(truth, maps)
+    return localisation_metrics(truth, detector.explain(masked.part.images[:]))
 
 
 def _auroc_by_strength(
@@ -162,10 +196,11 @@ def _auroc_by_strength(
     }
 
 
-def _classification(detector: Detector, split: Split, metrics: dict[str, Any]) -> dict[str, Any]:
+def _classification(
+    detector: Detector, split: Split, predicted: np.ndarray, metrics: dict[str, Any]
+) -> dict[str, Any]:
     """What a classifier adds: its accuracy, and how it falls on corrupted images."""
     test, names = split.test, tuple(detector.info.class_names)
-    predicted = apply(detector.probabilities, test.images).argmax(axis=1)
     clean = test.labels == 0
     found = classification_metrics(test.classes[clean], predicted[clean], names)
     if clean.all():

@@ -2,91 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from anomaly_tf.data.split import Split
-from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.reporting import plots
+from anomaly_tf.reporting.examples import PICTURES, choose, image_name
 from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.script import printable
 
-# Images in a picture of one kind.
-PICTURES = 8
-# Title and numbers of test images, by the name of the picture that shows them.
-Groups = dict[str, tuple[str, np.ndarray]]
+if TYPE_CHECKING:
+    from anomaly_tf.reporting.evaluation import Evaluation
+
+Pictures = dict[str, Callable[[], Figure]]
 
 
 def draw(
-    detector: Detector,
-    split: Split,
-    scores: np.ndarray,
-    metrics: dict[str, Any],
-    run: RunDirectory,
-) -> None:
-    """Draws curves, tables and examples of the test set into `plots/` of a run.
+    detector: Detector, split: Split, evaluation: Evaluation, history: Path, output: RunDirectory
+) -> list[str]:
+    """Draws curves, tables and examples of the test set into `plots/`.
 
     Args:
         detector: The run's detector.
         split: The sets of the run's protocol.
-        scores: float32 `(N,)`, of the test images.
-        metrics: What `metrics.json` holds.
-        run: Where to write.
+        evaluation: What was measured on the test set.
+        history: `history.csv` of the run.
+        output: Where to write.
+
+    Returns:
+        A line for each picture that could not be drawn; the others are there all the same.
     """
-    labels = split.test.labels
-    figures = {"scores": plots.score_histogram(labels, scores, detector.threshold)}
-    history = _read_history(run.history)
-    if history:
+    failures = []
+    for name, figure in _pictures(detector, split, evaluation, history).items():
+        path = output.plots / f"{name}.png"
+        try:
+            plots.save(figure(), path)
+        except Exception as error:  # which must not cost the other pictures
+            with suppress(OSError):
+                path.unlink(missing_ok=True)  # of an earlier evaluation
+            reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+            failures.append(f"{printable(str(path))} was not drawn ({reason})")
+    return failures
+
+
+def _pictures(detector: Detector, split: Split, evaluation: Evaluation, history: Path) -> Pictures:
+    """What draws each picture, by its name."""
+    metrics, scores, labels = evaluation.metrics, evaluation.scores, split.test.labels
+    pictures: Pictures = {
+        "scores": lambda: plots.score_histogram(labels, scores, detector.threshold)
+    }
+    if history.is_file():
         best = metrics["best_epoch"], metrics["chosen_by"]
-        figures["losses"] = plots.loss_curves(history, *best)
+        pictures["losses"] = lambda: plots.loss_curves(_read_history(history), *best)
     classified = metrics["protocol"] == "classification"
     names = split.class_names if classified else ("normal", "anomaly")
     if metrics["auroc"] is not None:
         rates = metrics["test_false_alarm_rate"], metrics["test_detection_rate"]
         truth = labels[split.judged], scores[split.judged]
-        figures["roc"] = plots.roc(*truth, *rates)
-        figures["precision_recall"] = plots.precision_recall(*truth)
-        figures["auroc_by_class"] = plots.auroc_by_class(
+        pictures["roc"] = lambda: plots.roc(*truth, *rates)
+        pictures["precision_recall"] = lambda: plots.precision_recall(*truth)
+        pictures["auroc_by_class"] = lambda: plots.auroc_by_class(
             metrics["auroc_by_class"], metrics.get("unseen_classes", ())
         )
-    figures["confusion_matrix"] = plots.confusion(metrics["confusion_matrix"], names)
+    pictures["confusion_matrix"] = lambda: plots.confusion(metrics["confusion_matrix"], names)
     if "auroc_by_strength" in metrics:
-        figures["auroc_by_strength"] = plots.auroc_by_strength(metrics["auroc_by_strength"])
-    figures |= _explanations(detector, split, scores)
-    for name, figure in figures.items():
-        plots.save(figure, run.plots / f"{name}.png")
-
-
-def _explanations(detector: Detector, split: Split, scores: np.ndarray) -> dict[str, Any]:
-    """Groups of test images with their maps and reconstructions, on the scale of heat maps."""
-    test, names = split.test, split.class_names
-    predicted = np.zeros(0)
-    if detector.classifies:
-        predicted = apply(detector.probabilities, test.images).argmax(axis=1)
-    groups = _groups(split, scores, scores >= detector.threshold)
-    if detector.classifies:
-        by_score = np.argsort(scores, kind="stable")
-        wrong = by_score[(predicted != test.classes)[by_score] & (test.labels[by_score] == 0)]
-        groups["surest_mistakes"] = (
-            "Surest mistakes: taken for another class, with the lowest scores",
-            wrong[:PICTURES],
+        pictures["auroc_by_strength"] = lambda: plots.auroc_by_strength(
+            metrics["auroc_by_strength"]
         )
+    if evaluation.masked is not None:
+        pictures["localisation"] = lambda: _localisation(detector, split, evaluation)
+    return pictures | _explanations(detector, split, evaluation)
+
+
+def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> Pictures:
+    """Groups of test images with their maps and reconstructions, on the scale of heat maps."""
+    test, names, scores = split.test, split.class_names, evaluation.scores
+    predicted = evaluation.predicted
+    groups = choose(split, scores, detector.threshold, predicted)
 
     def caption(number: int) -> str:
-        name = names[test.classes[number]].replace(" and ", "\nand ")
-        if detector.classifies:
-            name += f"\ntaken for {names[predicted[number]]}"
-        return f"{name}\n{scores[number]:.3g}"
+        lines = [names[test.classes[number]]]
+        if predicted is not None:
+            lines.append(f"taken for {names[predicted[number]]}")
+        name = image_name(test, number)
+        lines.append(Path(name["file"]).name if "file" in name else f"number {name['number']}")
+        return "\n".join([*map(printable, lines), f"{scores[number]:.3g}"])
 
-    images = test.images[np.concatenate([chosen for _, chosen in groups.values()])]
-    maps, rebuilt = detector.explain_and_reconstruct(images)
-    figures, first = {}, 0
-    for name, (title, chosen) in groups.items():
+    @cache
+    def explained() -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Of the images of all groups in one pass."""
+        images = test.images[np.concatenate([chosen for _, chosen in groups.values()])]
+        return images, *detector.explain_and_reconstruct(images)
+
+    def drawn(title: str, chosen: np.ndarray, first: int) -> Figure:
+        images, maps, rebuilt = explained()
         part = slice(first, first + len(chosen))
-        first = part.stop
-        figures[name] = plots.explanations(
+        return plots.explanations(
             f"{title} (score below the name; threshold {detector.threshold:.3g})",
             images[part],
             None if rebuilt is None else rebuilt[part],
@@ -94,45 +112,40 @@ def _explanations(detector: Detector, split: Split, scores: np.ndarray) -> dict[
             detector.heat_scale,
             [caption(number) for number in chosen],
         )
-    return figures
+
+    pictures: Pictures = {}
+    first = 0
+    for name, (title, chosen) in groups.items():
+        pictures[name] = partial(drawn, title, chosen, first)
+        first += len(chosen)
+    return pictures
 
 
-def _groups(split: Split, scores: np.ndarray, verdicts: np.ndarray) -> Groups:
-    """Which test images are shown: some of each kind, and the worst mistakes."""
-    test = split.test
-    # Any images, but the same ones each time: neither the best nor the first of a sorted file.
-    shuffled = np.random.default_rng(0).permutation(len(scores))
-    by_score = np.argsort(scores, kind="stable")
-    normal, anomalies = (shuffled[test.labels[shuffled] == label] for label in (0, 1))
+def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> Figure:
+    """Some of the anomalies that have a mask."""
+    assert evaluation.masked
+    part, n_normal = evaluation.masked.part, evaluation.masked.n_normal
+    count = min(PICTURES, len(part) - n_normal)
+    shown = np.linspace(n_normal, len(part) - 1, count).astype(int)
+    images = part.images[shown]
 
-    def one_of_each(numbers: np.ndarray) -> np.ndarray:
-        _, first = np.unique(test.classes[numbers], return_index=True)
-        return numbers[first]
+    def caption(number: int) -> str:
+        name = split.class_names[part.classes[number]]
+        return f"{printable(name)}\n{printable(Path(part.files[number]).name)}"
 
-    groups = {"normal": ("Normal images", normal[:PICTURES])}
-    if len(split.roles.normal) > 1 and len(normal):
-        groups["normal"] = ("Normal images, one of each class", one_of_each(normal)[:10])
-    if len(anomalies):
-        chosen = one_of_each(anomalies)
-        if len(chosen) < PICTURES:  # a few kinds: several of each
-            chosen = np.concatenate(
-                [anomalies[test.classes[anomalies] == kind][:3] for kind in test.classes[chosen]]
+    return plots.localisation(
+        "Error map, and the outline of the mask",
+        images,
+        detector.explain(images),
+        evaluation.masked.masks[shown],
+        detector.heat_scale,
+        [
+            "\n".join(
+                map(printable, (split.class_names[part.classes[n]], Path(part.files[n]).name))
             )
-        groups["anomaly"] = ("Anomalies of each kind", chosen[: PICTURES + 2])
-        missed = by_score[(test.labels[by_score] == 1) & ~verdicts[by_score]]
-        groups["worst_misses"] = (
-            "Worst misses: anomalies with the lowest scores",
-            missed[:PICTURES],
-        )
-    else:
-        unusual = by_score[::-1][:PICTURES]
-        groups["most_unusual"] = ("Most unusual: normal images with the highest scores", unusual)
-    alarms = by_score[(test.labels[by_score] == 0) & verdicts[by_score]][::-1]
-    groups["worst_false_alarms"] = (
-        "Worst false alarms: normal images with the highest scores",
-        alarms[:PICTURES],
+            for n in shown
+        ],
     )
-    return groups
 
 
 def _read_history(path: Path) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
@@ -24,6 +22,7 @@ from sklearn.metrics import (
 )
 
 from anomaly_tf.deploy.overlay import overlay
+from anomaly_tf.reporting.text import SHORT, caption, plain
 from anomaly_tf.runs.detector_info import HeatScale
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.runs.outputs import PLOT, SOFTWARE
@@ -66,11 +65,12 @@ def loss_curves(history: dict[str, np.ndarray], best_epoch: int, chosen_by: str)
             axis.legend(fontsize=8)
         axis.axvline(best_epoch, color=LINE, linewidth=0.8, linestyle=":")
         title = name.replace("val_", "validation ").replace("_", " ").replace("auroc", "AUROC")
-        axis.set_title(title, fontsize=10)
+        axis.set_title(plain(title, 24), fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes[len(names) :]:
         axis.set_axis_off()
-    figure.supxlabel(f"epoch (dotted: the one that was kept, {best_epoch})", fontsize=10)
+    kept = best_epoch or "before the end of the first"
+    figure.supxlabel(f"epoch (dotted: the one that was kept, {kept})", fontsize=10)
     return figure
 
 
@@ -90,7 +90,7 @@ def explanations(
         reconstructed: uint8 `(N, H, W, C)`; without them the maps are Grad-CAM.
         maps: float32 `(N, H, W)`.
         scale: What of them is white and what dark red.
-        captions: One per image.
+        captions: One per image, of one or several lines.
     """
     pictures = {"original": images}
     if reconstructed is not None:
@@ -106,9 +106,9 @@ def explanations(
     _show_in_a_row(axes[-1], name, maps, "Reds", (scale.low, scale.high))
     if captions:
         centres = [axes[0].patches[n].get_center()[0] for n in range(len(captions))]
-        axes[0].set_xticks(centres, captions, fontsize=8)
+        axes[0].set_xticks(centres, [caption(text) for text in captions], fontsize=8)
         axes[0].tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
-        _label(figure.colorbar(axes[-1].images[0], ax=axes[-1], shrink=0.9), scale)
+        _label(_bar_beside_last_row(figure, axes[-1].images[0], axes), scale)
     return figure
 
 
@@ -161,15 +161,15 @@ def localisation(
         maps: float32 `(N, H, W)`.
         masks: bool `(N, H, W)`, True where the defects are; their edges are drawn.
         scale: What of the maps is transparent and what red.
-        captions: One per image.
+        captions: One per image, of one or several lines.
     """
     figure, axes = _grid(title, len(images), 2, (1.6 * max(len(images), 4) + 1.2, 4))
     axes[0, 0].set_ylabel("original")
     axes[1, 0].set_ylabel("map and defect" if masks.any() else "map")
-    for column, caption in enumerate(captions):
+    for column, text in enumerate(captions):
         image = _shown(images[column])
         axes[0, column].imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes[0, column].set_title(caption, fontsize=8)
+        axes[0, column].set_title(caption(text), fontsize=8)
         axes[1, column].imshow(overlay(Image.fromarray(image), scale.strength(maps[column])))
         _outline(axes[1, column], masks[column])
     if captions:
@@ -177,12 +177,18 @@ def localisation(
         steps = np.linspace(0, 1, 256, dtype=np.float32)[np.newaxis]
         ramp = np.asarray(overlay(Image.new("RGB", (256, 1), "white"), steps))[0] / 255
         colours = ScalarMappable(Normalize(scale.low, scale.high), ListedColormap(ramp))
-        _label(figure.colorbar(colours, ax=axes[1, :], shrink=0.9), scale)
+        _label(_bar_beside_last_row(figure, colours, axes), scale)
     return figure
 
 
+def _bar_beside_last_row(figure: Figure, colours: ScalarMappable, axes: np.ndarray) -> Colorbar:
+    """A colour bar of the last of several rows, with room taken from all: none is shifted."""
+    height = 0.9 / len(axes)
+    return figure.colorbar(colours, ax=axes.ravel(), shrink=height, anchor=(0, 0), aspect=12)
+
+
 def _label(bar: Colorbar, scale: HeatScale) -> None:
-    bar.set_label(textwrap.fill(scale.unit, 18), fontsize=7)
+    bar.set_label(caption(scale.unit, lines=4), fontsize=7)
 
 
 def _shown(image: np.ndarray) -> np.ndarray:
@@ -206,13 +212,17 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float) ->
     """Scores of normal and anomalous test images, each as a density, and the threshold."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
-    bins = np.linspace(0, scores.max(), 80).tolist()
+    low, high = min(0.0, float(scores.min())), float(scores.max())
+    bins = np.linspace(low, high if high > low else low + 1, 80).tolist()
     for label, name, colour in ((0, "normal", NORMAL), (1, "anomaly", ANOMALY)):
         part = scores[labels == label]
         if len(part):
             axis.hist(part, bins, density=True, alpha=0.6, label=name, color=colour)
     axis.axvline(threshold, color=LINE, linestyle="--", label=f"threshold {threshold:.3g}")
     axis.set_yscale("log")
+    # Whole powers of ten: between two equal bars all ticks would have one and the same label.
+    bottom, top = np.log10(axis.get_ylim())
+    axis.set_ylim(10 ** np.floor(bottom), 10 ** np.ceil(top))
     axis.set(xlabel="anomaly score", ylabel="density (logarithmic)", title="Test scores")
     axis.legend()
     return figure
@@ -222,9 +232,11 @@ def roc(labels: np.ndarray, scores: np.ndarray, false_alarm_rate: float, found: 
     """ROC curve with the operating point that the threshold gives."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axis = figure.subplots()
-    RocCurveDisplay.from_predictions(
+    display = RocCurveDisplay.from_predictions(
         labels, scores, ax=axis, plot_chance_level=True, curve_kwargs={"color": NORMAL}
     )
+    display.line_.set_label(f"AUROC {display.roc_auc:.4f}")
+    display.chance_level_.set_label("chance, AUROC 0.5")
     axis.plot(false_alarm_rate, found, "o", color=ANOMALY, label="at the threshold")
     axis.set(xlabel="false-alarm rate", ylabel="detection rate", title="ROC, test set")
     axis.legend(loc="lower right")
@@ -236,9 +248,11 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray) -> Figure:
     """Precision over recall, anomalies being what is looked for."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axis = figure.subplots()
-    PrecisionRecallDisplay.from_predictions(
+    display = PrecisionRecallDisplay.from_predictions(
         labels, scores, ax=axis, plot_chance_level=True, curve_kwargs={"color": NORMAL}
     )
+    display.line_.set_label(f"average precision {display.average_precision:.4f}")
+    display.chance_level_.set_label(f"chance, {labels.mean():.4f}")
     axis.set(
         xlabel="recall (detection rate)",
         ylabel="precision",
@@ -255,7 +269,9 @@ def confusion(matrix: list[list[int]], names: tuple[str, ...]) -> Figure:
     size = 2.6 + 0.6 * len(names)
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axis = figure.subplots()
-    display = ConfusionMatrixDisplay(np.array(matrix), display_labels=names)
+    display = ConfusionMatrixDisplay(
+        np.array(matrix), display_labels=[plain(name, SHORT) for name in names]
+    )
     display.plot(
         ax=axis,
         cmap="Blues",
@@ -281,10 +297,14 @@ def auroc_by_class(values: dict[str, float], unseen: Sequence[str] = ()) -> Figu
     names = sorted(values, key=lambda name: values[name], reverse=True)
     numbers = [values[name] for name in names]
     colours = [ANOMALY if name in unseen else NORMAL for name in names]
-    bars = axis.barh(names, numbers, color=colours)
+    places = range(len(names))
+    bars = axis.barh(places, numbers, color=colours)
+    axis.set_yticks(places, [plain(name) for name in names])
     axis.bar_label(bars, [f"{number:.4f}" for number in numbers], padding=3, fontsize=9)
     lowest = min(numbers)
-    axis.set_xlim(max(0.0, lowest - 0.3 * (1 - lowest) - 0.01), 1 + 0.15 * (1.02 - lowest))
+    # Of several, what differs is shown; a single one has nothing to be compared with.
+    left = max(0.0, lowest - 0.3 * (1 - lowest) - 0.01) if len(values) > 1 else 0.0
+    axis.set_xlim(left, 1 + 0.2 * (1.02 - left))
     seen = " (blue: seen in training, orange: unseen)" if len(unseen) else ""
     axis.set(xlabel="AUROC", title=f"AUROC by anomaly{seen}, test set")
     return figure
@@ -301,7 +321,7 @@ def auroc_by_strength(sweep: dict[str, Any]) -> Figure:
     colours = {"noise": NORMAL, "rotation": ANOMALY, "both": LINE}
     places = range(len(sweep["noise"]))
     for kind, values in sweep["auroc"].items():
-        axis.plot(places, values, "o-", color=colours[kind], label=kind)
+        axis.plot(places, values, "o-", color=colours[kind], label=plain(kind))
     labels = [
         f"{noise:g}\n{angle:g}°"
         for noise, angle in zip(sweep["noise"], sweep["rotation"], strict=True)
@@ -314,83 +334,5 @@ def auroc_by_strength(sweep: dict[str, Any]) -> Figure:
         title="Clean against corrupted test images",
     )
     axis.legend(loc="lower right")
-    axis.grid(alpha=0.3)
-    return figure
-
-
-def roc_overlay(curves: dict[str, dict[str, Any]]) -> Figure:
-    """ROC curves of several detectors in one picture, false alarms on a square-root scale.
-
-    Args:
-        curves: Name to metrics with `roc_curve` and `auroc`.
-    """
-    figure = Figure(figsize=(5.5, 5), layout="constrained")
-    axis = figure.subplots()
-    for name, metrics in curves.items():
-        curve = metrics["roc_curve"]
-        label = f"{name} ({metrics['auroc']:.4f})"
-        axis.plot(curve["false_alarm_rate"], curve["detection_rate"], label=label)
-    axis.plot([0, 1], [0, 1], ":", color=LINE, linewidth=0.8)
-    axis.set_xscale("function", functions=(np.sqrt, np.square))
-    axis.set_xticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
-    axis.set(xlim=(0, 1), xlabel="false-alarm rate (square-root scale)", ylabel="detection rate")
-    axis.legend(loc="lower right", title="AUROC")
-    axis.grid(alpha=0.3)
-    return figure
-
-
-def auroc_heat_map(values: dict[str, dict[str, float]], columns: str) -> Figure:
-    """AUROC of several detectors (rows) on several problems (columns), as numbers on colours.
-
-    Args:
-        values: Row to column to AUROC; a missing one stays empty.
-        columns: What the columns are.
-    """
-    names = list(dict.fromkeys(name for row in values.values() for name in row))
-    grid = np.array([[row.get(name, np.nan) for name in names] for row in values.values()])
-    figure = Figure(
-        figsize=(1.8 + 0.75 * max(len(names), 4), 1.6 + 0.42 * len(values)), layout="constrained"
-    )
-    axis = figure.subplots()
-    axis.imshow(grid, cmap="RdYlGn", vmin=0.5, vmax=1, aspect="auto")
-    for (row, column), value in np.ndenumerate(grid):
-        if np.isfinite(value):
-            colour = "white" if value > 0.95 or value < 0.55 else "black"
-            axis.text(
-                column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color=colour
-            )
-    rotated = max(map(len, names)) > 3
-    axis.set_xticks(
-        range(len(names)), names, rotation=40 * rotated, ha="right" if rotated else "center"
-    )
-    axis.set_yticks(range(len(values)), list(values))
-    axis.set_xlabel(columns)
-    return figure
-
-
-def auroc_against_time(points: dict[tuple[str, str], tuple[float, float]]) -> Figure:
-    """What training time buys: seconds (logarithmic) and AUROC of each approach and protocol.
-
-    Args:
-        points: (approach, protocol) to (seconds, AUROC).
-    """
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axis = figure.subplots()
-    approaches, protocols = (list(dict.fromkeys(names)) for names in zip(*points, strict=True))
-    for (approach, protocol), point in points.items():
-        marker = "os^Dv"[protocols.index(protocol) % 5]
-        axis.plot(*point, marker, color=f"C{approaches.index(approach)}", markersize=8)
-    # In the legend colours stand for approaches and shapes for protocols.
-    for number, name in enumerate(approaches):
-        axis.plot([], [], "o", color=f"C{number}", label=name)
-    for number, name in enumerate(protocols):
-        axis.plot([], [], "os^Dv"[number % 5], color="grey", label=name)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.margins(x=0.1)
-    axis.set(xlabel="training time, seconds (logarithmic)", ylabel="AUROC")
-    axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
     axis.grid(alpha=0.3)
     return figure

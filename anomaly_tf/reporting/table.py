@@ -6,6 +6,8 @@ from typing import Any
 
 from anomaly_tf.script import printable
 
+# Names up to this length are followed by values in one column.
+MAX_WIDTH = 40
 Rows = list[tuple[str, str]]
 
 
@@ -24,7 +26,9 @@ def table(metrics: dict[str, Any]) -> str:
         *(_normal_scores(metrics) if no_anomalies else ()),
         *_by_class(metrics),
     ]
-    width = max(len(name) for name, _ in rows)
+    # Names of classes and files may hold line breaks and what moves a terminal's cursor.
+    rows = [(printable(name), printable(value)) for name, value in rows]
+    width = min(max(len(name) for name, _ in rows), MAX_WIDTH)
     normal = (
         "all classes normal"
         if metrics["normal_class"] is None
@@ -97,7 +101,7 @@ def _normal_scores(metrics: dict[str, Any]) -> Rows:
     unusual = metrics.get("most_unusual_normal", [])[:5]
     return [
         ("scores of normal images", words),
-        *(("most unusual", f"{one['score']:.4g}  {printable(one['file'])}") for one in unusual),
+        *(("most unusual", f"{one['score']:.4g}  {one['file']}") for one in unusual),
     ]
 
 

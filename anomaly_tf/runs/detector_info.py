@@ -183,6 +183,7 @@ class TrainingFacts:
         chosen_by: What chose the epoch that is kept.
         epochs: Finished epochs.
         best_epoch: The epoch that is kept, from 1; 0: the first one was not finished.
+        steps: How many steps of the first epoch were learnt, if it was not finished.
         validation: Measures of the kept epoch on the validation set, by name.
         train_seconds: Duration.
         images_per_second: Training images.
@@ -198,6 +199,7 @@ class TrainingFacts:
     chosen_by: str = _entry(_TEXT)
     epochs: int = _entry(_COUNT)
     best_epoch: int = _entry(_COUNT)
+    steps: int | None = _entry(_COUNT)
     validation: dict[str, float] = _entry((are_measures, "names, each with a finite number"))
     train_seconds: float = _entry(_NOT_NEGATIVE)
     images_per_second: float = _entry(_NOT_NEGATIVE)

@@ -9,7 +9,7 @@
 | `history.csv` | train | losses and validation AUROC of every epoch |
 | `tensorboard/` | train | event files |
 | `checkpoint.npz` | train | the state after the last epoch, to go on from; gone at the end |
-| `metrics.json`, `plots/` | evaluate | test metrics and pictures |
+| `metrics.json`, `scores.csv`, `plots/` | evaluate | test metrics, each score, pictures |
 
 The run is saved at every improvement, so a training that was killed leaves its best epoch. The
 model is first written as `model-new.keras`; it becomes the run's with the `detector.json` that
@@ -19,6 +19,7 @@ names its digest, whichever of the two names it then has.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -76,7 +77,12 @@ class RunDirectory:
     @property
     def is_finished(self) -> bool:
         """Whether training has come to its end."""
-        return self.detector.is_file() and open_run(self.path)[1].training.status == COMPLETED
+        return self.holds_detector and open_run(self.path)[1].training.status == COMPLETED
+
+    @property
+    def holds_detector(self) -> bool:
+        """Whether a detector was saved: its model and `detector.json` are there."""
+        return self.detector.is_file() and (self.model.is_file() or self.new_model.is_file())
 
     def require_unused(self) -> None:
         """Refuses a folder that holds more than unfinished files of a process that was killed.
@@ -174,6 +180,11 @@ class RunDirectory:
         return self.path / "metrics.json"
 
     @property
+    def scores(self) -> Path:
+        """Score and verdict of each test image."""
+        return self.path / "scores.csv"
+
+    @property
     def plots(self) -> Path:
         """Pictures of the evaluation."""
         return self.path / "plots"
@@ -227,6 +238,25 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
         return run, DetectorInfo.read(run.detector, RUN_FIELDS)
     except ValueError as error:
         raise UserError(f"{run.detector} is damaged ({error}); train again") from error
+
+
+def unfinished_training(run: RunDirectory, info: DetectorInfo) -> str | None:
+    """What the user of a run should know if its training has not come to its end."""
+    training = info.training
+    if training.status == COMPLETED:
+        return None
+    how = {
+        "interrupted": "was interrupted",
+        "non_finite_loss": "ended with a loss that is no number",
+    }
+    kept = f"epoch {training.best_epoch}" if training.best_epoch else "its unfinished first epoch"
+    said = f"the training of {run.path} {how.get(training.status, 'is unfinished')}"
+    said += f" after epoch {training.epochs}; this is the detector of {kept}"
+    if training.status == "non_finite_loss":
+        return said
+    return (
+        f"{said}; {shlex.join(['python', 'train.py', '--resume', str(run.path)])} goes on with it"
+    )
 
 
 def _unused(folder: Path) -> Path:

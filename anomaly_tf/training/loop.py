@@ -88,7 +88,7 @@ def train(
         if not resume:
             run.require_unused()
         try:
-            return _train(setup, run, command)
+            return _train(setup, run, command, resume)
         except (OSError, tf.errors.OpError) as error:
             if (cause := folder_error(error)) is None:
                 raise
@@ -103,7 +103,17 @@ def resume_command(run: RunDirectory) -> str:
     return shlex.join(["python", "train.py", "--resume", str(run.path)])
 
 
-def _train(setup: TrainingSetup, run: RunDirectory, command: str) -> Outcome:
+def _describe_resuming(recorder: Recorder, progress: Progress) -> str:
+    """What resuming does, for the user."""
+    said = "no epoch was finished: training begins anew"
+    if progress.epochs:
+        said = f"going on after epoch {progress.epochs}, the last that was finished"
+    if recorder.saved:
+        said += f"; the run keeps the weights of {recorder.best_weights()} until others are better"
+    return said
+
+
+def _train(setup: TrainingSetup, run: RunDirectory, command: str, resumed: bool) -> Outcome:
     config, device, training = setup.config, setup.device, setup.config.training
     print(
         f"device: {device.name} ({device.reason}); {training.precision}, "
@@ -114,13 +124,14 @@ def _train(setup: TrainingSetup, run: RunDirectory, command: str) -> Outcome:
     progress = Progress(digest_of_sets(setup.split))
     if run.checkpoint.is_file():
         progress = load_checkpoint(run.checkpoint, model, progress.sets)
-        print(f"going on after epoch {progress.epochs}, the last that was finished", flush=True)
     run.clear_unfinished()
     save_config(config, run.config)
     save_split(setup.split, setup.dataset, run.split)
     recorder = Recorder(setup, run, model, command, progress.seconds)
+    recorder.resume()
+    if resumed:
+        print(_describe_resuming(recorder, progress), flush=True)
     if progress.epochs:
-        recorder.resume()
         write_history(run.history, progress.history)
     validation = Validation(
         model.detector,
@@ -161,8 +172,8 @@ def _fit(
             shuffle=False,
         )
     except KeyboardInterrupt:
-        if not recorder.saved:
-            recorder.save(0, *validation.measure())
+        if not progress.epochs:
+            recorder.save_unfinished(*validation.measure())
         return "interrupted", (
             f"interrupted; {recorder.kept()}; go on with it: {resume_command(run)}"
         )

@@ -38,7 +38,7 @@ class Recorder:
     def __init__(
         self, setup: TrainingSetup, run: RunDirectory, model: Approach, command: str, seconds: float
     ) -> None:
-        self._setup, self._run = setup, run
+        self._setup, self._run, self._model = setup, run, model
         self._start = time.monotonic() - seconds
         self.saved = False
         self.best = -math.inf
@@ -51,17 +51,44 @@ class Recorder:
         return self._detector.info if self.saved else None
 
     def resume(self) -> None:
-        """Takes over what an interrupted training has saved, unless it has finished no epoch."""
-        if not self._run.detector.is_file():
+        """Takes over what an interrupted training has saved, which only a better one replaces."""
+        run = self._run
+        if not run.holds_detector:
             return
-        _, info = open_run(self._run.path)
+        _, info = open_run(run.path)
+        if info.model_sha256 and run.model_with(info.model_sha256) is None:
+            return  # not the model that was saved: there is nothing to keep
         kept = info.training
-        if kept.best_epoch == 0:  # saved by Ctrl-C within the first epoch
-            return
-        by_epoch = kept.chosen_by == LAST_EPOCH
-        self.best = kept.best_epoch - 1 if by_epoch else kept.validation[kept.chosen_by]
+        self.best = self._value(kept.best_epoch, kept.validation, kept.steps)
         kept.status = "running"
         self._detector.info, self.saved = info, True
+
+    def _value(self, epoch: int, measures: dict[str, float], steps: int | None) -> float:
+        """How good a detector is by the criterion; for `LAST_EPOCH`, how long it learnt.
+
+        Args:
+            epoch: The epoch that it comes from, from 1; 0 within the first.
+            measures: Name to value on the validation set.
+            steps: Of a detector from within the first epoch, how many it has learnt.
+        """
+        criterion = CRITERIA[self._setup.config.learns_from]
+        if criterion != LAST_EPOCH:
+            return measures.get(criterion, -math.inf)
+        # As `Validation` counts, from 0; a part of the first epoch lies below.
+        return epoch - 1 if epoch else (steps or 0) / 1e9 - 1
+
+    def save_unfinished(self, measures: dict[str, float], scores: np.ndarray) -> None:
+        """Keeps weights from within the first epoch, unless the run holds better ones.
+
+        Args:
+            measures: Name to value on the validation set.
+            scores: Scores of the validation set.
+        """
+        optimizers = self._model.optimizers.values()
+        steps = max(int(optimizer.iterations) for optimizer in optimizers)
+        if self._value(0, measures, steps) > self.best:
+            self._detector.info.training.steps = steps
+            self.save(0, measures, scores)
 
     def save(self, epoch: int, measures: dict[str, float], scores: np.ndarray) -> None:
         """Makes the current weights the run's detector.
@@ -77,6 +104,8 @@ class Recorder:
         detector, info = self._detector, self._detector.info
         with uninterrupted():
             info.training.best_epoch, info.training.validation = epoch, measures
+            if epoch:
+                info.training.steps = None
             info.calibration = Calibration(len(normal), normal.tolist())
             info.score_statistics = {
                 name: score_statistics(part) for name, part in kinds.items() if len(part)
@@ -99,11 +128,12 @@ class Recorder:
         """Which weights the run holds, for a message."""
         if not self.saved:
             return "no epoch was finished, so there is no detector to keep"
+        return f"kept the weights of {self.best_weights()} in {self._run.path}"
+
+    def best_weights(self) -> str:
+        """Which weights the run holds, and how good they are, for a message."""
         training = self._detector.info.training
-        return (
-            f"kept the weights of epoch {training.best_epoch} "
-            f"({describe_choice(training)}) in {self._run.path}"
-        )
+        return f"{describe_epoch(training)} ({describe_choice(training)})"
 
     def seconds(self) -> float:
         """Time spent on training, before an interruption, too."""
@@ -150,6 +180,11 @@ def _first_info(
             name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")
         },
     )
+
+
+def describe_epoch(training: TrainingFacts) -> str:
+    """Where the kept weights come from, for a message."""
+    return f"epoch {training.best_epoch}" if training.best_epoch else "the unfinished first epoch"
 
 
 def describe_choice(training: TrainingFacts) -> str:

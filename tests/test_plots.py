@@ -1,0 +1,165 @@
+"""Pictures of an evaluation: any text in them, few images, and what stands beside what."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from anomaly_tf.reporting import comparison_plots, plots
+from anomaly_tf.reporting.comparison import _embedded
+from anomaly_tf.reporting.text import SHORT, caption, plain
+from anomaly_tf.runs.detector_info import HeatScale
+
+SCALE = HeatScale(0.1, 0.9, 0.9, 0.999, "squared $error$")
+NAMES = (
+    "$$",
+    "a\\$b$",
+    "\u50b7 $\\frac{1}$",
+    "w" * 255,
+    "line\nbreak\x1b[31m \udcff",
+    "\u05e2\u05d1 \u202e\u0627\u0644 <b>&amp;",
+)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def figures_with(names: tuple[str, ...]) -> dict[str, Figure]:
+    """Every figure that shows names of users."""
+    images, maps = noise(len(names), 8, 8, 3), noise(len(names), 8, 8) / np.float32(255)
+    by_class = {name: 0.9 - 0.01 * place for place, name in enumerate(names)}
+    curve = {"false_alarm_rate": [0.0, 1.0], "detection_rate": [0.0, 1.0]}
+    history = {"epoch": np.arange(2.0)} | {name: np.arange(2.0) for name in names}
+    return {
+        "explanations": plots.explanations("few", images, images, maps, SCALE, [*names]),
+        "localisation": plots.localisation("few", images, maps, maps > 0.8, SCALE, [*names]),
+        "auroc_by_class": plots.auroc_by_class(by_class, names[:2]),
+        "confusion": plots.confusion(np.eye(len(names), dtype=int).tolist(), names),
+        "losses": plots.loss_curves(history, 1, names[0]),
+        "overlay": comparison_plots.roc_overlay(
+            {name: {"roc_curve": curve, "auroc": 0.5} for name in names}
+        ),
+        "heat_map": comparison_plots.auroc_heat_map(dict.fromkeys(names, by_class), names[0]),
+        "time": comparison_plots.auroc_against_time({(name, name): (1, 0.9) for name in names}),
+    }
+
+
+@pytest.mark.parametrize("kind", figures_with(("one", "two")))
+def test_any_name_is_drawn_without_a_warning(kind, tmp_path):
+    figure = figures_with(NAMES)[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.save(figure, tmp_path / "picture.png")
+        if kind in ("overlay", "heat_map", "time"):
+            _embedded(figure)
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert max(picture.size) < 5000
+    shown = {text.get_text() for text in figure.findobj(Text)}
+    # As matplotlib shows it: dollar signs without the backslash, and no mathematics.
+    parts = [text.replace(r"\$", "$") for text in shown]
+    for name in NAMES[:2]:
+        assert any(name in part for part in parts), name
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("T-shirt/top", "T-shirt/top"),
+        ("$$", r"\$\$"),
+        ("a\nb", r"a\nb"),
+        ("\x1b[31m", r"\x1b[31m"),
+        ("\u50b7", r"\u50b7"),
+        ("e\u0301", "\u00e9"),
+        ("\u05e9", "\u05e9"),
+        ("\u202ea", r"\u202ea"),
+        ("0123456789" * 2, "01234\u20266789"),
+        ("\u50b7" * 9, "\u2026"),
+    ],
+)
+def test_text_is_literal_and_as_long_as_there_is_room(text, shown):
+    assert plain(text, 10 if len(text) in (9, 20) else 40) == shown
+
+
+def test_a_caption_takes_a_few_short_lines():
+    lines = caption(f"{'a name ' * 20}\n{'x' * 90}\n0.5").split("\n")
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= SHORT
+    assert lines[0] == "a name a name a"
+    assert lines[-1] == "0.5"
+
+
+def drawn(figure: Figure) -> Figure:
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_image_reconstruction_and_error_stand_below_each_other(count):
+    images, maps = noise(count, 8, 8, 1), noise(count, 8, 8) / np.float32(255)
+    figure = drawn(plots.explanations("few", images, images, maps, SCALE, ["name"] * count))
+    rows = [axis.get_window_extent() for axis in figure.axes[:3]]
+    for row in rows[1:]:
+        assert row.x0 == pytest.approx(rows[0].x0, abs=1)
+        assert row.width == pytest.approx(rows[0].width, abs=1)
+    assert rows[0].y0 > rows[1].y0 > rows[2].y0
+    bar = figure.axes[3].get_window_extent()
+    assert bar.x0 > rows[2].x1
+    assert bar.y1 <= rows[2].y1 + 5  # beside the row that it is the scale of
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_image_and_its_map_stand_below_each_other(count):
+    images, maps = noise(count, 16, 8, 3), noise(count, 16, 8) / np.float32(255)
+    figure = drawn(plots.localisation("few", images, maps, maps > 0.8, SCALE, ["name"] * count))
+    places = [axis.get_window_extent() for axis in figure.axes[:-1]]
+    for above, below in zip(places[:count], places[count:], strict=True):
+        assert below.x0 == pytest.approx(above.x0, abs=1)
+        assert below.width == pytest.approx(above.width, abs=1)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+@pytest.mark.parametrize("value", ["equal", "spread", "zero", "negative"])
+def test_the_ticks_of_a_histogram_differ(count, value):
+    scores = {
+        "equal": np.full(2 * count, 0.4),
+        "spread": np.linspace(0.01, 0.02, 2 * count),
+        "zero": np.zeros(2 * count),
+        "negative": -np.arange(1.0, 2 * count + 1),
+    }[value]
+    labels = np.repeat([0, 1], count)
+    figure = drawn(plots.score_histogram(labels, scores, 0.015))
+    axis = figure.axes[0].yaxis
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    low, high = figure.axes[0].get_ylim()
+    names = [t.label1.get_text() for t in ticks if low <= t.get_loc() <= high]
+    names = [name for name in names if name]
+    assert len(names) >= 2
+    assert len(set(names)) == len(names)
+
+
+def test_curves_are_named_and_have_four_digits():
+    labels = np.repeat([0, 1], [300, 100])
+    scores = np.arange(400.0)
+    scores[0] = 400
+    area = 1 - 100 / 30000
+    figures = plots.roc(labels, scores, 0.1, 1.0), plots.precision_recall(labels, scores)
+    legends = [[t.get_text() for t in f.axes[0].get_legend().get_texts()] for f in figures]
+    assert legends[0] == [f"AUROC {area:.4f}", "chance, AUROC 0.5", "at the threshold"]
+    assert legends[1][0].startswith("average precision 0.9")
+    assert len(legends[1][0].split(".")[1]) == 4
+    assert legends[1][1] == "chance, 0.2500"
+
+
+@pytest.mark.parametrize(("values", "left"), [({"dent": 0.85}, 0.0), ({"a": 0.99, "b": 0.97}, 0.9)])
+def test_a_single_bar_begins_at_zero(values, left):
+    figure = drawn(plots.auroc_by_class(values))
+    low, high = figure.axes[0].get_xlim()
+    assert left <= low < left + 0.08
+    assert high > 1

@@ -1,0 +1,156 @@
+"""One detector for several threads, and for other processes, to which it is pickled."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import pickle
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_command, small_config, small_model, weighing_detector
+
+from anomaly_tf import Detector
+from anomaly_tf.deploy.litert import LiteRTDetector
+from anomaly_tf.detection.scoring import GradCam
+from anomaly_tf.errors import UserError
+
+THREADS = 4
+KINDS = ("run", "saved_model", "tflite")
+
+
+def at_once(call: Callable[[int], object]) -> None:
+    """Calls in as many threads, which begin together; raises what one of them raised."""
+    barrier, errors = threading.Barrier(THREADS), []
+
+    def work(number: int) -> None:
+        barrier.wait()
+        try:
+            call(number)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_share_a_detector(kind, deployed, small_arrays):
+    images = [small_arrays[2][20 * n : 20 * n + 13 + n] for n in range(THREADS)]
+    alone, shared = Detector.load(deployed[kind]), Detector.load(deployed[kind])
+    calls = ("score", "predict", "explain", "reconstruct", "explain_and_reconstruct")
+    right = {(name, n): getattr(alone, name)(images[n]) for name in calls for n in range(THREADS)}
+
+    def work(number: int) -> None:
+        # Each begins with another call, so that what is made at the first call is made at once.
+        for place in range(3 * len(calls)):
+            name = calls[(number + place) % len(calls)]
+            found = getattr(shared, name)(images[number])
+            for one, other in zip(found, right[name, number], strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+    at_once(work)
+
+
+def test_threads_share_grad_cam(capfd):
+    model = small_model(small_config("cnn")).detector
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (3 + n, 16, 16, 1), np.uint8) for n in range(THREADS)]
+    alone, shared = GradCam(model), GradCam(model)
+    right = [alone(part) for part in images]
+    found: dict[int, np.ndarray] = {}
+    at_once(lambda number: found.update({number: shared(images[number])}))
+    for number in range(THREADS):
+        np.testing.assert_allclose(found[number], right[number], rtol=1e-5, atol=1e-7)
+    assert "retracing" not in capfd.readouterr().err
+
+
+def test_threads_load_at_the_same_time(deployed, small_arrays):
+    images, scores = small_arrays[2][:5], {}
+    at_once(lambda n: scores.update({n: Detector.load(deployed[KINDS[n % 3]]).score(images)}))
+    for number in range(THREADS):
+        np.testing.assert_allclose(scores[number], scores[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_detector_is_pickled_by_its_path(kind, deployed, small_arrays, tmp_path, monkeypatch):
+    monkeypatch.chdir(deployed[kind].parent)
+    detector = Detector.load(deployed[kind].name)
+    detector.set_percentile(42)
+    content = pickle.dumps(detector)
+    assert len(content) < 2000
+    monkeypatch.chdir(tmp_path)
+    again = pickle.loads(content)
+    assert type(again) is type(detector)
+    assert again.info.threshold == detector.info.threshold
+    images = small_arrays[2][:5]
+    np.testing.assert_array_equal(again.score(images), detector.score(images))
+    # And once more, from what was unpickled.
+    assert pickle.loads(pickle.dumps(again)).threshold == detector.threshold
+
+
+UNPICKLING = "import pickle, sys; print(pickle.load(sys.stdin.buffer).threshold)"
+
+
+def test_another_process_loads_what_was_pickled(deployed, tmp_path, without_tensorflow):
+    detector = Detector.load(deployed["tflite"])
+    detector.set_false_alarm_rate(0.1)
+    (tmp_path / "pickled").write_bytes(pickle.dumps(detector))
+    path = f"{without_tensorflow['PYTHONPATH']}:{ROOT}"
+    with (tmp_path / "pickled").open("rb") as file:
+        done = run_command(
+            *(sys.executable, "-c", UNPICKLING),
+            env={**without_tensorflow, "PYTHONPATH": path},
+            cwd=tmp_path,
+            stdin=file,
+        )
+    assert (done.stdout, done.stderr) == (f"{detector.threshold}\n", "")
+
+
+def test_trust_and_threads_are_kept(deployed, run_copy):
+    facts = json.loads((run_copy / "detector.json").read_text())
+    facts.pop("model_sha256")
+    (run_copy / "detector.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="--trust"):
+        Detector.load(run_copy)
+    content = pickle.dumps(Detector.load(run_copy, trust=True))
+    assert pickle.loads(content).threshold == facts["threshold"]["value"]
+    model = LiteRTDetector.load(deployed["tflite"], threads=1)
+    assert pickle.loads(pickle.dumps(model))._threads == 1
+
+
+def test_what_was_replaced_since_is_not_taken_for_what_was_pickled(deployed, tmp_path):
+    model = Path(shutil.copy(deployed["tflite"], tmp_path / "model.tflite"))
+    content = pickle.dumps(Detector.load(model))
+    info = Detector.load(model).info
+    other = bytearray(model.read_bytes()[: info.model_bytes]) + b"\0"
+    facts = info.to_json() | {"model_bytes": len(other)}
+    facts["model_sha256"] = hashlib.sha256(other).hexdigest()
+    model.write_bytes(other)
+    model.with_suffix(".json").write_text(json.dumps(facts))
+    assert Detector.load(model).threshold == info.threshold.value  # a model of its own right
+    with pytest.raises(UserError, match="is no longer the detector that was pickled"):
+        pickle.loads(content)
+    model.unlink()
+    with pytest.raises(UserError, match="does not exist"):
+        pickle.loads(content)
+
+
+def test_without_a_path_one_line_says_why_not():
+    detector = weighing_detector((8, 8, 1), (1,))
+    for copied in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"^cannot pickle this TrainedDetector: it was not"):
+            copied(detector)
+    twin = copy.copy(detector)  # which shares the model
+    assert twin.model is detector.model
