@@ -169,7 +169,7 @@ def named_places(words: list[str]) -> list[Path]:
     if "" in names:  # which would stand for the folder that the command runs in
         raise UserError("a name among FILES_OR_FOLDERS is empty; give files or folders that exist")
     places = [user_path(name) for name in names]
-    if not any(place.exists() for place in places):
+    if not any(map(os.path.exists, places)):
         try:
             places[0].stat()
         except (OSError, ValueError) as error:

@@ -12,7 +12,8 @@ The package in the order in which data flows; each folder imports from those bel
 - `approaches`: one folder each, and the registry
 - `networks`: what two or more approaches share
 - `config`: options that belong to no single approach, and how they are read
-- `runs`: what lies in a run directory, `detector.json`, files written whole or not at all
+- `runs`: what lies in a run directory, `detector.json`, files written whole or not at all, what may
+  be written over, paths
 - `script`, `jobs`, `onednn`, `errors`, `version`: what all of them share
 
 Importing it first lets TensorFlow compute with oneDNN on every x86 processor (`onednn.py`).

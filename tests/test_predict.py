@@ -411,6 +411,7 @@ def test_many_files_in_order(model, judged, without_tensorflow, tmp_path):
         ("--model {model}", ["FILES_OR_FOLDERS"]),
         ("--model {model} empty", ["folder empty holds no images"]),
         ("--model {model} missing", ["cannot read missing: No such file", "that exist"]),
+        ("--model {model} " + "x" * 300, ["cannot read xxx", "File name too long"]),
         ("--model {model} missing none.png", ["cannot read missing", "nor any of 1 others"]),
         ("--model {model} photos --heatmaps photos", ["--heatmaps photos would write into"]),
         ("--model {model} photos --heatmaps=", ["--heatmaps is empty"]),

@@ -142,6 +142,12 @@ def test_a_folder_that_cannot_be_read_is_said(photos):
     assert lines == [f"left out: 1 folder that cannot be read ({closed}: Permission denied)"]
 
 
+def test_names_that_no_file_can_have_do_not_keep_the_others_from_being_found(photos):
+    odd = [Path("x" * 300), Path("a\0b"), photos / "a.png" / "b.png"]
+    found = find_images([*odd, photos])
+    assert [file for file, _ in found.files] == [*odd, photos / "a.png"]
+
+
 def test_heat_maps_plots_and_runs_are_left_out(photos):
     heat_map(photos / "heat" / "photos" / "a.png")
     heat_map(photos / "b.png")

@@ -209,7 +209,7 @@ def find_images(places: Sequence[Path]) -> Found:
     files: list[tuple[Path, Path]] = []
     problems = []
     for place in places:
-        if not place.is_dir():
+        if not os.path.isdir(place):  # which raises nothing, whatever is wrong with the path
             files.append((place, Path(place.name)))
             continue
         before = search.left_out.counts.copy()
@@ -218,8 +218,8 @@ def find_images(places: Sequence[Path]) -> Found:
         files += [(place / name, outside / name) for name in names]
         passed = search.left_out.counts - before
         if not names and not passed[TWICE]:
-            reason = search.left_out.first[CLOSED] if passed[CLOSED] else ""
-            problems.append(f"cannot read {reason}" if reason else str(no_images(place)))
+            closed = f"folder {place} cannot be read; change its permissions"
+            problems.append(closed if passed[CLOSED] else str(no_images(place)))
     return Found(files, problems, search.left_out)
 
 
