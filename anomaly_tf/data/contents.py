@@ -215,19 +215,19 @@ def require_same_files(data: str, before: FileDigests, now: FileDigests) -> None
     raise _other_data(data, "; ".join(words) or "its images are in other sets")
 
 
-def require_same_masks(data: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Refuses masks that are not those of the run, on which the figures of maps rest.
+def say_other_masks(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Says on stderr which masks were replaced since training, which never saw them.
 
     Args:
-        data: The folder, as the user knows it.
         before: Mask files of the run and the digest of each.
         now: The same files as they are now.
-
-    Raises:
-        UserError: If one was replaced.
     """
     if replaced := [mask for mask in now if before.get(mask) != now[mask]]:
-        raise _other_data(data, f"masks replaced: {len(replaced)} (first: {replaced[0]})")
+        print(
+            f"note: masks replaced since training: {len(replaced)} (first: {replaced[0]}); figures "
+            "by pixel rest on the new ones",
+            file=sys.stderr,
+        )
 
 
 def say_not_compared(data: str) -> None:
