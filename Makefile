@@ -42,7 +42,7 @@ test: $(READY) ## Run the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY) ## Try thousands of generated inputs (minutes)
-	$(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_files.py --hypothesis-profile fuzz
+	$(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_files.py tests/test_fuzz_folders.py --hypothesis-profile fuzz
 
 lint: $(READY) ## Check formatting, style and types
 	$(BIN)/ruff format --check $(SOURCES)
