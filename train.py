@@ -54,7 +54,7 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
             flush=True,
         )
 
-    known = open_run(run.path)[1] if options.resume and run.detector.is_file() else None
+    known = open_run(run.path)[1] if options.resume and run.holds_detector else None
     split = make_split(config, dataset, known)
     for line in split.left_out[len(dataset.left_out) :]:
         print(printable(line), file=sys.stderr)
