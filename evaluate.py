@@ -134,16 +134,22 @@ def plan_output(path: str | None, run: RunDirectory, read_from: Iterable[Path]) 
     if output.path.resolve() == run.path.resolve():
         run.require_apart(read_from)
         return run
-    outputs = {
-        output.metrics: json_with("approach", "auroc", "threshold_method"),
-        output.scores: lambda path: output.metrics.is_file(),
-        **dict.fromkeys(output.plots.glob("*"), is_own_picture),
-    }
-    require_own_place("--output", output.path, outputs, [run.path, *read_from])
-    if output.path.is_dir() and any(output.path.iterdir()) and not output.metrics.is_file():
+    folders, place = list(read_from), output.path.resolve()
+    for folder in folders:
+        if folder.is_dir() and place.is_relative_to(folder.resolve()):
+            raise UserError(f"--output {path} lies in the data, {folder}; choose another folder")
+    is_new = not output.path.is_dir() or not any(output.path.iterdir())
+    if not is_new and (output.config.exists() or not output.metrics.is_file()):
         raise UserError(
             f"--output {path} holds other files than an evaluation; choose a new or empty folder"
         )
+    drawn = [picture for picture in output.plots.glob("*.png") if picture.is_file()]
+    outputs = {
+        output.metrics: json_with("approach", "auroc", "threshold_method"),
+        output.scores: lambda path: path.is_file(),  # beside our metrics
+        **dict.fromkeys(drawn, is_own_picture),
+    }
+    require_own_place("--output", output.path, outputs, [run.path, *folders])
     return output
 
 

@@ -114,7 +114,7 @@ def test_detectors_load_without_notes(deployed):
         ("=1+1.png", "'=1+1.png"),
         ("@sum", "'@sum"),
         ("-2", "'-2"),
-        ("\t=1", "\\t=1"),
+        ("\t=1", "'\\t=1"),
         ("a\x1b[31m", "a\\x1b[31m"),
     ],
 )

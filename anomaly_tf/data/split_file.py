@@ -36,6 +36,7 @@ from anomaly_tf.data.stored import ImageFiles, StoredImages
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.checks import is_whole
 from anomaly_tf.runs.detector_info import DetectorInfo
+from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import write_json
 from anomaly_tf.script import printable
 
@@ -78,11 +79,14 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     Args:
         config: The run's configuration; `data` may name another folder with the same data.
         path: The run's `split.json`, which need not exist.
-        info: The run's metadata, with which the data is compared; see `contents.py`.
+        info: The run's metadata, with which the data is compared (see `contents.py`); by default
+            what lies beside the file, if something does.
 
     Raises:
         UserError: If the data is not there or is not that of the run, or the file is damaged.
     """
+    if info is None and RunDirectory(path.parent).holds_detector:
+        _, info = open_run(path.parent)
     if not path.is_file():
         return make_split(config, open_dataset(config), info)
     folder = Path(config.data)
