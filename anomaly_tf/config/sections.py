@@ -42,8 +42,8 @@ class BalancedSamplingConfig(SamplingConfig):
         anomaly_clusters: K-means clusters from which anomalies are drawn equally; 1 draws
             uniformly.
         candidates: Images drawn for each that is learnt from. Half of a batch is learnt from as
-            drawn; the other half are those of the rest that the detector so far tells worst, normal
-            images of the highest and anomalies of the lowest score. 1 learns from all.
+            drawn; the other half are the hardest of the rest: the normal images that score highest
+            at that moment and the anomalies that score lowest. 1 learns from all.
         synthetic: Share of the anomalies in a batch that are made of normal images, by turning,
             moving, resizing and mixing them; not under protocol corruption, which makes its own.
             null stands for 0.4 under protocol unseen and 0 under the others.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,11 +67,7 @@ def recognise(folder: Path) -> Layout:
         UserError: If pictures lie both beside and in subfolders, or there is a `test/` without a
             `train/`.
     """
-    files, left_out = _search(folder)
-    images, found, notes = set_masks_apart(
-        folder, [file for file in files if _top(file).lower() != MASKS]
-    )
-    masks = [file for file in files if _top(file).lower() == MASKS] + found
+    files, images, masks, notes, left_out = _search(folder)
     tops = {_top(file).lower() for file in files}
     divided = TRAIN in tops
     if TEST in tops and not divided:
@@ -114,11 +110,7 @@ def left_out_of(folder: Path, in_sets: Collection[str], masks: Collection[str]) 
         in_sets: Files of the run's sets.
         masks: Mask files that the run uses.
     """
-    files, left_out = _search(folder)
-    images, found, _ = set_masks_apart(
-        folder, [file for file in files if _top(file).lower() != MASKS]
-    )
-    truth = [file for file in files if _top(file).lower() == MASKS] + found
+    _, images, truth, _, left_out = _search(folder)
     _count_unused(folder, truth, masks, UNUSED, left_out)
     known = {*in_sets, *truth}
     for file in images:
@@ -127,9 +119,23 @@ def left_out_of(folder: Path, in_sets: Collection[str], masks: Collection[str]) 
     return tuple(left_out.lines())
 
 
-def _search(folder: Path) -> tuple[list[str], LeftOut]:
+class _Found(NamedTuple):
+    """What a folder holds: all image files, those of them that are pictures and masks, notes."""
+
+    files: list[str]
+    images: list[str]
+    masks: list[str]
+    notes: list[str]
+    left_out: LeftOut
+
+
+def _search(folder: Path) -> _Found:
     search = Search()
-    return search.images_below(folder), search.left_out
+    files = search.images_below(folder)
+    beside = [file for file in files if _top(file).lower() != MASKS]
+    images, masks, notes = set_masks_apart(folder, beside)
+    masks = [file for file in files if _top(file).lower() == MASKS] + masks
+    return _Found(files, images, masks, notes, search.left_out)
 
 
 def _count_unused(

@@ -154,8 +154,8 @@ def _key(folder: Path, layout: Layout, config: Config) -> str:
     """Name of a cache: one for each content of the files, and each way of reading them.
 
     Names, lengths and dates are not enough: archives, containers and cameras give the same ones to
-    other pictures. A file's number on its device tells files apart that exist, and the time at
-    which its entry last changed, which no program can set, tells whether one is still as it was.
+    other pictures. No two files that exist share a number on one device, and a file whose
+    content changes gets a new time of its entry (`ctime`), which no program can set.
     A folder that was renamed keeps its cache, a copy of it is decoded anew.
     """
     way = CACHE_VERSION, config.size, config.folder.bit_depth

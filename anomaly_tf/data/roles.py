@@ -73,7 +73,7 @@ def normal_by_name(class_names: tuple[str, ...]) -> tuple[int, ...] | None:
 
 
 def guess_normal(class_names: tuple[str, ...], is_folder: bool = False) -> Guess | None:
-    """Which classes are normal where the user does not say; None if it cannot be told.
+    """Which classes are normal where the user does not say; None if the names do not say.
 
     Args:
         class_names: Name of each class number.
@@ -135,8 +135,8 @@ def class_roles(
         is_folder: Whether the classes are folders of pictures.
 
     Raises:
-        UserError: If it cannot be told which class is normal, a class does not exist, is asked to
-            be two things, or no anomaly is left.
+        UserError: If the names do not say which class is normal, a class does not exist, is asked
+            to be two things, or no anomaly is left.
     """
     every = tuple(range(len(class_names)))
     named = normal_by_name(class_names)

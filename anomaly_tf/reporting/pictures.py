@@ -139,12 +139,7 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
         detector.explain(images),
         evaluation.masked.masks[shown],
         detector.heat_scale,
-        [
-            "\n".join(
-                map(printable, (split.class_names[part.classes[n]], Path(part.files[n]).name))
-            )
-            for n in shown
-        ],
+        [caption(number) for number in shown],
     )
 
 

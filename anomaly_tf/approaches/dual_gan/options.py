@@ -59,9 +59,9 @@ class DualGanLosses(Checked):
 
     # The first four as in the paper; abc_weight, abc_scale and anomaly_adversarial_weight were
     # chosen on validation images of seed 1 (paper: 0.5, 1 and 1): a stronger answer to images that
-    # may be anomalies tells shirts from T-shirts better. classifier_score_weight: best validation
-    # AUROC of 12 epochs, seed 101, normal classes 0 and 6, .9921 and .9779 without, .9942 and .9833
-    # with it.
+    # may be anomalies separates shirts from T-shirts better. classifier_score_weight: best
+    # validation AUROC of 12 epochs, seed 101, normal classes 0 and 6, .9921 and .9779 without,
+    # .9942 and .9833 with it.
     reconstruction_weight: float = number(1.5, 0)
     patch_weight: float = number(1.5, 0)
     latent_weight: float = number(0.5, 0)
