@@ -9,7 +9,6 @@ retraining. Exit status 3 if all figures are there and a picture could not be dr
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -25,7 +24,6 @@ from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.directory import RunDirectory, open_run, unfinished_training
 from anomaly_tf.runs.files import require_writable
 from anomaly_tf.runs.outputs import is_own_picture, json_with, require_own_place
-from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import import_tensorflow, printable, run_script
 
 # Exit status of an evaluation that lacks a picture and no figure.
@@ -67,10 +65,7 @@ def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
     new_threshold = any(argument.startswith("--threshold") for argument in arguments)
     if new_threshold:
         require_calibration(options.threshold, len(info.calibration.scores))
-    config = load_config(run.config)
-    config = dataclasses.replace(
-        config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
-    )
+    config = load_config(run.config, options.data, options.data_dir)
     split = open_split(config, run.split, info=info)
     output = plan_output(options.output, run, folders_read(config, split))
     for line in split.left_out:
@@ -124,7 +119,7 @@ def plan_output(path: str | None, run: RunDirectory, read_from: Iterable[Path]) 
         UserError: If the folder cannot be written, holds other files than an earlier evaluation,
             or is one that is read from.
     """
-    output = RunDirectory(user_path(path)) if path else run
+    output = RunDirectory(Path(path)) if path else run
     require_writable(output.path, "--output")
     if output.plots.exists():
         require_writable(output.plots, "--output")

@@ -7,7 +7,6 @@ status 3 if AUROC (or the accuracy of a classifier) fell by more than 0.002.
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from dataclasses import dataclass
@@ -78,10 +77,7 @@ def _export(options: ExportOptions) -> int:
     run.require_unlinked()
     folder = Path(options.output or run.path / "export")
     require_writable(folder, "--output")
-    config = load_config(run.config)
-    config = dataclasses.replace(
-        config, data=options.data or config.data, data_dir=options.data_dir or config.data_dir
-    )
+    config = load_config(run.config, options.data, options.data_dir)
     split = open_split(config, run.split, info=info)
     name, path = planned(options, config.approach, folder)
     parity = folder / f"{name}-parity.json"

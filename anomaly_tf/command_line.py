@@ -84,8 +84,7 @@ def _config_of_run(folder: Path, arguments: Sequence[str]) -> Config:
         raise UserError(
             f"{folder} holds no training to go on with (no {file.name}); start a new one"
         )
-    config = load_config(file)
-    return dataclasses.replace(config, data_dir=data_dir or config.data_dir)
+    return load_config(file, data_dir=data_dir)
 
 
 def foreign_cache(run: str | None, data_dir: str | None) -> Path | None:
@@ -115,8 +114,13 @@ def require_approach(name: Any) -> str:
     return own
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, data: str | None = None, data_dir: str | None = None) -> Config:
     """Reads the configuration that a run was trained with.
+
+    Args:
+        path: `config.yaml` of the run.
+        data: Another source of the same data, if the user names one.
+        data_dir: Another folder for cached data, if the user names one.
 
     Raises:
         UserError: If the file is not a configuration.
@@ -127,7 +131,10 @@ def load_config(path: Path) -> Config:
         approach = require_approach(values.get("approach"))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return OptionParser(options_of(approach)).parse([], values, path)[0]
+    config = OptionParser(options_of(approach)).parse([], values, path)[0]
+    return dataclasses.replace(
+        config, data=data or config.data, data_dir=data_dir or config.data_dir
+    )
 
 
 def parse_options(

@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
@@ -102,6 +102,12 @@ def _drop_output() -> None:
 def printable(text: str) -> str:
     """What is no visible character, as in a file's name, escaped: one line stays one line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shortened(names: Sequence[str], most: int, kind: str = "") -> str:
+    """Names for a message: the first `most`, and how many more there are (of this `kind`)."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more{kind and f' {kind}'}" if rest > 0 else "")
 
 
 def csv_cell(value: object) -> object:

@@ -12,7 +12,6 @@ run gives to its normal validation and test images are divided, too. Prints JSON
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -217,8 +216,7 @@ def percentile_of_rate(scores: np.ndarray, rate: float) -> float:
 def scores_of_run(run_dir: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Scores that a run gives to its normal validation and to its normal test images."""
     run, info = open_run(run_dir)
-    config = load_config(run.config)
-    config = dataclasses.replace(config, data_dir=data_dir or config.data_dir)
+    config = load_config(run.config, data_dir=data_dir)
     split = open_split(config, run.split, info=info)
     import_tensorflow()
     from anomaly_tf.deploy.keras_run import TrainedDetector

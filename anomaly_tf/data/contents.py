@@ -26,6 +26,7 @@ from anomaly_tf.data.stored import parts
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.detector_info import DataFacts, DetectorInfo
+from anomaly_tf.script import shortened
 
 # Each set of a run, and its name in a message.
 SETS = {"train": "training", "validation": "validation", "test": "test"}
@@ -149,10 +150,8 @@ def require_same_kind(
         UserError: If they are others than the run's.
     """
     if list(class_names) != info.class_names:
-        raise _other_data(
-            data,
-            f"its classes are {_listed(class_names)}, those of the run {_listed(info.class_names)}",
-        )
+        here, there = (shortened(names, MAX_NAMED) for names in (class_names, info.class_names))
+        raise _other_data(data, f"its classes are {here}, those of the run {there}")
     if list(image_shape) != info.image_shape:
         here, there = ("x".join(map(str, shape)) for shape in (image_shape, info.image_shape))
         raise _other_data(data, f"its images are {here}, those of the run {there}")
@@ -256,11 +255,6 @@ def roles_of(info: DetectorInfo) -> Roles | None:
     if not right or not info.roles["normal"]:
         raise UserError("the run's detector.json is damaged (roles); train again")
     return Roles(**{name: tuple(part) for name, part in info.roles.items()})
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _other_data(data: str, difference: str) -> UserError:

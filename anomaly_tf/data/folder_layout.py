@@ -19,6 +19,7 @@ from anomaly_tf.data.masks import pair_masks
 from anomaly_tf.data.roles import NORMAL_NAMES
 from anomaly_tf.data.search import LeftOut, Search
 from anomaly_tf.errors import UserError
+from anomaly_tf.script import shortened
 
 TRAIN, TEST, MASKS = "train", "test", "ground_truth"
 # Reasons for which files are left out; {s} is the plural's ending.
@@ -174,9 +175,8 @@ def _refuse_mixture(
 
 def _words(class_names: tuple[str, ...], known: bool, divided: bool, has_test: bool) -> str:
     """Describes a layout; `known` says that a class folder is normal by its name."""
-    words = f"pictures in {', '.join(f'{name}/' for name in class_names[:MAX_NAMED])}"
-    if len(class_names) > MAX_NAMED:
-        words += f" and {len(class_names) - MAX_NAMED} more folders"
+    folders = [f"{name}/" for name in class_names]
+    words = f"pictures in {shortened(folders, MAX_NAMED, 'folders')}"
     if len(class_names) == 1 and not known:
         words = "pictures without class folders"
     if divided:

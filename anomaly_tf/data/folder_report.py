@@ -11,6 +11,7 @@ from anomaly_tf.data.duplicates import Duplicates
 from anomaly_tf.data.folder_layout import TEST, TRAIN
 from anomaly_tf.data.folder_reading import Scan
 from anomaly_tf.data.stored import Images, StoredImages
+from anomaly_tf.script import shortened
 
 # How lines begin that say what was left out.
 LEFT_OUT = ("left out: ", "skipped: ")
@@ -24,8 +25,7 @@ def counts(names: tuple[str, ...], classes: np.ndarray, in_test: np.ndarray) -> 
     def count(chosen: np.ndarray) -> str:
         numbers = np.bincount(classes[chosen], minlength=len(names))
         shown = [f"{name} {number}" for name, number in zip(names, numbers, strict=True) if number]
-        rest = len(shown) - MAX_CLASSES_SHOWN
-        return ", ".join(shown[:MAX_CLASSES_SHOWN]) + (f", and {rest} more" if rest > 0 else "")
+        return shortened(shown, MAX_CLASSES_SHOWN)
 
     if not in_test.any():
         return [f"images: {count(~in_test)}"]

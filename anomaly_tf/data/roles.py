@@ -17,6 +17,7 @@ from anomaly_tf.config import ALL_CLASSES_NORMAL, Config, UnseenConfig
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.fashion_mnist import FASHION_MNIST_CLASSES
 from anomaly_tf.errors import UserError
+from anomaly_tf.script import shortened
 
 # As a class, all of them.
 ALL = "all"
@@ -152,7 +153,7 @@ def class_roles(
         kind = "folders in" if is_folder else "classes of"
         raise UserError(
             f"the {kind} {config.data} do not tell by their names which is normal; give "
-            f"--normal-class one or several of: {_shortened(class_names)}; or {ALL}"
+            f"--normal-class one or several of: {shortened(class_names, MAX_NAMED)}; or {ALL}"
         )
     others = tuple(number for number in every if number not in normal)
     if config.protocol == "one_class":
@@ -167,11 +168,6 @@ def class_roles(
         return Roles(normal, seen=others)
     chosen: UnseenConfig = config.unseen  # type: ignore[attr-defined]
     return _unseen_roles(normal, others, chosen, class_names)
-
-
-def _shortened(names: tuple[str, ...]) -> str:
-    more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _class_numbers(

@@ -15,6 +15,7 @@ from pathlib import Path
 from anomaly_tf.data.images import SUFFIXES
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.outputs import is_own_picture, is_run
+from anomaly_tf.script import shortened
 
 # What systems leave in folders, in lower case; it is neither searched nor counted, and neither is
 # what is hidden: a name that begins with a dot.
@@ -68,9 +69,8 @@ class LeftOut:
             shown = self.first[reason]
             if reason in self.endings:
                 frequent = sorted(self.endings[reason].items(), key=lambda item: (-item[1], item))
-                kinds = [f"{number} {ending}" for ending, number in frequent[:MAX_ENDINGS]]
-                rest = len(frequent) - len(kinds)
-                shown = ", ".join(kinds) + (f" and {rest} more endings" if rest else "")
+                kinds = [f"{number} {ending}" for ending, number in frequent]
+                shown = shortened(kinds, MAX_ENDINGS, "endings")
             elif count > 1:
                 shown = f"first: {shown}"
             lines.append(f"left out: {count} {reason.format(s='s' * (count > 1))} ({shown})")

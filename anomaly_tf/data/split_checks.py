@@ -8,6 +8,7 @@ from typing import Any
 
 from anomaly_tf.data.arrays import MAX_CLASSES
 from anomaly_tf.runs.checks import (
+    Checks,
     is_list,
     is_shape,
     is_text,
@@ -18,7 +19,6 @@ from anomaly_tf.runs.checks import (
 
 # The names of a million files take 100 MB.
 MAX_BYTES, MAX_VALUES = 256 * 2**20, 8_000_000
-Checks = dict[str, tuple[Callable[[Any], bool], str]]
 
 
 def _is_count(value: Any) -> bool:
@@ -65,6 +65,15 @@ PART_CHECKS: Checks = {
     ),
     "classes": (_are_classes, "class numbers"),
 }
+# What earlier versions did not write.
+LATER_CHECKS: Checks = {
+    "bit_depth": (lambda value: value is None or is_whole(value, 8, 16), "8 to 16 bits, or null"),
+    "mask_digests": (
+        lambda value: _maps(value, _is_inside, is_text),
+        "paths of files, each with its digest",
+    ),
+}
+LATER_PART_CHECKS: Checks = {"digests": (_are_texts, "a list of digests")}
 ROLES = ("normal", "seen", "unseen")
 SCAN_CHECKS: Checks = {
     "image_shape": (is_shape, "height, width and channels, 1 or 3"),
@@ -89,16 +98,17 @@ def read_split(path: Path) -> dict[str, Any]:
         ValueError: If it is damaged.
     """
     content = _read(path)
-    require(content, SPLIT_CHECKS)
+    require(content, SPLIT_CHECKS, LATER_CHECKS)
     count = len(content["class_names"])
     _require_below(count, "roles", (one for part in content["roles"].values() for one in part))
     if not set(content["roles"]) <= set(ROLES) or not content["roles"].get("normal"):
         raise ValueError(f"roles must be {', '.join(ROLES)}, normal among them")
     for name in ("train", "validation", "test"):
         part = content[name]
-        require(part, PART_CHECKS)
-        if len(part["files"]) != len(part["classes"]):
-            raise ValueError(f"{len(part['files'])} files and {len(part['classes'])} classes")
+        require(part, PART_CHECKS, LATER_PART_CHECKS)
+        for beside in ("classes", "digests"):
+            if beside in part and len(part["files"]) != len(part[beside]):
+                raise ValueError(f"{len(part['files'])} files and {len(part[beside])} {beside}")
         _require_below(count, f"classes of {name}", part["classes"])
     return content
 

@@ -34,7 +34,6 @@ from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_checks import read_split
 from anomaly_tf.data.stored import ImageFiles, StoredImages
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.checks import is_whole
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import write_json
@@ -92,20 +91,18 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     folder = Path(config.data)
     try:
         content = read_split(path)
-        height, width, channels = content["image_shape"]
-        shape = height, width, channels
-        # Earlier versions took all 16-bit files for filled ones.
-        depth = content.get("bit_depth", 16)
-        if depth is not None and not is_whole(depth, 8, 16):
-            raise ValueError(f"bit_depth {depth}")
-        roles = Roles(**{name: tuple(part) for name, part in content["roles"].items()})
-        parts = (_image_set(folder, content[name], shape, depth) for name in SETS)
-        train, validation, test = (LabelledImages.of(part, roles.normal) for part in parts)
-        masks, names = content["masks"], tuple(content["class_names"])
-        known, known_masks = _known_digests(content), content.get("mask_digests")
-        files = [file for part in (train, validation, test) for file in part.files]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({printable(str(error))}); train again") from error
+    height, width, channels = content["image_shape"]
+    shape = height, width, channels
+    # Earlier versions took all 16-bit files for filled ones.
+    depth = content.get("bit_depth", 16)
+    roles = Roles(**{name: tuple(part) for name, part in content["roles"].items()})
+    parts = (_image_set(folder, content[name], shape, depth) for name in SETS)
+    train, validation, test = (LabelledImages.of(part, roles.normal) for part in parts)
+    masks, names = content["masks"], tuple(content["class_names"])
+    known, known_masks = _known_digests(content), content.get("mask_digests")
+    files = [file for part in (train, validation, test) for file in part.files]
     files += masks.values()
     gone = [file for file in files if not (folder / file).is_file()]
     if gone:
@@ -123,7 +120,7 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
         digests = file_digests(folder, files)
         if known is not None:
             require_same_files(config.data, known, digests_of(split, digests))
-        if isinstance(known_masks, dict):
+        if known_masks is not None:
             say_other_masks(known_masks, {mask: digests[mask] for mask in masks.values()})
         require_same_content(config.data, info, facts_of(split, len(names), digests))
     return with_corruptions(split, config)
@@ -140,20 +137,15 @@ def _known_digests(content: dict[str, Any]) -> FileDigests | None:
     """Of each set its files and their digests; None if an earlier version wrote the file."""
     if not all("digests" in content[name] for name in SETS):
         return None
-    known = {}
-    for name in SETS:
-        files, digests = content[name]["files"], content[name]["digests"]
-        if not all(isinstance(value, str) for value in (*files, *digests)):
-            raise ValueError(f"files and digests of {name} must be text")
-        known[name] = dict(zip(files, digests, strict=True))
-    return known
+    parts = {name: content[name] for name in SETS}
+    return {
+        name: dict(zip(part["files"], part["digests"], strict=True)) for name, part in parts.items()
+    }
 
 
 def _image_set(
     folder: Path, part: dict[str, Any], shape: tuple[int, int, int], bit_depth: int | None
 ) -> ImageSet:
     files, classes = tuple(part["files"]), np.array(part["classes"], np.int16)
-    if len(files) != len(classes):
-        raise ValueError(f"{len(files)} files and {len(classes)} classes")
     images = StoredImages(ImageFiles(folder, files, shape, bit_depth), np.arange(len(files)), shape)
     return ImageSet(images, classes, files)

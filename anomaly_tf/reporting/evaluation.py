@@ -23,7 +23,7 @@ from anomaly_tf.detection.metrics import (
     classification_metrics,
     detection_metrics,
 )
-from anomaly_tf.reporting.examples import choose, describe_mistakes, image_name
+from anomaly_tf.reporting.examples import Groups, choose, describe_mistakes, image_name
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import atomic_path, write_json
 from anomaly_tf.script import csv_cell
@@ -48,12 +48,14 @@ class Evaluation:
     Attributes:
         metrics: What `metrics.json` holds.
         scores: float32 `(N,)`, of the test images.
+        examples: Test images of each kind, and the worst mistakes.
         predicted: Classes `(N,)` that a classifier took them for.
         masked: Test images with their masks, where an error map was compared with masks.
     """
 
     metrics: dict[str, Any]
     scores: np.ndarray
+    examples: Groups
     predicted: np.ndarray | None = None
     masked: MaskedImages | None = None
 
@@ -106,14 +108,15 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
     if detector.classifies:
         predicted = apply(detector.probabilities, test.images).argmax(axis=1)
         metrics |= _classification(detector, split, predicted, metrics)
-    groups = choose(split, scores, detector.threshold, predicted)
-    metrics |= describe_mistakes(groups, split, scores)
+    examples = choose(split, scores, detector.threshold, predicted)
+    metrics |= describe_mistakes(examples, split, scores)
     if test.files:
         metrics["most_unusual_normal"] = _most_unusual(test, scores)
     if split.masks and detector.reconstructs:
         masked = masked_images(split, config, detector.image_shape)
         metrics |= _localisation(detector, masked)
-    return Evaluation(metrics, scores, predicted, masked if metrics.get("n_masks") else None)
+    compared = masked if metrics.get("n_masks") else None
+    return Evaluation(metrics, scores, examples, predicted, compared)
 
 
 def save_figures(

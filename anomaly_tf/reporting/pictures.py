@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from anomaly_tf.data.split import Split
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.reporting import plots
-from anomaly_tf.reporting.examples import PICTURES, choose, image_name
+from anomaly_tf.reporting.examples import PICTURES, image_name
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.script import printable
 
@@ -84,8 +84,7 @@ def _pictures(detector: Detector, split: Split, evaluation: Evaluation, history:
 def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> Pictures:
     """Groups of test images with their maps and reconstructions, on the scale of heat maps."""
     test, names, scores = split.test, split.class_names, evaluation.scores
-    predicted = evaluation.predicted
-    groups = choose(split, scores, detector.threshold, predicted)
+    groups, predicted = evaluation.examples, evaluation.predicted
 
     def caption(number: int) -> str:
         lines = [names[test.classes[number]]]

@@ -13,6 +13,10 @@ from typing import Any
 # What a user may ask a detector for, where its model has it.
 OUTPUTS = ("score", "error_map", "reconstruction", "probabilities")
 MAX_FLOAT32 = 3.4028235e38
+# What a value must be: as a test and in words.
+Check = tuple[Callable[[Any], bool], str]
+# By the value's name.
+Checks = dict[str, Check]
 
 
 def finite(text: str) -> float:
@@ -47,19 +51,23 @@ def parse_json(content: bytes, max_bytes: int, max_values: int) -> dict[str, Any
     return parsed
 
 
-def require(values: dict[str, Any], checks: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
+def require(values: dict[str, Any], checks: Checks, optional: Checks | None = None) -> None:
     """Checks values by name.
 
     Args:
         values: What was read.
         checks: Of each name that must be there, what its value must be, as a test and in words.
+        optional: Of each name that may be there the same.
 
     Raises:
         ValueError: If one is missing or wrong.
     """
-    for name, (is_right, words) in checks.items():
+    for name in checks:
         if name not in values:
             raise ValueError(f"no {name}")
+    for name, (is_right, words) in {**checks, **(optional or {})}.items():
+        if name not in values:
+            continue
         if not is_right(values[name]):
             raise ValueError(f"{name} must be {words}; got {reprlib.repr(values[name])}")
 

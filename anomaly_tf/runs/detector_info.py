@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,7 @@ import numpy as np
 
 from anomaly_tf.runs.checks import (
     OUTPUTS,
+    Check,
     are_files,
     are_measures,
     are_outputs,
@@ -65,8 +66,6 @@ RUN_FIELDS = (
     "training.train_seconds",
     "training.images_per_second",
 )
-
-Check = tuple[Callable[[Any], bool], str]
 
 
 def _entry(check: Check | None = None, default: Any = None) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from anomaly_tf.approaches.base import Approach
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.arrays import Announced, announced_arrays, read_arrays, read_members
 from anomaly_tf.runs.checks import (
+    Checks,
     are_measures,
     is_number,
     is_text,
@@ -33,7 +33,7 @@ from anomaly_tf.script import printable
 
 PROGRESS = "progress"
 MAX_PROGRESS_BYTES, MAX_PROGRESS_VALUES = 64 * 2**20, 2_000_000
-PROGRESS_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+PROGRESS_CHECKS: Checks = {
     "sets": (is_text, "text"),
     "epochs": (lambda value: is_whole(value, 0, 10**6), "a whole number of at least 0"),
     "seconds": (lambda value: is_number(value, 0), "a number of at least 0"),
