@@ -13,7 +13,7 @@ from typing import Any
 
 from anomaly_tf.approaches import ALIASES, APPROACHES, options_of
 from anomaly_tf.config import Config
-from anomaly_tf.config.parser import OptionParser, Options, unknown, value_of
+from anomaly_tf.config.parser import ANSWERS, OptionParser, Options, unknown, value_of
 from anomaly_tf.config.yaml_files import read_yaml
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
@@ -52,7 +52,7 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
         UserError: If an option or a configuration file is wrong.
     """
     resume = value_of("resume", arguments)
-    if resume:
+    if resume and not {"-h", *(f"--{name}" for name in ANSWERS)}.intersection(arguments):
         resume = expand_home(resume)
         return TrainOptions(_config_of_run(Path(resume), arguments), resume=resume)
     file = _named_file(arguments)

@@ -199,3 +199,11 @@ def test_a_promised_false_alarm_rate():
     assert config.threshold == ThresholdConfig(method="conformal", false_alarm_rate=0.01)
     # A configuration from before there was a choice.
     assert ThresholdConfig(percentile=99).method == "percentile"
+
+
+@pytest.mark.parametrize("asked", ["-h", "--help", "--version"])
+def test_who_asks_for_help_beside_resume_gets_it(asked, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_train_options(["--resume", "runs/mine", asked])
+    assert end.value.code in (0, None)
+    assert "train.py" in capsys.readouterr().out

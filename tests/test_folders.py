@@ -776,6 +776,25 @@ def test_of_many_stored_images_some_are_corrupted(photos, tmp_path, monkeypatch)
     split = make_split(chosen, load_folder(photos, chosen))
     assert split.test.labels.tolist() == [0] * 4 + [1] * 4 * (len(split.class_names) - 1)
     assert len(split.test.files) == len(split.test.classes) == len(split.test)
+    left = len(load_folder(photos, chosen).train) - len(split.train.files) - 4 - 4
+    said = [line for line in split.left_out if "would be kept in memory" in line]
+    assert sum(int(line.split()[2]) for line in said) == left > 0
+
+
+def test_masks_that_a_protocol_does_not_use_are_counted(photos, tmp_path):
+    pictures(photos / "train" / "good", 12)
+    pictures(photos / "test" / "good", 4)
+    pictures(photos / "test" / "dent", 3)
+    for number in range(3):
+        mask = np.zeros((10, 12), np.uint8)
+        mask[2:5, 2:5] = 255
+        path = photos / "ground_truth" / "dent" / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path)
+    chosen = config(tmp_path, protocol="corruption")
+    split = make_split(chosen, load_folder(photos, chosen))
+    assert split.masks == {}
+    assert "left out: 3 masks, which protocol corruption does not use" in split.left_out
 
 
 def test_a_mask_outside_of_the_folder_is_refused(photos, tmp_path):

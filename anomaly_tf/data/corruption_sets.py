@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,16 +26,23 @@ _VALIDATION_STREAM, _TEST_STREAM = 1, 2
 def room_for_corruptions(split: Split, config: Config) -> Split:
     """Under protocol `corruption`, keeps of images on disk the first `MAX_CORRUPTED` of a set.
 
-    Their copies are kept in memory. The training set stays.
+    Their copies are kept in memory. The training set stays. No mask is kept: the copies are the
+    anomalies.
     """
     if config.protocol != "corruption":
         return split
-    kept = {
-        name: part.take(slice(MAX_CORRUPTED))
-        for name in ("validation", "test")
-        if isinstance((part := getattr(split, name)).images, StoredImages)
-    }
-    return dataclasses.replace(split, **kept)
+    changes: dict[str, Any] = {"masks": {}}
+    lines = [f"left out: {len(split.masks)} masks, which protocol corruption does not use"]
+    lines = lines if split.masks else []
+    for name in ("validation", "test"):
+        part: LabelledImages = getattr(split, name)
+        if isinstance(part.images, StoredImages) and len(part) > MAX_CORRUPTED:
+            changes[name] = part.take(slice(MAX_CORRUPTED))
+            lines.append(
+                f"left out: {len(part) - MAX_CORRUPTED} of {len(part)} {name} images, whose "
+                f"corrupted copies would be kept in memory (first: {part.files[MAX_CORRUPTED]})"
+            )
+    return dataclasses.replace(split, **changes, left_out=(*split.left_out, *lines))
 
 
 def with_corruptions(split: Split, config: Config) -> Split:
