@@ -42,6 +42,16 @@ def picture(path: Path, size: tuple[int, int] = (12, 10), mode: str = "L") -> Pa
     return path
 
 
+def mask(path: Path, levels: tuple[int, ...] = (255,)) -> Path:
+    """A mask as large as `picture` makes pictures: of each level a square, from left to right."""
+    values = np.zeros((10, 12), np.uint8)
+    for number, level in enumerate(levels):
+        values[2:5, 1 + 3 * number : 4 + 3 * number] = level
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+    return path
+
+
 def pictures(folder: Path, count: int, **keywords) -> None:
     for number in range(count):
         picture(folder / f"{number:03}.png", **keywords)
@@ -76,7 +86,7 @@ def counts(dataset) -> tuple[dict[str, int], dict[str, int]]:
         (["kitchen/{}.png"], {"kitchen": 6}, {}, "kitchen"),
         (["normal/deep/{}.png", "anomaly/{}.png"], {"normal": 6, "anomaly": 6}, {}, "normal"),
         (["Good/{}.png", "dent/{}.png"], {"Good": 6, "dent": 6}, {}, "Good"),
-        (["cups/{}.png", "defects/{}.png"], {"cups": 6, "defects": 6}, {}, "cups"),
+        (["cups/{}.png", "defects/{}.png"], {"cups": 6, "defects": 6}, {}, None),
         (["a/{}.png", "b/{}.png"], {"a": 6, "b": 6}, {}, None),
         (
             ["train/good/{}.png", "test/good/{}.png", "test/dent/{}.png"],
@@ -647,15 +657,15 @@ def test_images_of_one_name_in_two_classes_keep_their_own_masks(photos, tmp_path
     assert dict(split.masks) == dict(dataset.masks)
 
 
-@pytest.mark.parametrize("name", ["{}_truth2.png", "{} mask.png", "{}/000.png"])
+@pytest.mark.parametrize("name", ["{}_truth2.png", "{} map.png", "{}/000.png"])
 def test_masks_that_match_no_picture_are_said(name, photos, tmp_path):
     pictures(photos / "train" / "good", 6)
     pictures(photos / "test" / "good", 2)
     pictures(photos / "test" / "dent", 3)
     for number in range(3):
-        picture(photos / "ground_truth" / "dent" / name.format(f"{number:03}"))
-    picture(photos / "ground_truth" / "dent" / "001.png")
-    picture(photos / "ground_truth" / "dent" / "001_mask.png")  # of one picture
+        mask(photos / "ground_truth" / "dent" / name.format(f"{number:03}"))
+    mask(photos / "ground_truth" / "dent" / "001.png")
+    mask(photos / "ground_truth" / "dent" / "001_mask.png")  # of one picture
     dataset = load_folder(photos, config(tmp_path))
     assert len(dataset.masks) == 1
     (line,) = (line for line in dataset.left_out if "mask" in line)
@@ -786,11 +796,7 @@ def test_masks_that_a_protocol_does_not_use_are_counted(photos, tmp_path):
     pictures(photos / "test" / "good", 4)
     pictures(photos / "test" / "dent", 3)
     for number in range(3):
-        mask = np.zeros((10, 12), np.uint8)
-        mask[2:5, 2:5] = 255
-        path = photos / "ground_truth" / "dent" / f"{number:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask).save(path)
+        mask(photos / "ground_truth" / "dent" / f"{number:03}.png")
     chosen = config(tmp_path, protocol="corruption")
     split = make_split(chosen, load_folder(photos, chosen))
     assert split.masks == {}

@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from anomaly_tf.data.formats import SUFFIXES
 from anomaly_tf.data.images import (
-    SUFFIXES,
     UnreadableImage,
     bits_of,
     largest_value,
@@ -146,8 +146,10 @@ def test_colours_of_sixteen_bits_are_read_if_they_fill_them(tmp_path):
     assert read_header(path) == (4, 1, False, True)
     assert open_image(path).getpixel((0, 0)) == (0, 255, 127)
     camera = deep_colours(tmp_path / "camera.png", 4095)
-    with pytest.raises(UnreadableImage, match="--bit-depth 12 or 16"):
-        open_image(camera)
+    for high in (4095, 255):
+        dark = deep_colours(tmp_path / "dark.png", high)
+        with pytest.raises(UnreadableImage, match=f"may be {high} .*--bit-depth 16 for the second"):
+            open_image(dark)
     with pytest.raises(UnreadableImage, match="colours of 12 bits stored in 16, of which only"):
         open_image(camera, 12)
     assert open_image(camera, 16).getpixel((0, 0)) == (0, 15, 7)
@@ -207,10 +209,45 @@ def test_photos_are_turned_as_their_camera_says(shoe, tmp_path):
 
 def test_of_an_animation_the_first_picture_is_taken(shoe, tmp_path):
     frames = [Image.fromarray(shoe), Image.fromarray(255 - shoe)]
-    for suffix, options in (("tiff", {}), ("webp", {"lossless": True}), ("png", {}), ("gif", {})):
+    for suffix, options in (("webp", {"lossless": True}), ("png", {}), ("gif", {})):
         path = tmp_path / f"moving.{suffix}"
         frames[0].save(path, save_all=True, append_images=frames[1:], **options)
         np.testing.assert_array_equal(read_image(path, (28, 28, 1))[..., 0], shoe)
+
+
+def test_pages_of_a_tiff_are_no_copies_of_the_first(shoe, tmp_path):
+    first, second = Image.fromarray(shoe), Image.fromarray(255 - shoe)
+    path = tmp_path / "pages.tiff"
+    first.save(path, save_all=True, append_images=[second])
+    with pytest.raises(UnreadableImage, match="has several pages; save each"):
+        open_image(path)
+    second = second.resize((14, 14))
+    second.encoderinfo = {"tiffinfo": {254: 1}}  # as cameras add a smaller copy
+    first.save(path, save_all=True, append_images=[second], exif=turned())
+    assert open_image(path).size == (28, 28)
+    np.testing.assert_array_equal(np.asarray(open_image(path)), np.rot90(shoe, -1))
+
+
+def test_sixteen_bits_of_which_zero_is_white_are_refused(tmp_path):
+    for name, mode in (("deep.tif", "I;16"), ("plain.tif", "L")):
+        image = Image.new(mode, (4, 4), 0)
+        image.putpixel((0, 0), 255)
+        image.save(tmp_path / name, tiffinfo={262: 0})
+    with pytest.raises(UnreadableImage, match="of which 0 is white"):
+        open_image(tmp_path / "deep.tif")
+    assert open_image(tmp_path / "plain.tif").getextrema() == (0, 255)
+
+
+def test_a_pipe_is_no_empty_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UnreadableImage, match="is a pipe or a device"):
+        open_image(tmp_path / "pipe.png")
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
 
 
 def test_other_sizes_are_resized_and_averaged(tmp_path):

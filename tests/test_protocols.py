@@ -202,10 +202,10 @@ def test_a_data_set_too_small_to_cut(small_dataset):
 @pytest.mark.parametrize(
     ("config", "part", "only_normal", "words"),
     [
-        (DualGanConfig(), "train", True, "no anomaly image in its training files"),
-        (DualGanConfig(), "test", False, "no normal image in its test files"),
-        (AutoencoderConfig(), "train", False, "no normal image in its training files"),
-        (AutoencoderConfig(), "test", True, "no anomaly image in its test files"),
+        (DualGanConfig(), "train", True, "no anomaly image in its training set"),
+        (DualGanConfig(), "test", False, "no normal image in its test set"),
+        (AutoencoderConfig(), "train", False, "no normal image in its training set"),
+        (AutoencoderConfig(), "test", True, "no anomaly image in its test set"),
     ],
 )
 def test_a_set_that_lacks_one_kind(config: Config, part, only_normal, words, small_dataset):
@@ -364,16 +364,18 @@ def test_which_classes_count_when_all_could_be_normal(is_folder):
     [
         (("defect", "good"), "good", "good"),
         (("Fail", "PASS"), "PASS", "PASS"),
-        (("bolts", "defective"), "bolts", "bolts"),
         (("widget",), "widget", "widget"),
         (("inlier", "outlier"), "inlier", "inlier"),
         (("-1", "1"), "1", None),
         (("0", "1"), "0", None),
         (("1", "2", "3"), "1", None),
+        (("10", "9"), "9", None),
         (("False", "True"), "False", None),
         (FASHION_MNIST_CLASSES, "T-shirt/top", None),
         # What does not tell is asked for.
         (("cat", "dog"), None, None),
+        (("defect", "scratch"), None, None),
+        (("-1",), None, None),
         (("bad", "defect"), None, None),
         (("-1", "0", "1"), None, None),
         (("-1", "0"), None, None),
@@ -446,3 +448,14 @@ def test_corruptions_are_as_strong_as_asked_and_follow_the_seed():
     turned = first.test.images[first.test.classes == 2]
     assert turned.min() < 64
     assert (turned[:, 3:5, 3:5] == 128).all()
+
+
+def test_names_with_commas_and_composed_letters():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    names = ("bad", f"{composed}, nr 1", decomposed)
+    chosen = AutoencoderConfig(normal_class=(composed, "nr 1"))
+    assert class_roles(chosen, names).normal == (1,)
+    chosen = AutoencoderConfig(normal_class=(composed,))
+    assert class_roles(chosen, names).normal == (2,)
+    both = ("bad", composed, decomposed)
+    assert class_roles(chosen, both).normal == (1,)

@@ -22,7 +22,7 @@ def test_each_kind_of_source_is_found_by_what_it_is_called(
     from_file = load_dataset(str(tmp_path / "set.npz"), tmp_path)
     np.testing.assert_array_equal(from_file.train_classes, found.test_classes)
     asked = []
-    monkeypatch.setattr(sources, "load_tfds", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(sources, "load_tfds", lambda *name: asked.append(name) or small_dataset)
     load_dataset("tfds:mnist", tmp_path, (8, 9))
     assert asked == [("mnist", (8, 9))]
 
@@ -66,5 +66,6 @@ def test_a_file_that_is_not_there_and_an_empty_folder(tmp_path):
 def test_an_empty_name_is_not_the_folder_one_is_in(tmp_path, monkeypatch):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="--data is empty"):
-        open_dataset(options_of("autoencoder")(data="", data_dir="cache"))
+    for name in ("data", "data_dir"):
+        with pytest.raises(ValueError, match=f"^{name} is empty"):
+            open_dataset(options_of("autoencoder")(**{name: ""}))

@@ -14,13 +14,13 @@ MAX_CLASSES = 32_000
 MAX_DARK = 63
 
 
-def dark_images(images: np.ndarray) -> tuple[str, ...]:
+def dark_images(*sets: np.ndarray) -> tuple[str, ...]:
     """A line on images of fewer than 256 grey levels, such as scikit-learn's digits of 0 to 16.
 
     Args:
-        images: uint8 `(N, H, W, C)`, at least one.
+        sets: Each uint8 `(N, H, W, C)`; one of them holds an image.
     """
-    largest = int(images.max())
+    largest = min(int(images.max()) for images in sets if len(images))
     if largest > MAX_DARK:
         return ()
     return (

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from anomaly_tf.data.dataset import ImageDataset
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,29 @@ class Duplicates:
     n_leaked: int
     contradicting: list[np.ndarray]
     n_copies: int
+
+
+def copies(dataset: ImageDataset) -> list[str]:
+    """Lines on images of equal content in arrays, which stay where their publisher has them."""
+    images = (image for part in (dataset.train, dataset.test) for image in part.images[:])
+    digests = [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in images]
+    classes = np.concatenate([dataset.train.classes, dataset.test.classes])
+    found = find_duplicates(digests, classes, np.arange(len(digests)) >= len(dataset.train))
+    lines = []
+    if found.n_leaked:
+        lines.append(
+            f"WARNING: {found.n_leaked} test images are also among the training images: figures on "
+            "the test set will look better than they are"
+        )
+    if found.n_copies:
+        lines.append(
+            f"WARNING: {found.n_copies} training images are copies of others, and may come to lie "
+            "in training and validation set both"
+        )
+    if found.contradicting:
+        count = sum(map(len, found.contradicting))
+        lines.append(f"WARNING: {count} training images lie in two classes at once")
+    return lines
 
 
 def find_duplicates(digests: Sequence[str], classes: np.ndarray, in_test: np.ndarray) -> Duplicates:

@@ -16,12 +16,13 @@ import numpy as np
 
 from anomaly_tf.data.mask_files import set_masks_apart
 from anomaly_tf.data.masks import pair_masks
-from anomaly_tf.data.roles import NORMAL_NAMES
+from anomaly_tf.data.roles import ANOMALY_NAMES, NORMAL_NAMES
 from anomaly_tf.data.search import LeftOut, Search
 from anomaly_tf.errors import UserError
 from anomaly_tf.script import shortened
 
 TRAIN, TEST, MASKS = "train", "test", "ground_truth"
+SET_NAMES = (TRAIN, TEST, "training", "testing", "val", "valid", "validation")
 # Reasons for which files are left out; {s} is the plural's ending.
 BESIDE = f"image{{s}} beside {TRAIN}/ and {TEST}/"
 UNPAIRED = (
@@ -80,6 +81,7 @@ def recognise(folder: Path) -> Layout:
         images = [file for file in images if _top(file).lower() in (TRAIN, TEST)]
     names = [_class_of(file, divided) for file in images]
     _refuse_mixture(folder, images, names, divided)
+    _refuse_classes_below(folder, images, divided)
     # Pictures without a class folder get the name of the normal class beside them, if there is one.
     known = [name for name in dict.fromkeys(names) if name and name.lower() in NORMAL_NAMES]
     names = [name or (known[0] if known else NORMAL_NAMES[0]) for name in names]
@@ -171,6 +173,24 @@ def _refuse_mixture(
                 f"{folder / place} holds images beside folders of images ({classes}); move them "
                 "into a folder of their own, such as normal/"
             )
+
+
+def _refuse_classes_below(folder: Path, files: Sequence[str], divided: bool) -> None:
+    """Refuses folders that are named as a class or a set and lie below that of another class."""
+    for parts in dict.fromkeys(tuple(file.split(os.sep)[divided:-1]) for file in files):
+        for place, name in enumerate(parts[1:], 1):
+            if name.lower() in SET_NAMES or _says_other_class(name.lower(), parts[0].lower()):
+                above = folder.joinpath(*parts[:place])
+                raise UserError(
+                    f"{name}/, named as a class or a set is, lies below {parts[0]}/, and its "
+                    f"pictures would count as {parts[0]}: give --data {above}, or move each class "
+                    f"into one folder right below {folder}"
+                )
+
+
+def _says_other_class(name: str, class_name: str) -> bool:
+    """Whether a name is a word for normal or for anomalies, and the class's name not the same."""
+    return any(name in words and class_name not in words for words in (NORMAL_NAMES, ANOMALY_NAMES))
 
 
 def _words(class_names: tuple[str, ...], known: bool, divided: bool, has_test: bool) -> str:

@@ -24,14 +24,18 @@ from anomaly_tf.data.arrays import dark_images
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.duplicates import find_duplicates
 from anomaly_tf.data.folder_layout import Layout, recognise
-from anomaly_tf.data.folder_reading import Scan, read_folder
+from anomaly_tf.data.folder_reading import CACHES, Scan, read_folder
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.masks import check_masks
 from anomaly_tf.data.roles import ANOMALY_NAMES
 from anomaly_tf.data.search import folders_of, no_images
+from anomaly_tf.data.stored import sample
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.outputs import require_own_place
+from anomaly_tf.runs.outputs import IsOwn, require_own_place
 from anomaly_tf.runs.paths import user_path
+
+# Images that are looked at for how dark all are.
+DARKNESS_SAMPLE = 500
 
 
 def load_folder(folder: Path, config: Config) -> ImageDataset:
@@ -47,7 +51,9 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
     folder = user_path(folder)
     layout = recognise(folder)
     read_from = [folder, *folders_of(folder / file for file in layout.files)]
-    require_own_place("--data-dir", user_path(config.data_dir), {}, read_from)
+    data_dir = user_path(config.data_dir)
+    cache: dict[Path, IsOwn] = {data_dir / CACHES / "any": Path.is_dir}
+    require_own_place("--data-dir", data_dir, cache, read_from)
     _require_normal_images(folder, layout, config)
     images, scan = read_folder(folder, layout, config)
     _require_readable(folder, layout, scan, config)
@@ -62,7 +68,7 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
         *report.counts(layout.class_names, readable.classes, in_test),
         report.sizes(scan),
         *scan.deep,
-        *(dark_images(images) if isinstance(images, np.ndarray) else ()),
+        *dark_images(sample(images, DARKNESS_SAMPLE, seed=0)[:]),
         *report.skipped(scan.broken),
         *report.duplicates(found, files),
         *report.masks(layout.masks, masks.usable, masks.wrong),

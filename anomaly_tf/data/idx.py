@@ -40,13 +40,14 @@ def load_idx_folder(folder: Path) -> ImageDataset:
         train, test = read_idx_folder(folder)
     except SourceUnavailable as error:
         raise UserError(f"no data in {folder}: {error}") from error
-    names = tuple(str(number) for number in range(int(train.classes.max()) + 1))
+    there = {*np.unique(train.classes).tolist(), *np.unique(test.classes).tolist()}
+    names = tuple(str(number) for number in range(max(there) + 1))
     others = Search().images_below(folder)
     left_out = tuple(
         f"left out: {len(others)} image files beside the IDX files (first: {folder / first})"
         for first in others[:1]
     )
-    report = (*dark_images(train.images[:]), *left_out)
+    report = (*dark_images(train.images[:], test.images[:]), *left_out)
     return ImageDataset(str(folder), train, test, names, report=report, left_out=left_out)
 
 

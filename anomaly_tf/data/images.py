@@ -6,6 +6,7 @@ Imports only NumPy and Pillow.
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import warnings
 from collections.abc import Iterator
@@ -17,17 +18,12 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from anomaly_tf.data.decoding import PixelBudget, require_few_scans
+from anomaly_tf.data.formats import FORMATS, what_else
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.paths import user_path
 
-FORMATS = {
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".jfi"),
-    "PNG": (".png", ".apng"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+# What Pillow calls those whose file may hold several, of which the first is used.
+JPEG = ("JPEG", "MPO")
 # What the parsers of Pillow's formats raise on damaged data.
 DAMAGE = (
     OSError,
@@ -46,10 +42,16 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 MAX_PIXELS = 50_000_000
 # What all threads decode at the same time.
 PIXELS = PixelBudget(MAX_PIXELS)
+# Tags of TIFF, and bits of the kind of a page: 1 for a smaller copy of another.
+KIND_OF_PAGE, PHOTOMETRIC = 254, 262
+# Of a row at most; smaller copies of a TIFF's first page.
+MAX_STRIPS, MAX_SMALLER_COPIES = 4, 32
 ORIENTATION = ExifTags.Base.Orientation
 QUARTER_TURNS = (5, 6, 7, 8)
 # Too large images are refused here; Pillow's warning would repeat it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What is odd in a file's tags has no part in its picture, and a line for each tag helps nobody.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class UnreadableImage(UserError):
@@ -85,7 +87,7 @@ def decoded(path: Path, bit_depth: int | None = None) -> Iterator[Image.Image]:
     """
     with _opened(path) as opened, PIXELS.taken(opened.width * opened.height):
         try:
-            if opened.format == "JPEG":
+            if opened.format in JPEG:
                 require_few_scans(path, opened.width * opened.height)
             deep = _is_deep(opened)
             image = ImageOps.exif_transpose(opened)
@@ -121,7 +123,7 @@ def read_levels(path: Path) -> Levels:
     """
     with _opened(path) as image:
         try:
-            is_lossy = image.format in ("JPEG", "WEBP")
+            is_lossy = image.format in (*JPEG, "WEBP")
             image = ImageOps.exif_transpose(image)
             if image.has_transparency_data:
                 opacity = np.asarray(image.convert("RGBA"))[..., 3]
@@ -214,7 +216,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Opens an image and checks its size; only the header is read."""
     with ExitStack() as stack:
         try:
-            size = path.stat().st_size
+            path = user_path(path)
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                raise UnreadableImage(f"{path} is a pipe or a device; save it as a file first")
+            size = status.st_size
             if size == 0:
                 raise UnreadableImage(f"{path} is empty (0 bytes)")
             file = stack.enter_context(_File(path, size))
@@ -224,7 +230,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         except Image.DecompressionBombError as error:
             raise _too_large(path, "its header") from error
         except UnidentifiedImageError as error:
-            raise UnreadableImage(f"{path} {_what_else(file)}") from error
+            raise UnreadableImage(f"{path} {what_else(file)}") from error
         except IsADirectoryError as error:
             raise UnreadableImage(f"{path} is a folder, not an image") from error
         except OSError as error:
@@ -234,12 +240,41 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise _too_large(path, f"{width} x {height}")
+        if image.format == "TIFF":
+            require_plain_tiff(path, image)
         if image.mode == "F":
             raise UnreadableImage(
                 f"{path} holds floating-point numbers, of which nothing says what is black and "
                 "what is white; convert it to whole numbers of 8 or 16 bits"
             )
         yield image
+
+
+def require_plain_tiff(path: Path, image: Image.Image) -> None:
+    """Refuses a TIFF of which a part would be passed over, or read wrongly.
+
+    Raises:
+        UnreadableImage: If it has several pages (smaller copies of the first are none), strips that
+            are read again and again, or 16 bits of which 0 is white.
+    """
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    if len(image.tile) > MAX_STRIPS * image.height:  # type: ignore[attr-defined]
+        raise UnreadableImage(f"{path} is damaged (more strips than rows); save it again")
+    if tags.get(PHOTOMETRIC) == 0 and _is_deep(image):
+        raise UnreadableImage(
+            f"{path} has 16 bits of which 0 is white, which is not read; save it with 8 bits"
+        )
+    kinds = []
+    try:
+        for page in range(1, MAX_SMALLER_COPIES):
+            image.seek(page)
+            kinds.append(image.tag_v2.get(KIND_OF_PAGE, 0))  # type: ignore[attr-defined]
+    except EOFError:
+        image.seek(0)
+    except DAMAGE as error:
+        raise UnreadableImage(f"{path} is damaged ({error})") from error
+    if any(not kind & 1 for kind in kinds):
+        raise UnreadableImage(f"{path} has several pages; save each as a picture of its own")
 
 
 def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
@@ -273,35 +308,6 @@ def _too_large(path: Path, size: str) -> UnreadableImage:
     )
 
 
-# How files begin that are images and not in one of `FORMATS`, from which byte on.
-OTHER_STARTS = {
-    "HEIC": (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")),
-    "AVIF": (4, (b"ftypavif", b"ftypavis")),
-    "JPEG 2000": (0, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
-    "JPEG XL": (0, (b"\0\0\0\x0cJXL ", b"\xff\x0a")),
-    "Photoshop": (0, (b"8BPS",)),
-    "OpenEXR": (0, (b"v/1\x01",)),
-    "PNM": (0, (b"P4\n", b"P5\n", b"P6\n")),
-    "DICOM": (128, (b"DICM",)),
-}
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def _what_else(file: io.BufferedReader) -> str:
-    """What a file is that none of `FORMATS` reads, and what to do."""
-    file.seek(0)
-    head = file.read(132)
-    for name, (place, starts) in OTHER_STARTS.items():
-        if head[place:].startswith(starts):
-            return f"is in format {name}, which is not read; convert it to PNG or JPEG"
-    if head.startswith(TIFF_STARTS):
-        return (
-            "is a damaged TIFF or one of a kind that is not read, such as of 16-bit or "
-            "floating-point colours; convert it to 8 bits"
-        )
-    return f"is not an image ({', '.join(FORMATS)})"
-
-
 def _is_deep(image: Image.Image) -> bool:
     """Whether an image that is not yet decoded has more than 8 bits for a grey level or colour."""
     if image.mode.startswith("I"):
@@ -330,12 +336,14 @@ def _eight_bits(path: Path, image: Image.Image, bit_depth: int | None) -> Image.
             "it with 8 or 16 bits"
         )
     fewer = bits_of(high)
-    if bit_depth is None and fewer < 16 and (high if grey else high - 255) > 0:
+    if bit_depth is None and fewer < 16 and high > 0:
         # A dark picture, or one of a camera with fewer bits: they look the same.
+        remedy = f"say which by --bit-depth {fewer} or 16, or save it with 8 bits"
+        if not grey:
+            remedy = "say --bit-depth 16 for the second, or save it with 8 bits for each colour"
         raise UnreadableImage(
             f"{path} has 16 bits and no value above {high}, so that white may be {2**fewer - 1} "
-            f"({fewer} bits) or 65535; say which by --bit-depth {fewer} or 16, or save it with 8 "
-            "bits"
+            f"({fewer} bits) or 65535; {remedy}"
         )
     if bit_depth is not None and high >= 2**bit_depth and grey:
         raise UnreadableImage(

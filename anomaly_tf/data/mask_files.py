@@ -7,19 +7,20 @@
 | `crack/mask/1.png` | `crack/1.jpg` |
 | `crack/1_label.bmp` | `crack/1.jpg` |
 
-`masks.MASK_NAMES` and `masks.MASK_SUFFIXES` are the other names. All but `ground_truth` may also be
+`masks.is_mask_folder` and `masks.image_of` know the other names. All but `ground_truth` may also be
 a class, such as photos of labels: what lies in them must look like masks.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from anomaly_tf.data.masks import MASK_NAMES, looks_like_mask, without_suffix
+from anomaly_tf.data.masks import image_of, is_mask_folder, looks_like_mask
 from anomaly_tf.errors import UserError
 
 # Files that are looked at to tell what a folder holds.
@@ -73,8 +74,8 @@ def set_masks_apart(folder: Path, images: Sequence[str]) -> tuple[list[str], lis
 def _doubts(folder: Path, pictures: Sequence[str]) -> list[str]:
     """A line on each folder that holds what may be masks, by its content and the names in it only.
 
-    Each of its files has the name of one in another folder, and looks like a mask where that does
-    not.
+    Each of its files has the name of one in another folder, or some have that of another in the
+    same folder with something added, and look like masks where those do not.
     """
     places: dict[str, dict[str, str]] = {}
     by_stem: dict[str, list[str]] = {}
@@ -94,17 +95,36 @@ def _doubts(folder: Path, pictures: Sequence[str]) -> list[str]:
                     f"WARNING: {place}/ is taken for a class and looks like masks of pictures "
                     "with the same names; masks belong into ground_truth/"
                 )
+        added: dict[str, dict[str, str]] = {}
+        for stem, file in files.items():
+            if base := _base(stem, files):
+                added.setdefault(stem.removeprefix(base), {})[file] = files[base]
+        for ending, longer in added.items():
+            looked_at = list(longer)[:MAX_DOUBTED]
+            if all(looks_like_mask(folder / file) for file in looked_at) and not any(
+                looks_like_mask(folder / longer[file]) for file in looked_at
+            ):
+                notes.append(
+                    f"WARNING: {len(longer)} pictures with {ending} behind the name of another "
+                    f"look like its mask (first: {looked_at[0]}); masks belong into ground_truth/"
+                )
     return notes
+
+
+def _base(stem: str, stems: Mapping[str, str]) -> str:
+    """The stem of which another is a longer one, as `1` of `1_defect`; empty if there is none."""
+    ends = (found.start() for found in re.finditer(r"[ _.-]", stem))
+    return next((stem[:end] for end in ends if stem[:end] in stems), "")
 
 
 def _place_of_masks(file: str, stems: set[str]) -> str:
     """The folder, or the pattern of names, by which a file may be a mask; empty if by none."""
     *folders, name = file.split(os.sep)
     for number, inside in enumerate(folders):
-        if inside.lower() in MASK_NAMES:
+        if is_mask_folder(inside):
             return os.path.join(*folders[: number + 1], "")
     stem = os.path.splitext(name)[0]
-    image = without_suffix(stem)
+    image = image_of(stem)
     if image != stem and os.path.join(*folders, image) in stems:
-        return os.path.join(*folders, f"*{stem[len(image) :]}.*")
+        return os.path.join(*folders, f"{stem.replace(image, '*', 1)}.*")
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from PIL import Image
 
 from anomaly_tf.config import Config
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.images import UnreadableImage, read_header, read_levels
+from anomaly_tf.data.images import Levels, UnreadableImage, read_header, read_levels
 from anomaly_tf.data.split import Split
 
 # Folders of masks, in lower case; only the first is one whatever lies in it.
@@ -21,8 +22,14 @@ MASK_NAMES = (
     *("ground_truth", "groundtruth", "gt", "mask", "masks", "annotation", "annotations"),
     *("label", "labels", "segmentation", "segmentations"),
 )
-# What the names of masks add to those of their images, in lower case.
-MASK_SUFFIXES = ("_mask", "_label", "_gt")
+# At the end of a folder's name, behind another word.
+MASK_WORDS = ("mask", "masks", "ground_truth", "segmentation", "segmentations", "annotations")
+# What the names of masks add to those of their images, at the end or in front.
+MASK_AFFIX = "mask|label|gt|ground[ _-]?truth|seg|segmentation|annotation"
+NAME_OF_MASK = re.compile(
+    rf"(?P<image>.+)[ _.-](?:{MASK_AFFIX})|(?:{MASK_AFFIX})[ _.-](?P<image_behind>.+)",
+    re.IGNORECASE | re.DOTALL,
+)
 # A mask has no more levels; lossy formats change each by a little.
 MAX_LEVELS, MAX_NOISE = 16, 32
 # Normal images, and images with a mask, of which every pixel is compared.
@@ -56,7 +63,8 @@ def masked_images(split: Split, config: Config, image_shape: tuple[int, int, int
         image_shape: Height, width and channels of the detector's images.
     """
     test, masks = split.test, split.masks
-    marked = np.array([number for number, file in enumerate(test.files) if file in masks], int)
+    pairs = enumerate(zip(test.files, test.labels, strict=True))
+    marked = np.array([number for number, (file, label) in pairs if label and file in masks], int)
     random = np.random.default_rng(config.seed)
     normal, marked = (
         np.sort(random.permutation(numbers)[:MAX_COMPARED])
@@ -101,7 +109,11 @@ def marked(path: Path) -> tuple[np.ndarray, str]:
     Raises:
         UnreadableImage: If the file cannot be read.
     """
-    values, kind, is_lossy = read_levels(path)
+    return _marked(read_levels(path))
+
+
+def _marked(levels: Levels) -> tuple[np.ndarray, str]:
+    values, kind, is_lossy = levels
     limit = MAX_NOISE if is_lossy else 0
     if values.dtype == np.uint8 and values.max() > 127:
         limit = 127
@@ -116,8 +128,21 @@ def looks_like_mask(path: Path) -> bool | None:
         return None
     if not is_lossy:
         return len(np.unique(values)) <= MAX_LEVELS
+    return _share_of_extremes(values) >= 0.95
+
+
+def _looks_like_picture(levels: Levels) -> bool:
+    """Whether a mask holds so many levels between its extremes as smooth edges have not."""
+    values = levels.values
+    return len(np.unique(values)) > MAX_LEVELS and _share_of_extremes(values) < 0.8
+
+
+def _share_of_extremes(values: np.ndarray) -> float:
+    """Share of the pixels that have the darkest or the brightest level, or nearly."""
+    noise = MAX_NOISE if values.dtype == np.uint8 else MAX_NOISE / 255 * np.ptp(values)
+    values = values.astype(np.float64)
     distance = np.minimum(values - values.min(), values.max() - values)
-    return bool(np.mean(distance <= MAX_NOISE) >= 0.95)
+    return float(np.mean(distance <= noise))
 
 
 def pair_masks(
@@ -140,8 +165,8 @@ def pair_masks(
         *folders, name = mask.split(os.sep)
         if divided and folders[0].lower() in ("train", "test"):
             del folders[0]
-        kept = [folder for folder in folders if folder.lower() not in MASK_NAMES]
-        stem = without_suffix(os.path.splitext(name)[0])
+        kept = [folder for folder in folders if not is_mask_folder(folder)]
+        stem = image_of(os.path.splitext(name)[0])
         by_place[os.path.join(*kept, stem)] = mask
         by_name[stem] = mask
     alike = Counter(os.path.splitext(os.path.basename(file))[0] for file in (*files, *normal))
@@ -156,12 +181,16 @@ def pair_masks(
     return pairs
 
 
-def without_suffix(stem: str) -> str:
-    """The name of an image, of that of its mask."""
-    for suffix in MASK_SUFFIXES:
-        if stem.lower().endswith(suffix):
-            return stem[: -len(suffix)]
-    return stem
+def is_mask_folder(name: str) -> bool:
+    """Whether the name of a folder is one for masks."""
+    plain = re.sub(r"\W", "_", name.lower())
+    return plain in MASK_NAMES or plain.endswith(tuple(f"_{word}" for word in MASK_WORDS))
+
+
+def image_of(stem: str) -> str:
+    """The name of an image, of that of its mask, both without their endings."""
+    found = NAME_OF_MASK.fullmatch(stem)
+    return (found["image"] or found["image_behind"]) if found else stem
 
 
 @dataclass(frozen=True)
@@ -188,14 +217,15 @@ def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str
         readable: Image files that can be read; the masks of others are ignored.
     """
     usable, wrong = {}, {}
-    kinds, large = Counter[str](), []
+    kinds, large, dim = Counter[str](), [], []
     for file, mask in masks.items():
         if file not in readable:
             continue
         try:
             size = read_header(folder / mask)[:2]
             image_size = read_header(folder / file)[:2]
-            where, by = marked(folder / mask)
+            levels = read_levels(folder / mask)
+            where, by = _marked(levels)
         except UnreadableImage as error:
             wrong[mask] = str(error)
             continue
@@ -205,14 +235,22 @@ def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str
             )
         elif not where.any():
             wrong[mask] = f"{folder / mask} marks nothing"
+        elif _looks_like_picture(levels):
+            wrong[mask] = f"{folder / mask} looks like a picture, not like a mask"
         else:
             usable[file] = mask
             kinds[by] += 1
             large += [mask] * bool(where.mean() > 0.5)
+            dim += [mask] * bool((levels.values > 0).sum() > 2 * where.sum())
     lines = []
     if usable:
         found = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
         lines.append(f"masks mark the anomaly by {found}")
+    if dim:
+        lines.append(
+            f"WARNING: in {len(dim)} of {len(usable)} masks more is dimly grey than white, and "
+            f"only white marks the anomaly (first: {dim[0]}); save masks with 0 and 255"
+        )
     if large:
         lines.append(
             f"WARNING: {len(large)} of {len(usable)} masks mark more than half of their picture "

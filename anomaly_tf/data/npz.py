@@ -53,7 +53,7 @@ def load_npz(path: Path) -> ImageDataset:
     train = ImageSet(images[0], classes[0])
     test = ImageSet(images[1], classes[1]) if len(classes) > 1 else train.take(slice(0))
     left_out = (f"left out: arrays that are not read ({', '.join(others)})",) if others else ()
-    report = (*dark_images(images[0]), *left_out)
+    report = (*dark_images(*images), *left_out)
     return ImageDataset(str(path), train, test, class_names, report=report, left_out=left_out)
 
 
@@ -129,9 +129,18 @@ def _npz_labels(path: Path, name: str, labels: np.ndarray, count: int) -> np.nda
     if labels.dtype.kind not in "biuU" or labels.shape not in ((count,), (count, 1)):
         raise UserError(
             f"{path}: {name} must be integers, booleans or strings ({count},), one per image; "
-            f"got {labels.dtype} {labels.shape}; save one label for each image"
+            f"got {labels.dtype} {labels.shape}; {_as_labels(labels)}"
         )
     return labels.ravel()
+
+
+def _as_labels(labels: np.ndarray) -> str:
+    """What to do with labels of another kind."""
+    if labels.dtype.kind == "S":
+        return "save labels.astype(str)"
+    if labels.dtype.kind == "f":
+        return "save whole numbers, as by labels.astype(int)"
+    return "save one label for each image"
 
 
 def _numbered(path: Path, labels: list[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:

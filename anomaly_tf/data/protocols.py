@@ -15,6 +15,8 @@ are validated on the same images. The validation set of `unseen` holds no unseen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from anomaly_tf.config import Config
@@ -22,6 +24,7 @@ from anomaly_tf.data.contents import (
     facts_of,
     require_same_content,
     require_same_kind,
+    require_same_protocol,
     roles_of,
 )
 from anomaly_tf.data.corruption_sets import room_for_corruptions, with_corruptions
@@ -53,6 +56,7 @@ def make_split(config: Config, dataset: ImageDataset, info: DetectorInfo | None 
             if the data is not that of the run.
     """
     if info:
+        require_same_protocol(config, info)
         require_same_kind(dataset.name, info, dataset.class_names, dataset.train.images.shape[1:])
     roles = class_roles(config, dataset.class_names, dataset.is_folder)
     if info:  # whose classes counted so, whatever this version would guess
@@ -77,20 +81,44 @@ def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
         _labelled(validation, roles, roles.seen + observed),
         _labelled(test, roles, roles.seen + roles.unseen),
     )
-    left_out = dataset.left_out + _unused(config, dataset, set().union(*(p.files for p in sets)))
-    split = Split(*sets, roles, dataset.class_names, dataset.masks, left_out)
+    normal = {
+        file
+        for part in sets
+        for file, label in zip(part.files, part.labels, strict=False)
+        if not label
+    }
+    masks = {file: mask for file, mask in dataset.masks.items() if file not in normal}
+    left_out = (
+        *dataset.left_out,
+        *_unused(config, dataset, sets),
+        *_masks_of_normal(dataset, masks),
+    )
+    split = Split(*sets, roles, dataset.class_names, masks, left_out)
     _require_kinds(config, dataset, split)
     return room_for_corruptions(split, config)
 
 
-def _unused(config: Config, dataset: ImageDataset, used: set[str]) -> tuple[str, ...]:
-    """What of a folder's images is in no set, in one line; no line if each is in one."""
+def _unused(
+    config: Config, dataset: ImageDataset, sets: tuple[LabelledImages, ...]
+) -> tuple[str, ...]:
+    """How many images are in no set, in one line; no line if each is in one."""
+    unused = len(dataset.train) + len(dataset.test) - sum(map(len, sets))
+    if not unused:
+        return ()
+    used = {file for part in sets for file in part.files}
     files = dataset.train.files + dataset.test.files
-    unused = [file for file in files if file not in used]
+    first = next((f" (first: {file})" for file in files if file not in used), "")
+    return (
+        f"left out: {unused} images of classes that protocol {config.protocol} does not use{first}",
+    )
+
+
+def _masks_of_normal(dataset: ImageDataset, used: Mapping[str, str]) -> tuple[str, ...]:
+    """How many masks belong to pictures that count as normal, in one line; no line if none does."""
+    others = [mask for file, mask in dataset.masks.items() if file not in used]
     return tuple(
-        f"left out: {len(unused)} images of classes that protocol {config.protocol} does not use "
-        f"(first: {first})"
-        for first in unused[:1]
+        f"left out: {len(others)} masks of pictures that count as normal (first: {first})"
+        for first in others[:1]
     )
 
 
@@ -149,5 +177,7 @@ def _require_kinds(config: Config, dataset: ImageDataset, split: Split) -> None:
                 kind = ("normal", "anomaly")[label]
                 raise UserError(
                     f"protocol {config.protocol} needs {kind} images, and {dataset.name} has no "
-                    f"{kind} image in its {name} files; choose another class or data set"
+                    f"{kind} image in its {name} set (normal: "
+                    f"{', '.join(dataset.class_names[number] for number in split.roles.normal)}); "
+                    "name other classes by --normal-class, or add images"
                 )

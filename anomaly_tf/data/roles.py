@@ -8,6 +8,7 @@ have, a convention does. Names that say nothing are asked for.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -26,8 +27,10 @@ NORMAL_NAMES = ("normal", "good", "ok", "pass", "passed", "healthy", "inlier", "
 ANOMALY_NAMES = {
     *("abnormal", "anomalies", "anomalous", "anomaly", "bad", "damaged", "defect", "defective"),
     *("defects", "fail", "failed", "faulty", "ng", "nok", "not good", "not ok", "not_good"),
-    *("not_ok", "outlier", "outliers"),
+    *("not_ok", "outlier", "outliers", "reject", "rejected", "rejects", "scrap"),
 }
+# scikit-learn's label of an outlier.
+OUTLIER = "-1"
 # Classes that a message lists.
 MAX_NAMED = 12
 # A class with so many times the images of the normal ones makes a guess doubtful.
@@ -65,12 +68,13 @@ class Guess:
 def normal_by_name(class_names: tuple[str, ...]) -> tuple[int, ...] | None:
     """The classes that are normal by words such as `good`; None if no word says it.
 
-    A class beside one such as `defects`, or the only class, is normal whatever its name.
+    The only class is normal unless its name says that it is not.
     """
     names = [name.lower() for name in class_names]
     normal = tuple(number for number, name in enumerate(names) if name in NORMAL_NAMES)
-    others = tuple(number for number, name in enumerate(names) if name not in ANOMALY_NAMES)
-    return normal or (others if len(others) == 1 and len(names) <= 2 else None)
+    if not normal and len(names) == 1 and names[0] not in (*ANOMALY_NAMES, OUTLIER):
+        return (0,)
+    return normal or None
 
 
 def guess_normal(class_names: tuple[str, ...], is_folder: bool = False) -> Guess | None:
@@ -84,12 +88,15 @@ def guess_normal(class_names: tuple[str, ...], is_folder: bool = False) -> Guess
         return Guess(named, "by the names of the classes")
     if is_folder:
         return None
-    if set(class_names) == {"1", "-1"}:
+    if set(class_names) == {"1", OUTLIER}:
         return Guess((class_names.index("1"),), "because -1 is scikit-learn's label of an outlier")
     if set(class_names) == {"False", "True"}:
         return Guess((class_names.index("False"),), "taking True for an anomaly")
-    if class_names == FASHION_MNIST_CLASSES or all(name.isdecimal() for name in class_names):
+    if class_names == FASHION_MNIST_CLASSES:
         return Guess((0,), "because it comes first")
+    if all(name.isdecimal() for name in class_names):
+        number = min(range(len(class_names)), key=lambda n: int(class_names[n]))
+        return Guess((number,), "because it comes first")
     return None
 
 
@@ -179,10 +186,16 @@ def _class_numbers(
     `?` or `[...]` for those that it matches, as a shell has it.
     """
     numbers: list[int] = []
+    for whole in (", ".join(map(str, chosen)), ",".join(map(str, chosen))):
+        if whole in class_names:  # a name with a comma, which separates several
+            return (class_names.index(whole),)
+    composed = [unicodedata.normalize("NFC", name) for name in class_names]
     for one in chosen:
         matching = [i for i, name in enumerate(class_names) if fnmatchcase(name, str(one))]
         if str(one) in class_names:
             numbers.append(class_names.index(str(one)))
+        elif composed.count(unicodedata.normalize("NFC", str(one))) == 1:
+            numbers.append(composed.index(unicodedata.normalize("NFC", str(one))))
         elif str(one).isdecimal() and int(one) < len(class_names):
             numbers.append(int(one))
         elif str(one) == ALL:

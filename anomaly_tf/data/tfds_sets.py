@@ -73,7 +73,7 @@ def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
     if splits:
         lines.append(f"left out: splits that are not read ({', '.join(sorted(splits))})")
     left_out = tuple(lines)
-    report = (*(dark_images(train.images[:]) if len(train) else ()), *left_out)
+    report = (*(dark_images(train.images[:], test.images[:]) if len(train) else ()), *left_out)
     names = tuple(class_names)
     return ImageDataset(f"tfds:{name}", train, test, names, report=report, left_out=left_out)
 
