@@ -3,7 +3,7 @@
 Trains and evaluates every combination of approach, protocol, normal class and seed, each as
 `train.py` and `evaluate.py` would. Each finished one is kept, so a benchmark that was stopped
 continues where it was when the same command is given again. The result is a table in Markdown and
-a page in HTML.
+a page in HTML. Exit status 2 if one of them failed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, run_cells
+from anomaly_tf.benchmark import (
+    BenchmarkOptions,
+    Cell,
+    cells_of,
+    ending_by_sigterm,
+    run_cells,
+)
 from anomaly_tf.command_line import parse_options
 from anomaly_tf.script import printable, run_script
 
@@ -25,9 +31,10 @@ def main(arguments: list[str]) -> int:
     )
     results: dict[Cell, dict[str, Any]] = {}
     try:
-        for cell, result, progress in run_cells(options):
-            results[cell] = result
-            print(printable(progress), flush=True)
+        with ending_by_sigterm():
+            for cell, result, progress in run_cells(options):
+                results[cell] = result
+                print(printable(progress), flush=True)
     except KeyboardInterrupt:
         where = printable(options.output)
         print(f"stopped; the same command continues in {where}", file=sys.stderr)
@@ -45,6 +52,10 @@ def main(arguments: list[str]) -> int:
     print(f"written: {printable(options.output)}/benchmark.md and benchmark.html")
     for failure in failures:
         print(f"error: {printable(failure)}", file=sys.stderr)
+    failed = sum(result["status"] != "completed" for result in results.values())
+    if failed:
+        print(f"error: {failed} of {len(results)} trainings failed", file=sys.stderr)
+        return 2
     return 3 if failures else 0
 
 

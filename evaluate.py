@@ -23,7 +23,6 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.directory import RunDirectory, open_run, unfinished_training
 from anomaly_tf.runs.files import require_writable
-from anomaly_tf.runs.outputs import is_own_picture, json_with, require_own_place
 from anomaly_tf.script import import_tensorflow, printable, run_script
 
 # Exit status of an evaluation that lacks a picture and no figure.
@@ -133,7 +132,7 @@ def plan_output(path: str | None, run: RunDirectory, read_from: Iterable[Path]) 
         if file.is_dir():
             raise UserError(f"{file} is a folder; remove it or choose another --output")
     if output.path.resolve() == run.path.resolve():
-        run.require_apart(read_from)
+        run.require_own_evaluation("--run-dir", read_from)
         return run
     folders, place = list(read_from), output.path.resolve()
     for folder in folders:
@@ -144,13 +143,7 @@ def plan_output(path: str | None, run: RunDirectory, read_from: Iterable[Path]) 
         raise UserError(
             f"--output {path} holds other files than an evaluation; choose a new or empty folder"
         )
-    drawn = [picture for picture in output.plots.glob("*.png") if picture.is_file()]
-    outputs = {
-        output.metrics: json_with("approach", "auroc", "threshold_method"),
-        output.scores: lambda path: path.is_file(),  # beside our metrics
-        **dict.fromkeys(drawn, is_own_picture),
-    }
-    require_own_place("--output", output.path, outputs, [run.path, *folders])
+    output.require_own_evaluation("--output", [run.path, *folders])
     return output
 
 

@@ -13,18 +13,20 @@ writes them. Exit status, as grep's: 0 all normal, 1 an anomaly, 2 an error.
 from __future__ import annotations
 
 import argparse
+import codecs
 import csv
 import json
 import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from anomaly_tf.data.images import BIT_DEPTHS, UnreadableImage
+from anomaly_tf.data.images import BIT_DEPTHS
 from anomaly_tf.data.search import Found, find_images, folders_of
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.file_scoring import ImageFile, score_files
@@ -97,8 +99,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Scores what the command line names; returns the exit status."""
     options = parse(arguments)
-    places = named_places(options.images)
+    places, problems = named_places(options.images)
     found = find_images(places)
+    found.problems += problems
     report(found)
     if not found.files:
         return 2
@@ -121,7 +124,7 @@ def main(arguments: list[str]) -> int:
     write = WRITERS[options.format]()
     level = options.false_discovery_rate
     names: list[Path] = []
-    parts, anomalies, done = [np.zeros(0, np.float32)], 0, 0
+    parts, anomalies, done, failed = [np.zeros(0, np.float32)], 0, 0, 0
 
     def show(files: list[Path], scores: np.ndarray, verdicts: np.ndarray) -> int:
         rows = zip(files, scores, verdicts, detector.p_values(scores), strict=True)
@@ -129,20 +132,22 @@ def main(arguments: list[str]) -> int:
             write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
         return int(verdicts.sum())
 
-    for part in score_files(detector, run_of(user_path(options.model)), files):
-        show_progress()
-        for _, result in part:
-            if isinstance(result, UnreadableImage):
-                print(f"error: {printable(str(result))}; skipped", file=sys.stderr)
-        scored = [file.path for file, result in part if not isinstance(result, UnreadableImage)]
-        scores = np.array([r for _, r in part if not isinstance(r, UnreadableImage)], np.float32)
-        names += scored
-        parts.append(scores)
-        if level is None:
-            anomalies += show(scored, scores, scores >= detector.threshold)
-        done += len(part)
-        if done < len(files):
-            show_progress(done, len(files))
+    with closing(score_files(detector, run_of(user_path(options.model)), files)) as scored_parts:
+        for part in scored_parts:
+            show_progress()
+            for file in part:
+                if file.error:
+                    print(f"error: {printable(file.error)}", file=sys.stderr)
+                    failed += 1
+            scored = [file.path for file in part if file.score is not None]
+            scores = np.array([file.score for file in part if file.score is not None], np.float32)
+            names += scored
+            parts.append(scores)
+            if level is None:
+                anomalies += show(scored, scores, scores >= detector.threshold)
+            done += len(part)
+            if done < len(files):
+                show_progress(done, len(files))
     scores = np.concatenate(parts)
     limit = f"above the threshold of {detector.threshold:.4g}"
     if level is not None:
@@ -154,21 +159,30 @@ def main(arguments: list[str]) -> int:
         print(f"{len(scores)} images, {anomalies} {limit}{more}")
     if options.check_drift:
         print(batches.check_drift(scores, detector.calibration_scores), file=sys.stderr)
-    return 2 if unreadable or not found.is_complete else int(anomalies > 0)
+    return 2 if failed or not found.is_complete else int(anomalies > 0)
 
 
-def named_places(words: list[str]) -> list[Path]:
+def named_places(words: list[str]) -> tuple[list[Path], list[str]]:
     """The files and folders that the command line names; `-` stands for those named on stdin.
 
+    Returns:
+        The places, and what of the words names none.
+
     Raises:
-        UserError: If stdin names none, or holds a picture itself.
+        UserError: If there is no place, or stdin holds something else than names.
     """
     names: list[str] = []
+    problems: list[str] = []
     for word in words:
-        names += names_on_stdin() if word == "-" else [word]
+        listed = names_on_stdin() if word == "-" else [word]
+        if not listed:
+            problems.append("stdin names no files; give their names, one a line")
+        names += listed
     if "" in names:  # which would stand for the folder that the command runs in
-        raise UserError("a name among FILES_OR_FOLDERS is empty; give files or folders that exist")
-    places = [user_path(name) for name in names]
+        problems.append("a name among FILES_OR_FOLDERS is empty; leave it out")
+    places = [user_path(name) for name in names if name]
+    if not places:
+        raise UserError(problems[0])
     if not any(map(os.path.exists, places)):
         try:
             places[0].stat()
@@ -178,22 +192,31 @@ def named_places(words: list[str]) -> list[Path]:
             raise UserError(
                 f"cannot read {places[0]}: {reason}{more}; give files or folders that exist"
             ) from error
-    return places
+    return places, problems
 
 
 def names_on_stdin() -> list[str]:
-    """Names of files, one a line, or separated by NUL if there is one."""
-    content = sys.stdin.buffer.read()
+    """Names of files in UTF-8, one a line, or separated by NUL if there is one.
+
+    Raises:
+        UserError: If stdin is closed, or holds no such names.
+    """
+    if sys.stdin is None:
+        raise UserError("stdin is closed; give the files' names on it, one a line")
+    content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
     if content.startswith(PICTURE_STARTS):
         raise UserError("stdin holds a picture; - stands for a list of files' names, one a line")
+    # With every other byte NUL, names would be taken apart into letters, and "." into a folder.
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (
+        len(content) > 4 and 2 * content.count(b"\0") >= len(content) - 1
+    ):
+        raise UserError("stdin holds names in UTF-16 or UTF-32; write the list in UTF-8")
     lines = content.split(b"\0") if b"\0" in content else content.splitlines()
-    names = [os.fsdecode(line) for line in lines if line]
-    if not names:
-        raise UserError("stdin names no files; give their names, one a line")
-    return names
+    return [os.fsdecode(line) for line in lines if line]
 
 
-PICTURE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+# The third of them, of WebP, has its length in between.
+PICTURE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 
 
 def report(found: Found) -> None:
@@ -263,29 +286,39 @@ def with_heatmaps(
     read_from = [*places, *folders_of(path for path, _ in found.files), *model_folders]
     require_own_place("--heatmaps", folder, dict.fromkeys(heatmaps, is_heat_map), read_from)
     require_unlinked(folder, heatmaps)
-    require_writable(folder, "--heatmaps")
+    for place in sorted({folder, *(heatmap.parent for heatmap in heatmaps)}):
+        require_writable(place, "--heatmaps")
     files = []
     for (path, name), heatmap in zip(found.files, heatmaps, strict=True):
         files.append(ImageFile(path, heatmap))
         if heatmap not in (folder / name, folder / f"{name}.png"):
-            said = f"{path}: its heat map is {heatmap}, because another image has its name"
+            said = f"{path}: its heat map is {heatmap}, because its own name is taken or too long"
             print(printable(said), file=sys.stderr)
     return files
 
 
 def heatmap_names(names: list[Path]) -> list[Path]:
     """Names of heat maps inside their folder, each another one in every file system."""
-    used: set[str] = set()
+
+    def folded(path: Path) -> str:
+        return unicodedata.normalize("NFC", str(path)).casefold()
+
+    used = {folded(above) for above in {above for name in names for above in name.parents}}
     numbers: dict[Path, int] = {}
     heatmaps = []
     for name in names:
         path = name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png")
-        while (same := unicodedata.normalize("NFC", str(path)).casefold()) in used:
+        while folded(path) in used or len(os.fsencode(path.name)) > MAX_NAME_BYTES:
             numbers[name] = numbers.get(name, 1) + 1
-            path = name.with_name(f"{name.stem}-{numbers[name]}.png")
-        used.add(same)
+            stem = os.fsdecode(os.fsencode(name.stem)[: MAX_NAME_BYTES - 20])
+            path = name.with_name(f"{stem}-{numbers[name]}.png")
+        used.add(folded(path))
         heatmaps.append(path)
     return heatmaps
+
+
+# File systems take no longer ones.
+MAX_NAME_BYTES = 255
 
 
 def write_table() -> Callable[..., None]:

@@ -14,6 +14,7 @@ from anomaly_tf.config.parser import value_of
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import class_roles, describe_guess, describe_roles
 from anomaly_tf.data.sources import known_class_names, open_dataset
+from anomaly_tf.data.split_file import require_same_split
 from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.detector_info import DetectorInfo
@@ -41,6 +42,7 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
             where = printable(str(run.path))
             print(f"training of {where} is complete; next: {_evaluation(run)}")
             return 0
+        run.require_resumable()
         require_writable(run.path, "run")
     else:
         run = plan_run(options.run_dir, config.approach)
@@ -56,6 +58,8 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
 
     known = open_run(run.path)[1] if options.resume and run.holds_detector else None
     split = make_split(config, dataset, known)
+    if options.resume and known is None:
+        require_same_split(run.split, split, dataset)
     for line in split.left_out[len(dataset.left_out) :]:
         print(printable(line), file=sys.stderr)
     require_calibration(config.threshold, int((split.validation.labels == 0).sum()))

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +29,7 @@ from anomaly_tf.data.search import Search, folders_of
 from anomaly_tf.data.sources import known_class_names
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import run_jobs
-from anomaly_tf.runs.files import require_writable, write_json
+from anomaly_tf.runs.files import locked, require_writable, write_json
 from anomaly_tf.runs.outputs import (
     REPORTS,
     IsOwn,
@@ -147,6 +149,14 @@ def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any],
     output = Path(options.output)
     _require_own_place(options)
     require_writable(output, "--output")
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(output, "benchmark"):
+        yield from _run_waiting(options, output)
+
+
+def _run_waiting(
+    options: BenchmarkOptions, output: Path
+) -> Iterator[tuple[Cell, dict[str, Any], str]]:
     results = kept_results(options)
     kept = {cell: result for cell, result in results.items() if result is not None}
     for place, (cell, result) in enumerate(kept.items(), 1):
@@ -242,18 +252,12 @@ def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
     train += ["--data", options.data, "--data-dir", options.data_dir, "--run-dir", str(run)]
     start = time.monotonic()
     for command in (train, ["evaluate.py", "--run-dir", str(run)]):
-        done = subprocess.run(
-            [sys.executable, str(PROJECT / command[0]), *command[1:]],
-            capture_output=True,
-            encoding="utf-8",
-            errors="backslashreplace",
-            check=False,
-        )
-        if done.returncode == 130:
+        status, errors = _ended(command)
+        if status == 130:
             raise KeyboardInterrupt
-        if done.returncode and not (run / "metrics.json").is_file():  # a picture is no figure
-            said = [line for line in done.stderr.splitlines() if line.strip()]
-            reason = said[-1] if said else f"ended with status {done.returncode}"
+        if status and not (run / "metrics.json").is_file():  # a picture is no figure
+            said = [line for line in errors.splitlines() if line.strip()]
+            reason = said[-1] if said else f"ended with status {status}"
             return {
                 "status": "failed",
                 "reason": reason.removeprefix("error: "),
@@ -265,6 +269,46 @@ def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
         "versions": json.loads((run / "detector.json").read_text("utf-8"))["versions"],
         "metrics": json.loads((run / "metrics.json").read_text("utf-8")),
     }
+
+
+# Trainings and evaluations under way.
+_UNDER_WAY: set[subprocess.Popen[str]] = set()
+
+
+def _ended(command: list[str]) -> tuple[int, str]:
+    """Runs a script to its end; its exit status, and what it wrote on stderr."""
+    with subprocess.Popen(
+        [sys.executable, str(PROJECT / command[0]), *command[1:]],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="backslashreplace",
+    ) as process:
+        _UNDER_WAY.add(process)
+        try:
+            _, errors = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            _UNDER_WAY.discard(process)
+    return process.returncode, errors
+
+
+@contextmanager
+def ending_by_sigterm() -> Iterator[None]:
+    """During the block, a SIGTERM ends the trainings that were started, too."""
+
+    def end(number: int, frame: object) -> None:
+        for process in list(_UNDER_WAY):
+            process.terminate()
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _file(output: Path, cell: Cell) -> Path:

@@ -67,7 +67,9 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     if beside["resume"] is not None:
         raise UserError("option --resume is empty; give the folder of an interrupted run")
     run_dir = beside["run_dir"]
-    return TrainOptions(config, expand_home(run_dir) if run_dir else run_dir)
+    if run_dir == "":
+        raise UserError("option --run-dir is empty; give it a folder or leave it out")
+    return TrainOptions(config, expand_home(run_dir) if run_dir else None)
 
 
 def _config_of_run(folder: Path, arguments: Sequence[str]) -> Config:

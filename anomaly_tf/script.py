@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -60,6 +61,8 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
 def _status_of(main: Callable[[list[str]], int | None]) -> int | str:
     """The exit status of a script, after the line that explains it."""
     try:
+        if not _has_current_folder():
+            raise UserError("the current folder is gone; change to one that exists")
         return main(sys.argv[1:]) or 0
     except SystemExit as end:  # --help and --version
         return end.code or 0
@@ -69,12 +72,21 @@ def _status_of(main: Callable[[list[str]], int | None]) -> int | str:
     except OSError as error:
         if error.errno not in FOLDER_ERRORS:
             raise
-        place = f"{printable(str(error.filename))}: " if error.filename else ""
+        place = f"{printable(str(error.filename))}: " if error.filename else "cannot write: "
         print(f"error: {place}{error.strerror}; free or choose another folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends the process at once
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _prepare_output() -> None:

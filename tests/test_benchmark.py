@@ -6,8 +6,12 @@ import base64
 import dataclasses
 import json
 import re
+import signal
+import sys
+from pathlib import Path
 
 import pytest
+from conftest import ROOT, run_command
 
 import benchmark as script
 from anomaly_tf import benchmark
@@ -256,6 +260,53 @@ def test_cells_side_by_side_all_end(small_options):
     for cell, outcome, _ in done:  # neither is told what is the other's
         assert f"normal class {cell.normal_class} does not exist" in outcome["reason"]
     assert [said.split("]")[0] for _, _, said in done] == ["[1/3", "[2/3", "[3/3"]
+
+
+def test_of_two_benchmarks_in_one_folder_the_second_is_refused(small_options):
+    first = run_cells(dataclasses.replace(small_options, normal_classes=(77,)))
+    next(first)
+    with pytest.raises(UserError, match=r"another process is working on benchmark .*wait"):
+        next(run_cells(small_options))
+    first.close()
+    next(run_cells(dataclasses.replace(small_options, normal_classes=(78,))))
+
+
+def test_a_benchmark_with_a_failed_cell_ends_with_status_2(small_options, capsys):
+    options = ["--approaches", "vae", "--normal-classes", "77", "--output", small_options.output]
+    assert script.main([*options, "--data", small_options.data]) == 2
+    assert capsys.readouterr().err == "error: 1 of 1 trainings failed\n"
+
+
+WAITER = """
+import os, pathlib, signal, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--run-dir") + 1])
+signal.signal(signal.SIGTERM, lambda *_: (folder / "ended").touch() or sys.exit(1))
+folder.mkdir(parents=True)
+(folder / "begun").touch()
+if len(list(folder.parent.glob("*/begun"))) == 2:
+    try:
+        (folder.parent / "asked").mkdir()
+        os.kill(os.getppid(), signal.SIGTERM)
+    except FileExistsError:
+        pass
+signal.pause()
+"""
+TWO_CELLS = """
+import pathlib, sys
+from anomaly_tf import benchmark
+import benchmark as script
+benchmark.PROJECT = pathlib.Path(sys.argv[1])
+options = ["--normal-classes", "1,2", "--jobs", "2", "--output", sys.argv[2], "--data", sys.argv[3]]
+script.main(["--approaches", "vae", *options])
+"""
+
+
+def test_sigterm_ends_the_trainings_too(small_options, tmp_path):
+    (tmp_path / "train.py").write_text(WAITER)
+    arguments = (tmp_path, small_options.output, small_options.data)
+    done = run_command(sys.executable, "-c", TWO_CELLS, *arguments, cwd=ROOT)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert len(list(Path(small_options.output).glob("runs/*/ended"))) == 2
 
 
 def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken(tmp_path):

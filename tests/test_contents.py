@@ -42,8 +42,9 @@ def trained(config: Config, place: Path) -> Trained:
     info = weighing_detector((8, 8, 1), (1,)).info
     info.class_names = list(dataset.class_names)
     info.image_shape = list(split.train.images.shape[1:])
+    info.approach = config.approach
     info.roles = json.loads(json.dumps(dataclasses.asdict(split.roles)))
-    info.bit_depth = dataset.bit_depth
+    info.bit_depth, info.protocol = dataset.bit_depth, config.protocol
     info.data = facts_of(split, len(dataset.class_names), dataset.digests)
     return Trained(config, place / "split.json", info)
 

@@ -184,15 +184,19 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_with_an_output_the_run_is_only_read_and_a_missing_picture_costs_nothing_else(
     run_copy, tmp_path, capsys
 ):
+    (run_copy / "history.csv").write_text("loss\n1\n")
     before = contents(run_copy)
     output = tmp_path / "place"
-    # An earlier evaluation is replaced; a picture cannot be, where a folder lies.
-    (output / "plots" / "roc.png").mkdir(parents=True)
+    # An earlier evaluation is replaced, and its pictures do not stay beside other figures.
+    (output / "plots").mkdir(parents=True)
     shutil.copy(run_copy / "metrics.json", output)
+    for name in ("losses", "of_before"):
+        shutil.copy(run_copy / "plots" / "roc.png", output / "plots" / f"{name}.png")
     options = ("--output", output, "--threshold.percentile", 50)
     status, said, errors = evaluated_again(run_copy, *options, capsys=capsys)
     assert status == 3
-    assert errors.startswith(f"error: {output}/plots/roc.png was not drawn (IsADirectoryError")
+    assert errors.startswith(f"error: {output}/plots/losses.png was not drawn (ValueError")
+    assert "history.csv is damaged" in errors
     assert errors.count("\n") == 1
     assert contents(run_copy) == before
     metrics = json.loads((output / "metrics.json").read_text())
@@ -205,15 +209,16 @@ def test_with_an_output_the_run_is_only_read_and_a_missing_picture_costs_nothing
     assert alarms == metrics["confusion_matrix"][0][1]
     assert {path.name for path in output.iterdir()} == {"metrics.json", "scores.csv", "plots"}
     drawn = {path.stem for path in (output / "plots").glob("*.png")}
-    assert {"losses", "scores", "worst_misses", "roc"} <= drawn
-    assert len(drawn) == 10
+    assert {"scores", "worst_misses", "roc"} <= drawn
+    assert not {"losses", "of_before"} & drawn
+    assert len(drawn) == 9
 
 
 @pytest.mark.parametrize(
     ("output", "words"),
     [
         ("notes", ["--output", "holds other files"]),
-        ("notes/note.txt", ["cannot write to", "Not a directory", "--output"]),
+        ("notes/note.txt", ["cannot write to", "is no folder", "--output"]),
         ("other_run", ["--output", "holds other files"]),
         ("idx/inside", ["--output", "lies in the data"]),
         ("blocked", ["blocked/metrics.json is a folder", "--output"]),

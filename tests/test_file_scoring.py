@@ -15,7 +15,6 @@ import pytest
 from conftest import ENVIRONMENT, ROOT, weighing_detector
 from PIL import Image
 
-from anomaly_tf.data.images import UnreadableImage
 from anomaly_tf.deploy import file_scoring
 from anomaly_tf.deploy.file_scoring import PART, ImageFile, score_files
 from anomaly_tf.deploy.litert import LiteRTDetector
@@ -77,12 +76,13 @@ def test_files_are_scored_in_order_and_drawn(many, model, photos, images, monkey
     detector = LiteRTDetector.load(model)
     parts = list(score_files(detector, model, photos))
     assert {len(part) for part in parts} == {PART, len(photos) % PART}
-    files, results = zip(*(row for part in parts for row in part), strict=True)
-    assert list(files) == photos
-    assert isinstance(results[70], UnreadableImage)
-    assert str(photos[70].path) in str(results[70])
-    expected = list(detector.score(images))
-    assert results[:70] + results[71:] == tuple(expected[:70] + expected[71:])
+    scored = [file for part in parts for file in part]
+    assert [file.path for file in scored] == [file.path for file in photos]
+    broken = scored.pop(70)
+    assert broken.score is None
+    assert str(photos[70].path) in broken.error
+    assert [file.score for file in scored] == np.delete(detector.score(images), 70).tolist()
+    assert {file.error for file in scored} == {None}
     drawn = {path.name for path in photos[0].heatmap.parent.iterdir()}
     assert drawn == {file.path.name for file in photos} - {photos[70].path.name}
 
@@ -117,7 +117,7 @@ def test_each_heat_map_lies_over_its_own_upright_picture(tmp_path):
     # Each map's largest value is 1, where the colour is strongest.
     detector = weighing_detector((10, 8, 3), (1, 0, 0))
     scored = [row for part in score_files(detector, tmp_path, files) for row in part]
-    assert [file for file, _ in scored] == files
+    assert [file.path for file in scored] == [file.path for file in files]
     for file, place in zip(files, places, strict=True):
         if place is None:
             assert not file.heatmap.exists()
@@ -128,6 +128,17 @@ def test_each_heat_map_lies_over_its_own_upright_picture(tmp_path):
         assert drawn[place].tolist() == [227, 51, 51]
         drawn[place] = (0, 0, 200)
         assert (drawn == (0, 0, 200)).all()
+
+
+def test_a_heat_map_that_cannot_be_written_costs_no_score(model, photos):
+    photos[1].heatmap.mkdir()
+    scored = [
+        row for part in score_files(LiteRTDetector.load(model), model, photos[:3]) for row in part
+    ]
+    assert all(file.score is not None for file in scored)
+    assert [file.error is None for file in scored] == [True, False, True]
+    assert str(photos[1].heatmap) in scored[1].error
+    assert photos[2].heatmap.is_file()
 
 
 def test_a_process_that_is_killed_is_reported(model, photos, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,11 @@ from anomaly_tf.benchmark import BenchmarkOptions, Cell, run_cells
 from anomaly_tf.config import FolderConfig
 from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.runs.files import require_writable
 from anomaly_tf.runs.outputs import (
     HEAT_MAP,
+    SCORES_HEAD,
     is_benchmark_report,
     is_exported_file,
     is_exported_folder,
@@ -125,7 +129,7 @@ def test_an_export_replaces_no_other_file(kind, name, trained_run, tmp_path):
     mine.parent.mkdir(parents=True)
     mine.write_text('{"mine": true}')
     options = ["--run-dir", str(trained_run), "--format", kind, "--output"]
-    with pytest.raises(UserError, match=r"was not written by .*another --output"):
+    with pytest.raises(UserError, match=r"not written by .*another --output"):
         export.main([*options, str(tmp_path / "out")])
     assert mine.read_text() == '{"mine": true}'
     assert sum(path.is_file() for path in (tmp_path / "out").rglob("*")) == 1
@@ -183,7 +187,7 @@ def test_a_benchmark_replaces_no_other_file(name, tmp_path):
         output=str(tmp_path),
         data=str(tmp_path / "x"),
     )
-    with pytest.raises(UserError, match=r"was not written by .*another --output"):
+    with pytest.raises(UserError, match=r"not written by .*another --output"):
         next(run_cells(options))
     assert mine.read_text() == "{}"
     assert Cell("vae", "one_class", 0, 0).name in "cells/vae-one_class-class0-seed0.json"
@@ -196,8 +200,16 @@ def test_a_benchmark_does_not_write_among_the_data(tmp_path):
         next(run_cells(options))
 
 
-def test_only_runs_are_removed(trained_run, tmp_path):
-    assert is_own_run(trained_run)
+def test_only_runs_are_removed(run_copy, tmp_path):
+    shutil.rmtree(run_copy / "export", ignore_errors=True)
+    (run_copy / "said.json").unlink()  # of the tests
+    assert is_own_run(run_copy)
+    for name in ("notes.txt", "export/model.tflite", "plots/mine.txt", "tensorboard/mine.txt"):
+        (run_copy / name).parent.mkdir(exist_ok=True)
+        (run_copy / name).touch()
+        assert not is_own_run(run_copy)
+        (run_copy / name).unlink()
+    assert is_own_run(run_copy)
     assert not is_own_run(tmp_path / "none")
     run = tmp_path / "run"
     run.mkdir()
@@ -210,10 +222,60 @@ def test_only_runs_are_removed(trained_run, tmp_path):
     assert not is_own_run(run)
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "scores.csv", "plots/mine.png", "plots/dir.png"])
+def test_an_evaluation_replaces_an_evaluation_only(name, trained_run, tmp_path):
+    run = RunDirectory(tmp_path)
+    run.plots.mkdir()
+    Image.new("L", (2, 2)).save(run.plots / "roc.png", pnginfo=mark("Matplotlib version3.9"))
+    run.scores.write_text(f"file,{SCORES_HEAD}\n")
+    run.require_own_evaluation("--output", [])
+    path = tmp_path / name
+    if "dir" in name:
+        path.mkdir()
+    elif path.suffix == ".png":
+        Image.new("L", (2, 2)).save(path)
+    else:
+        path.write_text('{"mine": true}')
+    with pytest.raises(UserError, match=rf"{path.name} .*not written by this command"):
+        run.require_own_evaluation("--output", [])
+
+
+def mark(writer: str) -> PngInfo:
+    info = PngInfo()
+    info.add_text("Software", writer)
+    return info
+
+
+def test_a_folder_that_is_none_is_refused_before_work(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("file", "file/deep/er", "dangling", "dangling/deep", "loop"):
+        with pytest.raises(UserError, match=r"is (a link to )?no folder; choose another --output"):
+            require_writable(tmp_path / name, "--output")
+    require_writable(tmp_path / "new" / "deep", "--output")
+
+
+def test_a_cache_lies_in_no_folder_of_pictures(tmp_path):
+    folder = tmp_path / "all" / "folders"
+    for name in ("good", "bad"):
+        for number in range(6):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 20 * number).save(folder / name / f"{number}.png")
+    config = options_of("autoencoder")(data=str(folder), data_dir=str(tmp_path / "all"))
+    with pytest.raises(UserError, match="which this command reads from; choose another --data-dir"):
+        open_dataset(config)
+
+
 def test_measurements_replace_no_other_file(tmp_path):
     path = tmp_path / "results.json"
     assert kept_results(path) == {}
-    for content in ({"mine": 1}, {"cells": [{"cell_type": "code"}]}, {"hardware": {"disk": 1}}):
+    for content in (
+        {"mine": 1},
+        {"cells": [{"cell_type": "code"}]},
+        {"cells": []},
+        {"hardware": {"disk": 1}},
+    ):
         path.write_text(json.dumps(content))
         with pytest.raises(UserError, match=r"holds no measurement.*another --output"):
             kept_results(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_one_line, run_script
+from conftest import ROOT, assert_one_line, run_command, run_script
 from PIL import Image
 
 import evaluate
@@ -129,7 +129,7 @@ def test_a_detector_knows_the_bit_depth_of_its_training(model, judged, tmp_path)
     detector = Detector.load(model)
     detector.info.bit_depth = 12
     files = [ImageFile(plain), ImageFile(camera)]
-    first, second = (score for part in score_files(detector, model, files) for _, score in part)
+    first, second = (file.score for part in score_files(detector, model, files) for file in part)
     assert first == pytest.approx(second, rel=1e-6)
     np.testing.assert_array_equal(detector.read(camera)[..., 0], grey)
 
@@ -518,7 +518,7 @@ def test_pictures_of_one_name_are_told_apart(model, photos, tmp_path, capsys):
         (other / name).write_bytes((photos / "a.png").read_bytes())
     files = (photos / "a.png", other / "a.png", other / "A.PNG")
     _, _, said = judge(capsys, "--model", model, *files, "--heatmaps", tmp_path / "heat")
-    because = "because another image has its name"
+    because = "because its own name is taken or too long"
     # A-2.png and a-2.png are one file where letter case does not count.
     assert said == [
         f"{other / 'a.png'}: its heat map is {tmp_path / 'heat' / 'a-2.png'}, {because}",
@@ -556,16 +556,57 @@ def test_names_from_stdin(separator, model, photos, without_tensorflow):
 
 def test_stdin_that_names_no_files(model, photos, without_tensorflow):
     picture = (photos / "a.png").read_bytes()
-    for content, words in ((b"", "names no files"), (b"\n", "names no"), (picture, "a picture")):
+    utf_16 = f"{photos / 'a.png'}\n".encode("utf-16")
+    for content, words in (
+        *((b"", "names no files"), (b"\n", "names no"), (picture, "a picture")),
+        *((utf_16, "in UTF-16"), (utf_16[2:], "in UTF-16"), (".\n".encode("utf-16"), "in UTF-16")),
+    ):
         done = predict(model, "-", input=content, env=without_tensorflow, text=False)
         assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
         assert words.encode() in done.stderr
 
 
-def test_an_empty_name_is_not_the_folder_one_is_in(model, photos, monkeypatch):
+def test_a_byte_order_mark_and_names_like_pictures(model, photos, without_tensorflow, tmp_path):
+    for name in ("RIFF.png", "GIF8.png"):
+        (photos / "a.png").with_name(name).write_bytes((photos / "a.png").read_bytes())
+        done = predict(*(model, "-"), input=f"\ufeff{name}\n", env=without_tensorflow, cwd=photos)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_names_nothing_keeps_no_picture_from_being_judged(model, photos, without_tensorflow):
+    done = predict(model, photos / "a.png", "-", input="", env=without_tensorflow)
+    assert (done.returncode, done.stdout.count("a.png")) == (2, 1)
+    assert done.stderr == "error: stdin names no files; give their names, one a line\n"
+
+
+def test_a_closed_stdin_is_one_line(model, without_tensorflow):
+    script = '"$0" predict.py --model "$1" - <&-'
+    done = run_command("sh", "-c", script, sys.executable, model, env=without_tensorflow, cwd=ROOT)
+    assert_one_line(done, "stdin is closed")
+
+
+def test_heat_maps_of_strange_names(model, photos, without_tensorflow, tmp_path):
+    strange, long = photos / "strange", f"{'b' * 251}.jpg"
+    (strange / "a.bmp.png").mkdir(parents=True)
+    image = Image.open(photos / "a.png")
+    for name in ("a.bmp", "a.bmp.png/x.png", long):
+        image.save(strange / name)
+    options = ("--heatmaps", tmp_path / "heat")
+    done = predict(model, strange, *options, env=without_tensorflow)
+    assert (done.returncode, done.stdout.count("normal")) == (0, 3)
+    drawn = sorted(path.name for path in (tmp_path / "heat").rglob("*.png") if path.is_file())
+    assert drawn == ["a-2.png", f"{'b' * 235}-2.png", "x.png"]
+    assert done.stderr.count("because its own name is taken or too long") == 2
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(model, photos, monkeypatch, capsys):
     monkeypatch.chdir(photos)
-    with pytest.raises(UserError, match="is empty; give files"):
-        script.main(["--model", str(model), "a.png", ""])
+    with pytest.raises(UserError, match="is empty; leave it out"):
+        script.main(["--model", str(model), ""])
+    assert script.main(["--model", str(model), "a.png", ""]) == 2
+    said = capsys.readouterr()
+    assert "is empty" in said.err
+    assert "1 images" in said.out
 
 
 def test_a_leading_tilde_is_the_home_folder(model, photos, without_tensorflow, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from anomaly_tf.data.folder_layout import recognise
-from anomaly_tf.data.search import SYSTEM_NAMES, Search, find_images
+from anomaly_tf.data.search import SYSTEM_NAMES, Search, find_images, folders_of
 from anomaly_tf.reporting import plots
 from anomaly_tf.runs.outputs import HEAT_MAP
 
@@ -33,6 +35,17 @@ def run_folder(path: Path) -> Path:
     for name in ("config.yaml", "detector.json"):
         (path / name).write_text("{}")
     return path
+
+
+@pytest.fixture
+def without_root() -> None:
+    """Tests of permissions say nothing where they do not hold."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        yield
+        os.seteuid(0)
+    else:
+        yield
 
 
 def search(folder: Path) -> tuple[list[str], list[str]]:
@@ -163,3 +176,31 @@ def test_heat_maps_plots_and_runs_are_left_out(photos):
     assert recognise(photos).files == ["a.png"]
     # Named by itself a file is what the user means.
     assert len(find_images([photos / "b.png"]).files) == 1
+
+
+def test_what_may_not_be_looked_at_is_counted(tmp_path, without_root):
+    top = Path(tempfile.mkdtemp())  # which the other user may enter
+    picture(top / "all" / "a.png")
+    picture(top / "all" / "closed" / "b.png")
+    picture(top / "other" / "inside" / "c.png")
+    (top / "all" / "today").symlink_to(top / "other" / "inside")
+    (top / "all" / "nowhere").symlink_to(top / "gone")
+    (top / "all" / "closed").chmod(0o444)  # listed, and not entered
+    (top / "other").chmod(0)
+    try:
+        found = find_images([top / "all"])
+        assert [file.name for file, _ in found.files] == ["a.png"]
+        lines = "\n".join(found.left_out.lines())
+        assert "2 names that cannot be looked at" in lines
+        assert "1 link to nowhere" in lines
+        assert not found.is_complete
+    finally:
+        (top / "all" / "closed").chmod(0o755)
+        (top / "other").chmod(0o755)
+        shutil.rmtree(top)
+
+
+def test_links_lead_to_folders_that_are_read(photos, tmp_path):
+    (tmp_path / "today").mkdir()
+    (tmp_path / "today" / "link.png").symlink_to(photos / "a.png")
+    assert folders_of([tmp_path / "today" / "link.png"]) == [tmp_path / "today", photos]

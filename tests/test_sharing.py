@@ -88,16 +88,61 @@ def test_a_detector_is_pickled_by_its_path(kind, deployed, small_arrays, tmp_pat
     monkeypatch.chdir(deployed[kind].parent)
     detector = Detector.load(deployed[kind].name)
     detector.set_percentile(42)
+    detector.info.bit_depth = 12
     content = pickle.dumps(detector)
     assert len(content) < 2000
     monkeypatch.chdir(tmp_path)
     again = pickle.loads(content)
     assert type(again) is type(detector)
     assert again.info.threshold == detector.info.threshold
+    assert again.info.bit_depth == 12
     images = small_arrays[2][:5]
     np.testing.assert_array_equal(again.score(images), detector.score(images))
     # And once more, from what was unpickled.
     assert pickle.loads(pickle.dumps(again)).threshold == detector.threshold
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_has_a_threshold_of_its_own(copied, deployed):
+    detector = Detector.load(deployed["tflite"])
+    before = detector.info.threshold.value
+    other = copied(detector)
+    other.set_percentile(1)
+    other.info.threshold.value -= 1
+    assert detector.threshold == before
+
+
+FORKED = """
+import multiprocessing, sys
+from anomaly_tf import Detector
+
+detector = Detector.load(sys.argv[1])
+images = __import__("numpy").zeros((2, *detector.image_shape), "uint8")
+detector.score(images)
+
+def attempt(loads):
+    try:
+        print((Detector.load(sys.argv[1]) if loads else detector).score(images).shape, flush=True)
+    except ValueError as error:
+        print(error, flush=True)
+
+for loads in (False, True):
+    process = multiprocessing.get_context("fork").Process(target=attempt, args=(loads,))
+    process.start()
+    process.join(120)
+    process.kill()
+"""
+
+
+@pytest.mark.parametrize("kind", ["run", "tflite"])
+def test_a_forked_process_scores_or_says_why_not(kind, deployed):
+    done = run_command(sys.executable, "-c", FORKED, deployed[kind], cwd=ROOT)
+    said = done.stdout.splitlines()
+    assert len(said) == 2
+    if kind == "tflite":
+        assert said == ["(2,)", "(2,)"]
+    else:
+        assert all(line.startswith("TensorFlow does not work in a process forked") for line in said)
 
 
 UNPICKLING = "import pickle, sys; print(pickle.load(sys.stdin.buffer).threshold)"

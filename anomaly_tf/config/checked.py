@@ -35,6 +35,8 @@ class Checked:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
+            if value == "":
+                self._refuse(item.name, "is empty; give it a value or leave it out")
             if isinstance(value, str):
                 object.__setattr__(self, item.name, expand_home(value))
             if "low" not in item.metadata:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_tf.config import Config
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.images import UnreadableImage
 from anomaly_tf.data.roles import Roles
@@ -133,6 +134,23 @@ def _digest_of_set(part: LabelledImages, digests: Mapping[str, str]) -> str:
         state.update(repr(images.shape[1:]).encode())
         state.update(np.ascontiguousarray(images).data)
     return state.hexdigest()
+
+
+def require_same_protocol(config: Config, info: DetectorInfo) -> None:
+    """Refuses a configuration that is not the one that the run was trained with.
+
+    Raises:
+        UserError: If it has another approach or protocol.
+    """
+    for name, here, there in (
+        ("approach", config.approach, info.approach),
+        ("protocol", config.protocol, info.protocol),
+    ):
+        if there is not None and here != there:
+            raise UserError(
+                f"config.yaml of the run says {name} {here} and its detector.json {there}; bring "
+                "back the config.yaml that it was trained with"
+            )
 
 
 def require_same_kind(

@@ -33,12 +33,14 @@ from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImag
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.caches import may_write
-from anomaly_tf.runs.files import atomic_folder
+from anomaly_tf.runs.files import atomic_folder, require_writable
 from anomaly_tf.script import printable, show_progress
 
 # Larger pictures are shrunk to this on their longer side, unless a size is asked for.
 MAX_SIDE_BY_DEFAULT = 128
 CACHE_VERSION = 2
+# Inside the folder of caches.
+CACHES = "folders"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, S
     Raises:
         UserError: If the cache is damaged or the disk has no space for it.
     """
-    cache = Path(config.data_dir) / "folders" / _key(folder, layout, config)
+    cache = Path(config.data_dir) / CACHES / _key(folder, layout, config)
     if cache.is_dir():
         stored, scan = _open_cache(cache)
         fits = _fits(len(stored) * int(np.prod(stored.shape[1:])), config.folder)
@@ -101,6 +103,7 @@ def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, S
         return _into_memory(folder, files, scan)
     if not config.folder.cache or not may_write(cache):
         return _left_as_files(folder, files, scan)
+    require_writable(cache.parent, "--data-dir")
     return _into_cache(folder, files, scan, cache)
 
 

@@ -5,6 +5,7 @@ Nothing is decoded. Needs Pillow only through `images.py`.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -12,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anomaly_tf.data.images import SUFFIXES
+from anomaly_tf.data.formats import SUFFIXES
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.outputs import is_own_picture, is_run
+from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import shortened
 
 # What systems leave in folders, in lower case; it is neither searched nor counted, and neither is
@@ -85,7 +87,9 @@ RUN = "run folder{s} of anomaly_tf"
 TWICE = "folder{s} reached twice; read once"
 DANGLING = "link{s} to nowhere"
 SPECIAL = "name{s} of pipes, sockets or devices"
-CLOSED = "folder{s} that cannot be read"
+CLOSED = "name{s} that cannot be looked at; change the permissions"
+# What the system answers for a link that leads nowhere, or in a circle.
+NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class Search:
@@ -123,18 +127,23 @@ class Search:
                     self.left_out.add(TWICE, place)
                     continue
                 entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+                holds_run = is_run(place)
             except OSError as error:
                 self.left_out.add(CLOSED, f"{place}: {error.strerror}")
                 continue
             self._seen.add((status.st_dev, status.st_ino))
-            if is_run(place):
+            if holds_run:
                 self.left_out.add(RUN, place)
                 continue
             for entry in entries:
                 name = os.path.join(inside, entry.name)
                 if is_system_name(entry.name):
                     continue
-                mode = _mode(entry)
+                try:
+                    mode = _mode(entry)
+                except OSError as error:
+                    self.left_out.add(CLOSED, f"{folder / name}: {error.strerror}")
+                    continue
                 if mode is not None and stat.S_ISDIR(mode):
                     (links if entry.is_symlink() else waiting).append(name)
                 elif self._is_image(folder, name, mode):
@@ -168,7 +177,9 @@ def _mode(entry: os.DirEntry[str]) -> int | None:
     """Kind of what an entry leads to; None if it leads nowhere, or in a circle."""
     try:
         return entry.stat().st_mode
-    except OSError:
+    except OSError as error:
+        if error.errno not in NOWHERE:
+            raise
         return None
 
 
@@ -208,7 +219,7 @@ def find_images(places: Sequence[Path]) -> Found:
     search = Search()
     files: list[tuple[Path, Path]] = []
     problems = []
-    for place in places:
+    for place in map(user_path, places):
         if not os.path.isdir(place):  # which raises nothing, whatever is wrong with the path
             files.append((place, Path(place.name)))
             continue
@@ -224,8 +235,13 @@ def find_images(places: Sequence[Path]) -> Found:
 
 
 def folders_of(files: Iterable[Path]) -> list[Path]:
-    """The folders that files lie in, each once."""
-    return [Path(name) for name in dict.fromkeys(os.path.dirname(file) or "." for file in files)]
+    """The folders that files lie in, each once; of a link that of its target, too."""
+    names: dict[str, None] = {}
+    for file in files:
+        names[os.path.dirname(file) or "."] = None
+        if os.path.islink(file):
+            names[os.path.dirname(os.path.realpath(file))] = None
+    return list(map(Path, names))
 
 
 def no_images(folder: Path) -> UserError:

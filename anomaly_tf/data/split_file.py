@@ -19,6 +19,7 @@ from anomaly_tf.data.contents import (
     require_same_content,
     require_same_files,
     require_same_kind,
+    require_same_protocol,
     say_not_compared,
     say_other_masks,
 )
@@ -89,10 +90,7 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     if not path.is_file():
         return make_split(config, open_dataset(config), info)
     folder = Path(config.data)
-    try:
-        content = read_split(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({printable(str(error))}); train again") from error
+    content = _read(path)
     height, width, channels = content["image_shape"]
     shape = height, width, channels
     # Earlier versions took all 16-bit files for filled ones.
@@ -113,6 +111,7 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     left_out = left_out_of(folder, files, masks.values())
     split = Split(train, validation, test, roles, names, masks, left_out)
     if info:
+        require_same_protocol(config, info)
         require_same_kind(config.data, info, names, shape)
         if known is None and info.data is None:
             say_not_compared(config.data)
@@ -126,11 +125,38 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     return with_corruptions(split, config)
 
 
+def require_same_split(path: Path, split: Split, dataset: ImageDataset) -> None:
+    """Refuses files that are not those of the run, where its `split.json` is all that knows them.
+
+    Args:
+        path: The run's `split.json`, which need not exist.
+        split: The sets, divided anew.
+        dataset: The data set that was divided.
+
+    Raises:
+        UserError: If they are others, or the file is damaged.
+    """
+    if not path.is_file() or not dataset.is_folder:
+        return
+    known = _known_digests(_read(path))
+    if known is not None:
+        part = {name: own_images(getattr(split, name), len(dataset.class_names)) for name in SETS}
+        now = {name: {f: dataset.digests[f] for f in one.files} for name, one in part.items()}
+        require_same_files(dataset.name, known, now)
+
+
 def folders_read(config: Config, split: Split) -> list[Path]:
     """The folders that hold the images of a run's sets; none if they are not files of a folder."""
     folder = Path(config.data)
     files = [file for name in SETS for file in getattr(split, name).files]
     return [folder, *folders_of(folder / file for file in files)] if files else [folder]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_split(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({printable(str(error))}); train again") from error
 
 
 def _known_digests(content: dict[str, Any]) -> FileDigests | None:

@@ -6,6 +6,8 @@ Needs numpy only. What runs it stands in a module of its own (`keras_run`, `save
 
 from __future__ import annotations
 
+import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +23,10 @@ from anomaly_tf.script import printable
 
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
+
+
+# What of a detector's metadata may be set after it was loaded.
+CHANGEABLE = ("threshold", "heat_scale", "bit_depth")
 
 
 class Detector(ABC):
@@ -43,10 +49,13 @@ class Detector(ABC):
 
     # Whether a process may load one for itself in a fraction of a second.
     loads_quickly = False
+    # Whether it works in a process that was forked from the one that loaded it.
+    survives_fork = False
 
     def __init__(self, info: DetectorInfo) -> None:
         self.info = info
         self._origin: _Origin | None = None
+        self._process = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._origin is None:
@@ -54,12 +63,14 @@ class Detector(ABC):
                 f"cannot pickle this {type(self).__name__}: it was not loaded from a path; save it "
                 "and load it by Detector.load"
             )
-        changed = {"threshold": self.info.threshold, "heat_scale": self.info.heat_scale}
+        changed = {name: getattr(self.info, name) for name in CHANGEABLE}
         return _load_again, (self._origin, _digests(self.info), changed)
 
     def __copy__(self) -> Self:
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
+        copied.info = copy.copy(self.info)
+        copied.info.threshold = copy.copy(self.info.threshold)
         return copied
 
     def _loaded_from(
@@ -265,6 +276,8 @@ class Detector(ABC):
 
     def _answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         """What the model gives for images, at least one, checked."""
+        if not self.survives_fork and self._process != os.getpid():
+            raise forked()
         try:
             outputs = self._infer(images, names)
         except UserError:
@@ -349,6 +362,14 @@ def _load_again(origin: _Origin, digests: tuple[object, ...], changed: dict[str,
     for name, value in origin.settings.items():
         setattr(detector, name, value)
     return detector
+
+
+def forked() -> UserError:
+    """The error for a process in which TensorFlow would wait for ever."""
+    return UserError(
+        "TensorFlow does not work in a process forked from one that used it; start processes by "
+        'multiprocessing.get_context("spawn")'
+    )
 
 
 def _digests(info: DetectorInfo) -> tuple[object, ...]:

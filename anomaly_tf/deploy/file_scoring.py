@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
-from anomaly_tf.runs.files import atomic_path
+from anomaly_tf.runs.files import atomic_path, uninterrupted
 from anomaly_tf.runs.outputs import HEAT_MAP, SOFTWARE
 from anomaly_tf.script import quiet_libraries
 
@@ -47,12 +47,24 @@ class ImageFile:
     heatmap: Path | None = None
 
 
-Result = float | UnreadableImage
+@dataclass(frozen=True)
+class ScoredFile:
+    """What came of a file.
+
+    Attributes:
+        path: Where it is.
+        score: None if it cannot be read.
+        error: Why it cannot be read, or why its heat map was not written; else None.
+    """
+
+    path: Path
+    score: float | None = None
+    error: str | None = None
 
 
 def score_files(
     detector: Detector, model: Path, files: list[ImageFile]
-) -> Iterator[list[tuple[ImageFile, Result]]]:
+) -> Generator[list[ScoredFile]]:
     """Scores image files in their order, and draws their heat maps.
 
     Args:
@@ -62,11 +74,10 @@ def score_files(
         files: At least one.
 
     Yields:
-        For each part of the files, each with its score or why it cannot be read.
+        What came of each part of the files.
 
     Raises:
         UserError: If a process that scores was ended.
-        OSError: If a heat map cannot be written.
     """
     threads = available_threads()
     size = min(PART, -(-len(files) // threads))
@@ -83,6 +94,12 @@ def score_files(
                     "a process that scores images was ended, as for lack of memory; score fewer "
                     "images at a time"
                 ) from error
+            except BaseException:  # as Ctrl-C, which the processes ignore and would wait through
+                with uninterrupted():
+                    for process in multiprocessing.active_children():
+                        process.kill()
+                    pool.shutdown(cancel_futures=True)
+                raise
     else:
         with ThreadPoolExecutor(threads) as pool:
             yield from _in_order(pool, lambda part: _score(detector, part), parts, 2 * threads)
@@ -90,29 +107,23 @@ def score_files(
 
 def _in_order(
     pool: Executor,
-    score: Callable[[list[ImageFile]], list[Result]],
+    score: Callable[[list[ImageFile]], list[ScoredFile]],
     parts: Iterator[list[ImageFile]],
     ahead: int,
-) -> Iterator[list[tuple[ImageFile, Result]]]:
+) -> Iterator[list[ScoredFile]]:
     """Each part with its results; no more than `ahead` parts are begun before they are taken."""
-    begun: deque[tuple[list[ImageFile], Future[list[Result]]]] = deque()
+    begun: deque[Future[list[ScoredFile]]] = deque()
     try:
         for part in parts:
             with _children_without_ctrl_c():
-                begun.append((part, pool.submit(score, part)))
+                begun.append(pool.submit(score, part))
             if len(begun) == ahead:
-                yield _finished(*begun.popleft())
+                yield begun.popleft().result()
         while begun:
-            yield _finished(*begun.popleft())
+            yield begun.popleft().result()
     finally:
-        for _, future in begun:
+        for future in begun:
             future.cancel()
-
-
-def _finished(
-    part: list[ImageFile], future: Future[list[Result]]
-) -> list[tuple[ImageFile, Result]]:
-    return list(zip(part, future.result(), strict=True))
 
 
 @contextmanager
@@ -145,38 +156,42 @@ class _Worker:
         cls.detector.info.bit_depth = bit_depth
 
     @classmethod
-    def score(cls, part: list[ImageFile]) -> list[Result]:
+    def score(cls, part: list[ImageFile]) -> list[ScoredFile]:
         return _score(cls.detector, part)
 
 
-def _score(detector: Detector, part: list[ImageFile]) -> list[Result]:
-    """Of each file its score, or why it cannot be read."""
-    read = [_read(file, detector) for file in part]
-    images = [image for image in read if isinstance(image, np.ndarray)]
-    if not images:
-        return [image for image in read if isinstance(image, UnreadableImage)]
-    stacked = np.stack(images)
-    scores = iter(detector.score(stacked))
-    if part[0].heatmap:
-        pairs = zip(part, read, strict=True)
-        _draw(detector, [file for file, image in pairs if isinstance(image, np.ndarray)], stacked)
-    return [image if isinstance(image, UnreadableImage) else next(scores) for image in read]
+def _score(detector: Detector, part: list[ImageFile]) -> list[ScoredFile]:
+    """What comes of each file."""
+    scored = {}
+    images = {}
+    for file in part:
+        try:
+            images[file] = read_image(file.path, detector.image_shape, detector.info.bit_depth)
+        except UnreadableImage as error:
+            scored[file] = ScoredFile(file.path, error=f"{error}; skipped")
+    if images:
+        stacked = np.stack(list(images.values()))
+        scores = detector.score(stacked)
+        maps = detector.explain(stacked) if part[0].heatmap else [None] * len(images)
+        for file, score, heat in zip(images, scores, maps, strict=True):
+            missing = None if heat is None else _draw(detector, file, heat)
+            scored[file] = ScoredFile(file.path, score, missing)
+    return [scored[file] for file in part]
 
 
-def _read(file: ImageFile, detector: Detector) -> np.ndarray | UnreadableImage:
+def _draw(detector: Detector, file: ImageFile, heat: np.ndarray) -> str | None:
+    """Writes a PNG of a picture with its map float32 `(H, W)` over it; returns why it could not."""
+    assert file.heatmap
+    mark = PngInfo()
+    mark.add_text(SOFTWARE, HEAT_MAP)
     try:
-        return read_image(file.path, detector.image_shape, detector.info.bit_depth)
-    except UnreadableImage as error:
-        return error
-
-
-def _draw(detector: Detector, files: list[ImageFile], images: np.ndarray) -> None:
-    """Writes for each file a PNG with the map of its image uint8 `(H, W, C)` over it."""
-    scale = detector.heat_scale
-    for file, heat in zip(files, detector.explain(images), strict=True):
-        assert file.heatmap
+        picture = open_image(file.path, detector.info.bit_depth)
+        drawn = overlay(picture, detector.heat_scale.strength(heat))
         with atomic_path(file.heatmap) as path:
-            mark = PngInfo()
-            mark.add_text(SOFTWARE, HEAT_MAP)
-            picture = open_image(file.path, detector.info.bit_depth)
-            overlay(picture, scale.strength(heat)).save(path, pnginfo=mark)
+            drawn.save(path, pnginfo=mark)
+    except UnreadableImage as error:  # which was changed in between
+        return f"{error}; no heat map"
+    except OSError as error:
+        reason = error.strerror or error
+        return f"{file.path}: its heat map {file.heatmap} cannot be written ({reason})"
+    return None

@@ -53,6 +53,7 @@ class LiteRTDetector(Detector):
     """
 
     loads_quickly = True
+    survives_fork = True
 
     def __init__(self, model: bytes, info: DetectorInfo, threads: int | None = None) -> None:
         super().__init__(info)

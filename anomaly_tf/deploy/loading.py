@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.detector import Detector, forked
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.paths import user_path
@@ -35,17 +36,33 @@ def load_detector(path: str | Path, trust: bool = False) -> Detector:
         with without_notes():
             return LiteRTDetector.load(path)
     if is_saved_model(path):
-        import_tensorflow()
+        _start_tensorflow()
         from anomaly_tf.deploy.saved_model import SavedModelDetector
 
         return SavedModelDetector.load(path, trust)
     if path.suffix == ".tflite":
         raise UserError(f"{path} does not exist; give a file that export.py made")
     open_run(path)  # which needs no TensorFlow to say what is missing
-    import_tensorflow()
+    _start_tensorflow()
     from anomaly_tf.deploy.keras_run import TrainedDetector
 
     return TrainedDetector.load(path, trust)
+
+
+# The process whose detectors started TensorFlow.
+_STARTED_IN: list[int] = []
+
+
+def _start_tensorflow() -> None:
+    """Imports TensorFlow; refuses a fork of a process that has a detector running on it.
+
+    Raises:
+        UserError: If this is one.
+    """
+    if _STARTED_IN and _STARTED_IN[0] != os.getpid():
+        raise forked()
+    import_tensorflow()
+    _STARTED_IN[:] = [os.getpid()]
 
 
 def run_of(path: Path) -> Path:

@@ -26,6 +26,7 @@ from anomaly_tf.detection.metrics import (
 from anomaly_tf.reporting.examples import Groups, choose, describe_mistakes, image_name
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import atomic_path, write_json
+from anomaly_tf.runs.outputs import SCORES_HEAD, is_plot
 from anomaly_tf.script import csv_cell
 
 TRAINING_FACTS = (
@@ -128,16 +129,18 @@ def save_figures(
         evaluation: What was measured.
         detector: The run's detector, with the threshold to judge by.
         split: The sets of the run's protocol.
-        output: Where to write.
+        output: Where to write. Plots of an earlier evaluation go, which would show other figures.
     """
     write_json(output.metrics, evaluation.metrics)
+    for picture in filter(is_plot, output.plots.glob("*.png")):
+        picture.unlink(missing_ok=True)
     test, scores = split.test, evaluation.scores
     p_values = detector.p_values(scores)
     kinds = "normal", "anomaly"
     with atomic_path(output.scores) as path, path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         name = "file" if test.files else "number"
-        rows.writerow((name, "label", "class", "score", "verdict", "p_value"))
+        rows.writerow((name, *SCORES_HEAD.split(",")))
         for number, score in enumerate(scores):
             rows.writerow(
                 (

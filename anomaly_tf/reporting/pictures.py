@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
@@ -143,8 +144,19 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
 
 
 def _read_history(path: Path) -> dict[str, np.ndarray]:
-    """Columns of `history.csv`; empty if no epoch was finished."""
-    if not path.is_file():
+    """Columns of `history.csv`, each with the values of its epochs.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        head, *rows = list(csv.reader(file)) or [[]]
+    if not rows:  # no epoch was finished
         return {}
-    rows = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
-    return {name: rows[name] for name in rows.dtype.names or ()}
+    if "epoch" not in head or any(len(row) != len(head) for row in rows):
+        raise ValueError(f"{path} is damaged; train again to have this picture")
+    columns = zip(*rows, strict=True)
+    return {
+        name: np.array([float(value or "nan") for value in column])
+        for name, column in zip(head, columns, strict=True)
+    }

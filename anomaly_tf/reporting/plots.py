@@ -98,7 +98,7 @@ def explanations(
     rows = len(pictures) + 1
     size = 1.25 * max(len(images), 5) + 1.2, 1.35 * rows + 0.6
     figure = Figure(figsize=size, layout="compressed")
-    figure.suptitle(title if captions else f"{title}: none")
+    figure.suptitle(title if captions else f"{title}: none", wrap=True, fontsize="medium")
     axes = figure.subplots(rows)
     for axis, (name, row) in zip(axes, pictures.items(), strict=False):
         _show_in_a_row(axis, name, row if row.shape[-1] == 3 else row[..., 0], "gray", (0, 255))

@@ -18,7 +18,6 @@ names its digest, whichever of the two names it then has.
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator
@@ -29,8 +28,8 @@ from pathlib import Path
 
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import RUN_FIELDS, DetectorInfo
-from anomaly_tf.runs.files import PARTIAL, require_writable, sha256
-from anomaly_tf.runs.outputs import require_own_place
+from anomaly_tf.runs.files import PARTIAL, locked, require_writable, sha256
+from anomaly_tf.runs.outputs import IsOwn, is_plot, is_scores, json_with, require_own_place
 from anomaly_tf.runs.paths import user_path
 
 # Status in `detector.json` of a training that came to its end.
@@ -99,17 +98,38 @@ class RunDirectory:
         more = f", or go on with it by --resume {self.path}" if self.checkpoint.is_file() else ""
         raise UserError(f"run directory {self.path} already exists; choose a new --run-dir{more}")
 
-    def require_apart(self, read_from: Iterable[Path]) -> None:
-        """Makes sure that an evaluation will not be written among what it reads.
+    def require_resumable(self) -> None:
+        """Refuses a run that has lost its detector and has no checkpoint to go on from.
+
+        Raises:
+            UserError: If it is one; with a checkpoint, or before a first epoch, it can be resumed.
+        """
+        if self.checkpoint.is_file() or self.holds_detector:
+            return
+        for there, lost in ((self.detector, self.model), (self.model, self.detector)):
+            if there.is_file():
+                raise UserError(
+                    f"run {self.path} has lost its {lost.name}, and no checkpoint is left to go on "
+                    "from; bring the file back, or train again in a new --run-dir"
+                )
+
+    def require_own_evaluation(self, option: str, read_from: Iterable[Path]) -> None:
+        """Makes sure that an evaluation replaces an earlier one only, and nothing that it reads.
 
         Args:
-            read_from: Folders of images.
+            option: The option that chooses the folder, for messages.
+            read_from: Folders that are read from.
 
         Raises:
             UserError: If it would, or would be written behind a link.
         """
-        outputs = {self.metrics: Path.is_file, self.plots / "any.png": Path.is_file}
-        require_own_place("--run-dir", self.path, outputs, read_from)
+        outputs: dict[Path, IsOwn] = {
+            self.metrics: json_with("approach", "auroc", "threshold_method"),
+            self.scores: is_scores,
+            self.plots / "any.png": is_plot,  # whether there is one yet or not
+            **dict.fromkeys(self.plots.glob("*.png"), is_plot),
+        }
+        require_own_place(option, self.path, outputs, read_from)
 
     def require_unlinked(self) -> None:
         """Refuses a run with links to folders, through which it would be written elsewhere.
@@ -131,20 +151,8 @@ class RunDirectory:
         Raises:
             UserError: If another one holds it.
         """
-        import fcntl  # which is not on Windows, where a run can be read and not be trained
-
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another process is working on run {self.path}; wait for its end or choose "
-                    "another run"
-                ) from error
+        with locked(self.path, "run"):
             yield
-        finally:
-            os.close(handle)
 
     def clear_unfinished(self) -> None:
         """Removes the unfinished files that a killed process left; the run must be locked."""
@@ -225,15 +233,18 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
             f"{path} is not a run directory (no {run.config.name}); "
             "give the folder that train.py made"
         )
-    for found, name in (
-        (run.detector.is_file(), run.detector.name),
-        (run.model.is_file() or run.new_model.is_file(), run.model.name),
-    ):
-        if not found:
-            raise UserError(
-                f"run {path} is incomplete (no {name}): its training did not finish an epoch; "
-                f"go on with it: python train.py --resume {path}"
-            )
+    there = {
+        run.detector.name: run.detector.is_file(),
+        run.model.name: run.model.is_file() or run.new_model.is_file(),
+    }
+    missing = [name for name, found in there.items() if not found]
+    if len(missing) == 1:
+        raise UserError(f"run {path} has lost its {missing[0]}; bring the file back or train again")
+    if missing:
+        raise UserError(
+            f"run {path} is incomplete (no {missing[0]}): its training did not finish an epoch; "
+            f"go on with it: python train.py --resume {path}"
+        )
     try:
         return run, DetectorInfo.read(run.detector, RUN_FIELDS)
     except ValueError as error:

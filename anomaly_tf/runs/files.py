@@ -110,6 +110,33 @@ def uninterrupted() -> Iterator[None]:
         before(*received[0])
 
 
+@contextmanager
+def locked(folder: Path, kind: str) -> Iterator[None]:
+    """Keeps other processes from changing a folder; ends with the process, however that ends.
+
+    Args:
+        folder: It must exist.
+        kind: What it is, for the message.
+
+    Raises:
+        UserError: If another one holds it.
+    """
+    import fcntl  # which is not on Windows, where a run can be read and not be trained
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is working on {kind} {folder}; wait for its end or choose "
+                f"another {kind}"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def require_writable(folder: Path, option: str) -> None:
     """Makes sure, before work is done for it, that a folder can be written; it is not created.
 
@@ -118,12 +145,16 @@ def require_writable(folder: Path, option: str) -> None:
         option: The option that chooses it, for the message.
 
     Raises:
-        UserError: If it, or the folder that it would be made in, takes no new files.
+        UserError: If it, or the folder that it would be made in, takes no new files or is none, as
+            a link that leads nowhere.
     """
+    existing = folder.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not os.path.isdir(existing):
+        kind = "a link to no folder" if existing.is_symlink() else "no folder"
+        raise UserError(f"cannot write to {folder}: {existing} is {kind}; choose another {option}")
     try:
-        existing = folder.absolute()
-        while not existing.exists():
-            existing = existing.parent
         tempfile.TemporaryDirectory(dir=existing, prefix=PARTIAL).cleanup()
     except OSError as error:
         raise UserError(

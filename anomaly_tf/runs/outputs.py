@@ -66,9 +66,9 @@ def require_own_place(
         _require_plain_folders(option, root, folder)
     for path, is_own in outputs.items():
         if os.path.lexists(path) and not is_own(path):
+            was = "holds files that were not" if path.is_dir() else "is there and was not"
             raise UserError(
-                f"{path} is there and was not written by this command; move it away or choose "
-                f"another {option}"
+                f"{path} {was} written by this command; move it away or choose another {option}"
             )
 
 
@@ -136,16 +136,46 @@ def is_run(folder: Path) -> bool:
 
 
 def is_own_run(folder: Path) -> bool:
-    """Whether a folder is a run, a run without a finished epoch, or holds nothing."""
+    """Whether a folder is a run, finished or not, and holds nothing that was added to it.
+
+    Exports of a run count as added: who made them may use them.
+    """
     if folder.is_symlink() or not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(PARTIAL)}
-    return not names or is_run(folder) or ("config.yaml" in names and names <= UNFINISHED)
+    there = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = [path for path in there if not path.name.startswith(PARTIAL)]
+    return all(_is_of_run(path.relative_to(folder), path) for path in names) and (
+        not names or (folder / "config.yaml") in names
+    )
 
 
-UNFINISHED = {"config.yaml", "split.json", "tensorboard", "checkpoint.npz", "history.csv"} | {
-    *("model.keras", "model-new.keras")
+def _is_of_run(name: Path, path: Path) -> bool:
+    """Whether training or an evaluation writes a file of this name inside a run."""
+    if path.is_symlink():
+        return False
+    if len(name.parts) == 1:
+        return name.name in RUN_FILES
+    if name.parts[0] == "plots":
+        return len(name.parts) == 2 and is_plot(path)
+    return name.parts[0] == "tensorboard" and name.name.startswith("events.out.tfevents")
+
+
+RUN_FILES = {
+    *("config.yaml", "split.json", "checkpoint.npz", "history.csv", "detector.json"),
+    *("model.keras", "model-new.keras", "metrics.json", "scores.csv"),
 }
+SCORES_HEAD = "label,class,score,verdict,p_value"
+
+
+def is_plot(path: Path) -> bool:
+    """Whether a file is a plot of an evaluation; earlier versions left matplotlib's mark in it."""
+    return software_of(path).startswith((PLOT, "Matplotlib"))
+
+
+def is_scores(path: Path) -> bool:
+    """Whether a file is the `scores.csv` of an evaluation."""
+    first = _head(path, 200).partition(b"\n")[0].decode("utf-8", "replace")
+    return first in (f"file,{SCORES_HEAD}", f"number,{SCORES_HEAD}")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -204,6 +234,7 @@ def is_measurement(path: Path) -> bool:
     content = read_object(path)
     cells = content.get("cells")
     if isinstance(cells, list):
-        return all(isinstance(cell, dict) and set(cell) >= STUDY_KEYS for cell in cells)
+        known = [isinstance(cell, dict) and set(cell) >= STUDY_KEYS for cell in cells]
+        return bool(known) and all(known)
     parts = [content, *(part for part in content.values() if isinstance(part, dict))]
     return any(re.match(r"(CPU|GPU)\b", str(part.get("hardware", ""))) for part in parts)

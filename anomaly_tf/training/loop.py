@@ -106,6 +106,8 @@ def resume_command(run: RunDirectory) -> str:
 def _describe_resuming(recorder: Recorder, progress: Progress) -> str:
     """What resuming does, for the user."""
     said = "no epoch was finished: training begins anew"
+    if recorder.info and recorder.info.training.epochs and not progress.epochs:
+        said = "the state after the last epoch was not kept: training begins anew"
     if progress.epochs:
         said = f"going on after epoch {progress.epochs}, the last that was finished"
     if recorder.saved:

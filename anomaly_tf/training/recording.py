@@ -86,7 +86,7 @@ class Recorder:
         """
         optimizers = self._model.optimizers.values()
         steps = max(int(optimizer.iterations) for optimizer in optimizers)
-        if self._value(0, measures, steps) > self.best:
+        if steps and self._value(0, measures, steps) > self.best:
             self._detector.info.training.steps = steps
             self.save(0, measures, scores)
 
