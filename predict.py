@@ -111,16 +111,7 @@ def main(arguments: list[str]) -> int:
     if options.heatmaps is not None:
         files = with_heatmaps(user_path(options.heatmaps), found, places, user_path(options.model))
     batches = import_batches(options)
-    detector = load(options.model, options.trust)
-    if options.false_alarm_rate is not None:
-        try:
-            detector.set_false_alarm_rate(options.false_alarm_rate)
-        except ValueError as error:
-            raise UserError(f"--false-alarm-rate: {error}") from error
-    if options.bit_depth is not None:
-        detector.info.bit_depth = options.bit_depth
-    if options.heatmaps is not None:
-        require_map(detector)
+    detector = load_as_asked(options)
     write = WRITERS[options.format]()
     level = options.false_discovery_rate
     names: list[Path] = []
@@ -251,6 +242,21 @@ def load(model: str, trust: bool = False) -> Detector:
         import_tensorflow()
     with quiet_libraries():
         return Detector.load(path, trust)
+
+
+def load_as_asked(options: argparse.Namespace) -> Detector:
+    """The detector with what the options change, and with the map that they need."""
+    detector = load(options.model, options.trust)
+    if options.false_alarm_rate is not None:
+        try:
+            detector.set_false_alarm_rate(options.false_alarm_rate)
+        except ValueError as error:
+            raise UserError(f"--false-alarm-rate: {error}") from error
+    if options.bit_depth is not None:
+        detector.info.bit_depth = options.bit_depth
+    if options.heatmaps is not None:
+        require_map(detector)
+    return detector
 
 
 def require_map(detector: Detector) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from anomaly_tf.command_line import TrainOptions, foreign_cache, parse_train_options
 from anomaly_tf.config.parser import value_of
+from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import class_roles, describe_guess, describe_roles
 from anomaly_tf.data.sources import known_class_names, open_dataset
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import require_same_split
 from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.runs.caches import only_read
@@ -55,11 +57,7 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
             file=sys.stderr if line in dataset.left_out else sys.stdout,
             flush=True,
         )
-
-    known = open_run(run.path)[1] if options.resume and run.holds_detector else None
-    split = make_split(config, dataset, known)
-    if options.resume and known is None:
-        require_same_split(run.split, split, dataset)
+    split = _divided(options, dataset, run)
     for line in split.left_out[len(dataset.left_out) :]:
         print(printable(line), file=sys.stderr)
     require_calibration(config.threshold, int((split.validation.labels == 0).sum()))
@@ -95,6 +93,15 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
     if outcome.message:
         print(f"error: {printable(outcome.message)}", file=sys.stderr)
     return {"completed": 0, "interrupted": 130, "non_finite_loss": 2}[outcome.status]
+
+
+def _divided(options: TrainOptions, dataset: ImageDataset, run: RunDirectory) -> Split:
+    """The sets of the run, which are those that it began with if it is resumed."""
+    known = open_run(run.path)[1] if options.resume and run.holds_detector else None
+    split = make_split(options.config, dataset, known)
+    if options.resume and known is None:
+        require_same_split(run.split, split, dataset)
+    return split
 
 
 def _evaluation(run: RunDirectory) -> str:

@@ -29,6 +29,7 @@ from anomaly_tf.data.search import Search, folders_of
 from anomaly_tf.data.sources import known_class_names
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import run_jobs
+from anomaly_tf.runs.cells import read_cell
 from anomaly_tf.runs.files import locked, require_writable, write_json
 from anomaly_tf.runs.outputs import (
     REPORTS,
@@ -198,7 +199,7 @@ def kept_results(options: BenchmarkOptions) -> dict[Cell, dict[str, Any] | None]
     """
     output, content = Path(options.output), content_of(options)
     return {
-        cell: _read(_file(output, cell), settings_of(cell, options, content))
+        cell: read_cell(_file(output, cell), asdict(cell), settings_of(cell, options, content))
         for cell in cells_of(options)
     }
 
@@ -317,18 +318,6 @@ def _file(output: Path, cell: Cell) -> Path:
 
 def _run_folder(output: Path, cell: Cell) -> Path:
     return output / "runs" / cell.name
-
-
-def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """A kept result; None if there is none, it failed, or it came from other settings."""
-    if not path.is_file():
-        return None
-    try:
-        result = json.loads(path.read_text("utf-8"))
-        usable = result["status"] == "completed" and result["settings"] == settings
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it to run its cell again") from error
-    return result if usable else None
 
 
 def _describe(result: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import fcntl
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,13 @@ from anomaly_tf.runs.detector_info import DetectorInfo
 if TYPE_CHECKING:
     from anomaly_tf.approaches.base import Approach
 
+# The user's own caches stay as they are, but for matplotlib's fonts, which take it seconds. The
+# processes of pytest-xdist inherit the folder.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    os.environ.setdefault("MPLCONFIGDIR", str(Path(caches, "matplotlib")))
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="anomaly_tf-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # A user's environment, before the next line makes TensorFlow quiet in the tests' own process.
 OWN = ("TF_CPP_MIN_LOG_LEVEL", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in OWN}

@@ -20,6 +20,7 @@ from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, kept_results,
 from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_page, write_table
+from anomaly_tf.runs.cells import read_cell
 from measurements import export, folders, quality, reliability
 
 
@@ -310,14 +311,19 @@ def test_sigterm_ends_the_trainings_too(small_options, tmp_path):
 
 
 def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken(tmp_path):
-    path = tmp_path / "cell.json"
+    path, cell, settings = tmp_path / "cell.json", result()["cell"], result()["settings"]
     path.write_text(json.dumps(result()))
-    settings = result()["settings"]
-    assert benchmark._read(path, settings) == result()
-    assert benchmark._read(path, settings | {"epochs_share": 0.5}) is None
-    path.write_text('{"status": "comp')
-    with pytest.raises(UserError, match=r"cell\.json is damaged .* remove it"):
-        benchmark._read(path, settings)
+    assert read_cell(path, cell, settings) == result()
+    assert read_cell(path, cell, settings | {"epochs_share": 0.5}) is None
+    damaged = [
+        *(result(auroc="high"), result(auroc=2.0), result(dataset=5), result(n_weights=None)),
+        *(result(auroc_by_class=[1]), result(roc_curve={"x": ["a"]}), result(approach="vae")),
+        *({k: v for k, v in result().items() if k != name} for name in ("wall_seconds", "cell")),
+    ]
+    for content in ('{"status": "comp', *map(json.dumps, damaged)):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"cell\.json is damaged .* remove it"):
+            read_cell(path, cell, settings)
 
 
 def test_a_stopped_benchmark_says_how_to_continue(small_options, monkeypatch, capsys):

@@ -364,7 +364,7 @@ def test_a_class_that_the_folder_does_not_hold(small_folder, without_tensorflow,
     [
         ("none", ["does not exist"]),
         ("not a run", ["not a run directory"]),
-        ("incomplete", ["incomplete (no detector.json)"]),
+        ("incomplete", ["has lost its detector.json"]),
         ("config", ["config.yaml", "did you mean"]),
     ],
 )

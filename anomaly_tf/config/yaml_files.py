@@ -11,10 +11,11 @@ from anomaly_tf.errors import UserError
 
 # The largest of ours has 3 KB; a megabyte takes the parser seconds.
 MAX_BYTES = 2**20
+MAX_DIGITS = 40
 
 
-class _WithoutAliases(yaml.SafeLoader):
-    """Refuses aliases, by which a few lines stand for more than memory holds, or for themselves."""
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses aliases, by which a few lines stand for more than memory holds, and huge numbers."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -22,6 +23,16 @@ class _WithoutAliases(yaml.SafeLoader):
             problem = f"*{event.anchor} stands for something else, write that out"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number; longer ones than any option takes are refused, and so is base 60."""
+        if len(node.value) > MAX_DIGITS or ":" in node.value:
+            problem = f"{node.value[:20]}... is no whole number that an option takes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return super().construct_yaml_int(node)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -37,7 +48,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} has more than {MAX_BYTES // 2**20} MB; give a YAML file of options"
             )
-        content = yaml.load(text.decode("utf-8"), _WithoutAliases)
+        content = yaml.load(text.decode("utf-8"), _PlainLoader)
     except UserError:
         raise
     except OSError as error:

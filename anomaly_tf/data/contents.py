@@ -27,7 +27,7 @@ from anomaly_tf.data.stored import parts
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.detector_info import DataFacts, DetectorInfo
-from anomaly_tf.script import shortened
+from anomaly_tf.script import printable, shortened
 
 # Each set of a run, and its name in a message.
 SETS = {"train": "training", "validation": "validation", "test": "test"}
@@ -241,8 +241,8 @@ def say_other_masks(before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """
     if replaced := [mask for mask in now if before.get(mask) != now[mask]]:
         print(
-            f"note: masks replaced since training: {len(replaced)} (first: {replaced[0]}); figures "
-            "by pixel rest on the new ones",
+            f"note: masks replaced since training: {len(replaced)} (first: "
+            f"{printable(replaced[0])}); figures by pixel rest on the new ones",
             file=sys.stderr,
         )
 
@@ -251,7 +251,7 @@ def say_not_compared(data: str) -> None:
     """Says on stderr that a run of an earlier version holds no digests."""
     print(
         f"note: this run was made by an earlier version, which kept no digests of its images; "
-        f"whether {data} still holds the same is not checked",
+        f"whether {printable(data)} still holds the same is not checked",
         file=sys.stderr,
     )
 

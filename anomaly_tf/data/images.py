@@ -44,8 +44,10 @@ MAX_PIXELS = 50_000_000
 PIXELS = PixelBudget(MAX_PIXELS)
 # Tags of TIFF, and bits of the kind of a page: 1 for a smaller copy of another.
 KIND_OF_PAGE, PHOTOMETRIC = 254, 262
-# Of a row at most; smaller copies of a TIFF's first page.
-MAX_STRIPS, MAX_SMALLER_COPIES = 4, 32
+# How often each pixel of a TIFF may be decoded, once for each colour; smaller copies in it.
+MAX_TIMES_DECODED, MAX_SMALLER_COPIES = 8, 32
+# Pillow unpacks such a file in Python.
+MAX_RLE_BYTES = 8 * 2**20
 ORIENTATION = ExifTags.Base.Orientation
 QUARTER_TURNS = (5, 6, 7, 8)
 # Too large images are refused here; Pillow's warning would repeat it.
@@ -240,6 +242,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise _too_large(path, f"{width} x {height}")
+        if image.tile and image.tile[0][0] == "bmp_rle" and size > MAX_RLE_BYTES:
+            raise UnreadableImage(f"{path} is a large BMP of packed rows; save it as PNG")
         if image.format == "TIFF":
             require_plain_tiff(path, image)
         if image.mode == "F":
@@ -258,7 +262,8 @@ def require_plain_tiff(path: Path, image: Image.Image) -> None:
             are read again and again, or 16 bits of which 0 is white.
     """
     tags = image.tag_v2  # type: ignore[attr-defined]
-    if len(image.tile) > MAX_STRIPS * image.height:  # type: ignore[attr-defined]
+    areas = ((box[2] - box[0]) * (box[3] - box[1]) for _, box, *_ in image.tile)  # type: ignore[attr-defined]
+    if sum(areas) > MAX_TIMES_DECODED * image.width * image.height:
         raise UnreadableImage(f"{path} is damaged (more strips than rows); save it again")
     if tags.get(PHOTOMETRIC) == 0 and _is_deep(image):
         raise UnreadableImage(

@@ -25,10 +25,12 @@ from anomaly_tf.deploy.conversion import Quantization, convert
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.deploy.litert import METADATA_NAME, LiteRTDetector
 from anomaly_tf.deploy.saved_model import METADATA
+from anomaly_tf.deploy.trial import remember
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.runs.detector_info import Calibration, DetectorInfo
 from anomaly_tf.runs.files import atomic_folder, atomic_path, folder_error, sha256
 from anomaly_tf.runs.outputs import EXPORT_FORMAT
+from anomaly_tf.runs.paths import user_path
 
 
 def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
@@ -46,6 +48,7 @@ def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
     Raises:
         OSError: If the folder cannot be written or is full.
     """
+    folder = user_path(folder)
     model = _exported_model(detector)
     height, width, channels = detector.image_shape
     images = tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")
@@ -73,6 +76,7 @@ def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
         metadata = dataclasses.replace(_metadata(detector), files_sha256=digests)
         (new / METADATA).parent.mkdir()
         (new / METADATA).write_text(_json(metadata), "utf-8")
+    remember(metadata)
 
 
 def export_tflite(
@@ -99,6 +103,7 @@ def export_tflite(
     Raises:
         OSError: If the files cannot be written.
     """
+    path = user_path(path)
     with _full_disk_as_os_error():
         model = convert(_exported_model(detector), batch_size, quantization, samples)
     metadata = dataclasses.replace(
@@ -125,6 +130,7 @@ def export_tflite(
     with atomic_path(path) as file, atomic_path(path.with_suffix(".json")) as beside:
         file.write_bytes(content.getvalue())
         beside.write_text(text, "utf-8")
+    remember(metadata)
 
 
 def _exported_model(detector: TrainedDetector) -> keras.Model:

@@ -9,8 +9,10 @@ import keras
 import numpy as np
 
 from anomaly_tf.data.stored import Images, sample
-from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
+from anomaly_tf.deploy.answers import as_uint8, check_shapes
+from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.origin import TRUST, check_keras_file, refused
+from anomaly_tf.deploy.trial import KERAS, remember, require_first_score
 from anomaly_tf.detection.scoring import GradCam, Scorer
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.checks import OUTPUTS
@@ -60,6 +62,8 @@ class TrainedDetector(Detector):
         if file is None:
             raise UserError(f"{run.model} is not the file that training saved; train again")
         check_keras_file(file, trust)
+        if not trust:
+            require_first_score(KERAS, run.path, info)
         try:
             model = keras.models.load_model(file, compile=False, safe_mode=True)
             detector = cls(model, info)._loaded_from(run.path, trust)
@@ -76,6 +80,7 @@ class TrainedDetector(Detector):
         self.info.model_sha256 = sha256(run.new_model)
         self.save_info(run)  # from here on the new one is the run's
         run.new_model.replace(run.model)
+        remember(self.info)
 
     def save_info(self, run: RunDirectory) -> None:
         """Writes `detector.json` only, for a new threshold."""

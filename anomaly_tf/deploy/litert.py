@@ -21,10 +21,13 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from anomaly_tf.data.images import read_image
-from anomaly_tf.deploy.detector import Detector, as_uint8, check_shapes
+from anomaly_tf.deploy.answers import as_uint8, check_shapes
+from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.litert_bounds import trace_litert
+from anomaly_tf.deploy.trial import LITERT, require_first_score
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
+from anomaly_tf.runs.arrays import PLAIN
 from anomaly_tf.runs.detector_info import LITERT_FIELDS, MAX_BYTES, DetectorInfo
 from anomaly_tf.runs.limits import require_memory
 from anomaly_tf.runs.outputs import EXPORT_METADATA
@@ -89,6 +92,7 @@ class LiteRTDetector(Detector):
         settings = {} if threads is None else {"_threads": threads}
         try:
             trace_litert(model).require_affordable(path)
+            require_first_score(LITERT, path, info)
             return cls(model, info, threads)._loaded_from(path, settings=settings)
         except UserError:
             raise
@@ -200,7 +204,8 @@ def read_file(path: Path) -> tuple[bytes, DetectorInfo]:
 def _metadata_inside(content: bytes) -> bytes | None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if archive.getinfo(METADATA_NAME).file_size > MAX_BYTES:
+            member = archive.getinfo(METADATA_NAME)
+            if member.file_size > MAX_BYTES or member.compress_type not in PLAIN:
                 return None
             return archive.read(METADATA_NAME)
     except Exception:  # of which zipfile and zlib raise many kinds on damaged bytes

@@ -25,8 +25,8 @@ from anomaly_tf.script import printable
 
 # The largest of ours has half a megabyte.
 MAX_CONFIG_BYTES = 8 * 2**20
-# A graph is read, and copied as it becomes functions.
-GRAPH_COPIES = 4
+# A graph is read, and its smallest nodes take two bytes in the file.
+GRAPH_COPIES = 60
 SIGNATURE = "serve"
 MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
 # Classes that a detector's config.json may name, by module; in none, Keras's own notations.

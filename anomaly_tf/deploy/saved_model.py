@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from anomaly_tf.deploy.detector import Detector, check_shapes
+from anomaly_tf.deploy.answers import check_shapes
+from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.origin import TRUST, check_saved_model, refused
+from anomaly_tf.deploy.trial import SAVED_MODEL, require_first_score
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import EXPORT_FIELDS, DetectorInfo
 from anomaly_tf.runs.files import sha256
@@ -67,6 +69,7 @@ class SavedModelDetector(Detector):
         if not trust:
             height, width, channels = info.image_shape
             check_saved_model(folder, (height, width, channels))
+            require_first_score(SAVED_MODEL, folder, info)
         try:
             detector = cls(tf.saved_model.load(str(folder)), info)._loaded_from(folder, trust)
             detector._check_signature()

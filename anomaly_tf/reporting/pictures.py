@@ -22,6 +22,8 @@ from anomaly_tf.script import printable
 if TYPE_CHECKING:
     from anomaly_tf.reporting.evaluation import Evaluation
 
+# A line of history.csv has some hundred bytes.
+MAX_HISTORY = 16 * 2**20
 Pictures = dict[str, Callable[[], Figure]]
 
 
@@ -149,6 +151,8 @@ def _read_history(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: If it is damaged.
     """
+    if path.stat().st_size > MAX_HISTORY:
+        raise ValueError(f"{path} has more than {MAX_HISTORY // 2**20} MB")
     with path.open(encoding="utf-8", newline="") as file:
         head, *rows = list(csv.reader(file)) or [[]]
     if not rows:  # no epoch was finished

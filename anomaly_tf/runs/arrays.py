@@ -21,6 +21,8 @@ from anomaly_tf.runs.limits import require_memory
 
 MAX_MEMBERS = 100_000
 ENCRYPTED = 1  # a flag of zip
+# Ways of packing in which zipfile unpacks no more at a time than it is asked for.
+PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 MAGIC = np.lib.format.MAGIC_PREFIX
 
 
@@ -133,6 +135,8 @@ def _announced(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Announced |
     """What a member announces; None if it is no array."""
     if member.flag_bits & ENCRYPTED:
         raise ValueError(f"{member.filename} is encrypted")
+    if member.compress_type not in PLAIN:
+        raise ValueError(f"{member.filename} is packed in another way than numpy.savez does")
     with archive.open(member) as file:
         return _head(file, member.filename, member.file_size)
 

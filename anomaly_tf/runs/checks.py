@@ -40,7 +40,8 @@ def parse_json(content: bytes, max_bytes: int, max_values: int) -> dict[str, Any
     """
     if len(content) > max_bytes:
         raise ValueError(f"more than {max_bytes // 2**20} MB")
-    if content.count(b",") > max_values:  # which take longer to read than their bytes tell
+    # Which take longer to read, and more memory, than their bytes tell.
+    if sum(map(content.count, (b",", b"[", b"{"))) > max_values:
         raise ValueError(f"more than {max_values:,} values")
     try:
         parsed = json.loads(content.decode("utf-8"), parse_float=finite, parse_constant=no_constant)

@@ -74,6 +74,15 @@ def _entry(check: Check | None = None, default: Any = None) -> Any:
 
 
 _TEXT: Check = is_text, "text"
+_NAME: Check = (lambda value: is_text(value) and value.isprintable()), "a word"
+_VERSIONS: Check = (
+    (lambda value: isinstance(value, dict) and all(map(is_text, value.values()))),
+    "names, each with its version",
+)
+_ROLES: Check = (
+    (lambda value: isinstance(value, dict) and all(isinstance(p, list) for p in value.values())),
+    "lists of class numbers",
+)
 _SCORE: Check = is_number, "a finite number"
 _NOT_NEGATIVE: Check = (lambda value: is_number(value, 0)), "a number of at least 0"
 _COUNT: Check = (lambda value: is_whole(value, 0, 2**53)), "a whole number of at least 0"
@@ -244,19 +253,19 @@ class DetectorInfo:
 
     format: str | None = _entry()
     format_version: int | None = _entry()
-    approach: str = _entry(_TEXT)
-    protocol: str | None = _entry()
+    approach: str = _entry(_NAME)
+    protocol: str | None = _entry(_NAME)
     dataset: str = _entry(_TEXT)
     class_names: list[str] = _entry(((lambda value: is_list(value, is_text)), "a list of names"))
-    roles: dict[str, Any] | None = _entry()
-    seed: int | None = _entry()
+    roles: dict[str, Any] | None = _entry(_ROLES)
+    seed: int | None = _entry(_COUNT)
     image_shape: list[int] = _entry((is_shape, "height, width and channels, 1 or 3"))
     bit_depth: int | None = _entry(_BIT_DEPTH)
     data: DataFacts | None = None
     image_score: str | None = _entry(_one_of("mean", "maximum", "none"))
     heat_scale: HeatScale | None = None
     training: TrainingFacts = None  # type: ignore[assignment]
-    versions: dict[str, str] | None = _entry()
+    versions: dict[str, str] | None = _entry(_VERSIONS)
     threshold: Threshold = None  # type: ignore[assignment]
     calibration: Calibration = None  # type: ignore[assignment]
     score_statistics: dict[str, Any] | None = _entry()

@@ -26,7 +26,12 @@ def memory_limit() -> int:
 
 def operation_limit() -> int:
     """Arithmetic operations that a model may take until its first score."""
-    return int(_setting(MAX_SECONDS) * OPERATIONS_A_SECOND)
+    return int(seconds_limit() * OPERATIONS_A_SECOND)
+
+
+def seconds_limit() -> float:
+    """Seconds of CPU that a model may take until its first score."""
+    return _setting(MAX_SECONDS)
 
 
 def require_memory(size: int, what: str, allowed: int = 0) -> None:

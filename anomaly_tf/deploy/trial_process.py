@@ -1,0 +1,66 @@
+"""What the process does in which a model gives its first score; see `trial.py`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_tf.deploy import trial
+from anomaly_tf.deploy.loading import load_detector
+from anomaly_tf.errors import UserError
+from anomaly_tf.runs.limits import memory_limit, seconds_limit
+from anomaly_tf.script import import_tensorflow, printable
+
+# What a runtime may map beside what it uses, such as stacks of threads.
+MAPPED = 4 * 10**9
+
+
+def main(kind: str, path: str) -> int:
+    """Loads a model and scores a blank image within the limits; returns the exit status."""
+    if find_spec("resource") is None:  # on Windows, where nothing is limited
+        return 0
+    trial.begin()
+    if kind == trial.LITERT:
+        from anomaly_tf.deploy import litert  # noqa: F401
+    else:
+        import_tensorflow()
+        from anomaly_tf.deploy import keras_run, saved_model  # noqa: F401
+    before = _limit_this_process()
+    print(trial.READY, flush=True)
+    try:
+        detector = load_detector(path)
+        with suppress(UserError):  # about its answer, which whoever asks for a score will read
+            detector.score(np.zeros((1, *detector.image_shape), np.uint8))
+    except UserError as error:
+        print(printable(str(error)), flush=True)
+        return trial.REFUSED
+    except MemoryError:
+        return trial.TOO_LARGE
+    return trial.TOO_LARGE if _peak() - before > memory_limit() else 0
+
+
+def _limit_this_process() -> int:
+    """Sets the limits of memory and time from here on; returns the bytes that were taken so far."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(used.ru_utime + used.ru_stime + seconds_limit()) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    statm = Path("/proc/self/statm")
+    if statm.is_file():  # elsewhere than on Linux the limit has no effect
+        mapped = int(statm.read_text().split()[0]) * resource.getpagesize()
+        limit = mapped + memory_limit() + MAPPED
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return _peak()
+
+
+def _peak() -> int:
+    """The most bytes of memory that this process has had."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
