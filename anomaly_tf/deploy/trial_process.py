@@ -12,11 +12,12 @@ import numpy as np
 from anomaly_tf.deploy import trial
 from anomaly_tf.deploy.loading import load_detector
 from anomaly_tf.errors import UserError
+from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.limits import memory_limit, seconds_limit
 from anomaly_tf.script import import_tensorflow, printable
 
-# What a runtime may map beside what it uses, such as stacks of threads.
-MAPPED = 4 * 10**9
+# Bytes that a runtime may map beside what it uses, and as many again for each thread's stacks.
+MAPPED, MAPPED_BY_THREAD = 10**9, 10**8
 
 
 def main(kind: str, path: str) -> int:
@@ -53,7 +54,7 @@ def _limit_this_process() -> int:
     statm = Path("/proc/self/statm")
     if statm.is_file():  # elsewhere than on Linux the limit has no effect
         mapped = int(statm.read_text().split()[0]) * resource.getpagesize()
-        limit = mapped + memory_limit() + MAPPED
+        limit = mapped + memory_limit() + MAPPED + MAPPED_BY_THREAD * available_threads()
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return _peak()
 
