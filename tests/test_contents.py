@@ -268,6 +268,15 @@ def test_images_on_disk_under_corruption_are_compared_as_they_were_kept(
     make_split(config, open_dataset(config), run.info)
 
 
+def test_a_configuration_of_another_protocol_or_approach_is_refused(of_files):
+    for name, value in (("protocol", "corruption"), ("approach", "vae")):
+        setattr(of_files.info, name, value)
+        with pytest.raises(UserError, match=rf"says {name} .* and its detector\.json {value}"):
+            opened(of_files, data=of_files.info.data)
+        setattr(of_files.info, name, getattr(of_files.config, name))
+    opened(of_files)
+
+
 @pytest.mark.parametrize(
     "script",
     [("evaluate.py",), ("export.py", "--format", "tflite")],

@@ -86,7 +86,7 @@ def counts(dataset) -> tuple[dict[str, int], dict[str, int]]:
         (["kitchen/{}.png"], {"kitchen": 6}, {}, "kitchen"),
         (["normal/deep/{}.png", "anomaly/{}.png"], {"normal": 6, "anomaly": 6}, {}, "normal"),
         (["Good/{}.png", "dent/{}.png"], {"Good": 6, "dent": 6}, {}, "Good"),
-        (["cups/{}.png", "defects/{}.png"], {"cups": 6, "defects": 6}, {}, None),
+        (["cups/{}.png", "defects/{}.png"], {"cups": 6, "defects": 6}, {}, "cups"),
         (["a/{}.png", "b/{}.png"], {"a": 6, "b": 6}, {}, None),
         (
             ["train/good/{}.png", "test/good/{}.png", "test/dent/{}.png"],

@@ -155,3 +155,16 @@ def test_masks_of_pictures_that_count_as_normal_are_counted(tmp_path):
     compared = masked_images(split, chosen, (10, 12, 1))
     assert compared.n_normal + split.test.labels.sum() == len(compared.part)
     assert not compared.masks[: compared.n_normal].any()
+
+
+def test_a_class_beside_anomalies_is_normal_if_it_is_the_more_frequent_one(tmp_path):
+    folder = tmp_path / "data"
+    pictures(folder / "defect", 8)
+    pictures(folder / "scratch", 8)
+    chosen = dataclasses.replace(config(tmp_path), data=str(folder))
+    with pytest.raises(UserError, match=r"scratch \(8 images\) beside defect \(8\) need not be"):
+        make_split(chosen, load_folder(folder, chosen))
+    named = dataclasses.replace(chosen, normal_class=("scratch",))
+    assert make_split(named, load_folder(folder, named)).roles.normal == (1,)
+    picture(folder / "scratch" / "one more.png")
+    assert make_split(chosen, load_folder(folder, chosen)).roles.normal == (1,)

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ENVIRONMENT, ROOT, assert_one_line, run_command, run_script
+from PIL import Image
 
 import evaluate
 import train
@@ -436,10 +437,44 @@ def test_ctrl_c_never_replaces_a_detector_by_one_that_learnt_less(
     # Begun again from the first epoch, because its checkpoint is gone.
     RunDirectory(run).checkpoint.unlink()
     interrupted(monkeypatch, 1, *resume)
+    said = "the state after the last epoch was not kept: training begins anew"
     assert f"{said}; the run keeps the weights of epoch 1 (" in capsys.readouterr().out
     assert kept(run) == second
-    # Without the model there is nothing to keep.
+    # Without model and checkpoint there is nothing to go on from.
     (run / "model.keras").unlink()
-    interrupted(monkeypatch, 1, *resume)
-    assert f"{said}\n" in capsys.readouterr().out
-    assert kept(run)[1:3] == (0, 1)
+    with pytest.raises(UserError, match=r"has lost its model\.keras, and no checkpoint is left"):
+        train.main(["--resume", str(run)])
+
+
+def test_a_run_that_lost_its_model_goes_on_with_its_own_pictures_only(tmp_path, monkeypatch):
+    folder, run = tmp_path / "photos", RunDirectory(tmp_path / "run")
+    noise = np.random.default_rng(0).integers(0, 255, (40, 16, 16), np.uint8)
+    for number, image in enumerate(noise):
+        path = folder / ("good", "bad")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    options = ("--data", folder, "--data-dir", tmp_path, "--training.steps-per-epoch", 2)
+    chosen = ("--approach", "autoencoder", "--training.epochs", 2, "--run-dir", run.path)
+    interrupted(monkeypatch, 3, *chosen, *options)
+    run.model.unlink()
+    for path in folder.rglob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    before = run.split.read_bytes()
+    with pytest.raises(UserError, match=r"images replaced under their names: 40"):
+        train.main(["--resume", str(run.path)])
+    assert run.split.read_bytes() == before
+    for path in folder.rglob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    assert train.main(["--resume", str(run.path)]) == 0
+
+
+def test_before_the_first_step_there_is_nothing_to_keep(tiny, tmp_path, monkeypatch, capsys):
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StopOnNonFiniteLoss, "on_train_begin", on_train_begin)
+    run = tmp_path / "run"
+    options = ["--approach", "autoencoder", *map(str, tiny), "--run-dir", str(run)]
+    assert train.main(options) == 130
+    assert not RunDirectory(run).model.exists()
+    assert "so there is no detector to keep" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, ROOT, run_command, run_script
+from conftest import ENVIRONMENT, ROOT, assert_one_line, run_command, run_script
 
 from anomaly_tf.script import csv_cell
 from anomaly_tf.version import VERSION
@@ -137,3 +137,10 @@ def test_make_takes_any_name_of_a_run(run, tmp_path):
     assert done.returncode == 0, done.stderr
     train = ["train.py", "--approach", "sota", "--run-dir", run, "--seed", "1"]
     assert calls.read_text().splitlines() == [*train, "evaluate.py", "--run-dir", run]
+
+
+def test_a_folder_that_is_gone_is_one_line(without_tensorflow, tmp_path):
+    command = 'mkdir "$1" && cd "$1" && rmdir "$1" && exec "$0" "$2" --run-dir run'
+    for script in ("train.py", "evaluate.py"):
+        words = ("sh", "-c", command, sys.executable, tmp_path / "gone", ROOT / script)
+        assert_one_line(run_command(*words, env=without_tensorflow), "current folder is gone")

@@ -31,7 +31,7 @@ from anomaly_tf.data.corruption_sets import room_for_corruptions, with_corruptio
 from anomaly_tf.data.cutting import random_share, stratified_cut
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
-from anomaly_tf.data.roles import Roles, class_roles
+from anomaly_tf.data.roles import Roles, class_roles, require_clear_guess
 from anomaly_tf.data.split import Split
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo
@@ -61,6 +61,8 @@ def make_split(config: Config, dataset: ImageDataset, info: DetectorInfo | None 
     roles = class_roles(config, dataset.class_names, dataset.is_folder)
     if info:  # whose classes counted so, whatever this version would guess
         roles = roles_of(info) or roles
+    else:
+        require_clear_guess(config, dataset, roles)
     split = _divided(config, dataset, roles)
     if info:
         facts = facts_of(split, len(dataset.class_names), dataset.digests)

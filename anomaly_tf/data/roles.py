@@ -68,13 +68,43 @@ class Guess:
 def normal_by_name(class_names: tuple[str, ...]) -> tuple[int, ...] | None:
     """The classes that are normal by words such as `good`; None if no word says it.
 
-    The only class is normal unless its name says that it is not.
+    A class beside one such as `defects`, or the only class, is normal whatever its name; see
+    `require_clear_guess`.
     """
     names = [name.lower() for name in class_names]
     normal = tuple(number for number, name in enumerate(names) if name in NORMAL_NAMES)
-    if not normal and len(names) == 1 and names[0] not in (*ANOMALY_NAMES, OUTLIER):
-        return (0,)
-    return normal or None
+    others = tuple(number for number, name in enumerate(names) if name not in ANOMALY_NAMES)
+    if names == [OUTLIER]:
+        return None
+    return normal or (others if len(others) == 1 and len(names) <= 2 else None)
+
+
+def require_clear_guess(config: Config, dataset: ImageDataset, roles: Roles) -> None:
+    """Refuses a class that counts as normal only because another is called an anomaly, and is rare.
+
+    In `defect` and `scratch` either may be meant; normal images are the more frequent ones.
+
+    Args:
+        config: The run's configuration; nothing is guessed if it names the normal classes.
+        dataset: Names of the classes and the class of each image.
+        roles: What the classes count as.
+
+    Raises:
+        UserError: If the guess is not clear.
+    """
+    names = dataset.class_names
+    said = any(names[number].lower() in (*NORMAL_NAMES, "1") for number in roles.normal)
+    if config.normal_class is not None or said or len(names) != 2 or len(roles.normal) != 1:
+        return
+    (normal,) = roles.normal
+    other = 1 - normal
+    counts = _counts(dataset)
+    if names[other].lower() in ANOMALY_NAMES and counts[normal] <= counts[other]:
+        raise UserError(
+            f"{names[normal]} ({counts[normal]} images) beside {names[other]} ({counts[other]}) "
+            f"need not be normal; say which is, by --normal-class {names[normal]} or "
+            f"{names[other]}"
+        )
 
 
 def guess_normal(class_names: tuple[str, ...], is_folder: bool = False) -> Guess | None:
@@ -116,8 +146,7 @@ def describe_guess(config: Config, dataset: ImageDataset, roles: Roles) -> list[
         return []
     normal = ", ".join(class_names[number] for number in guess.normal)
     lines = [f"normal class: {normal}, {guess.reason}; --normal-class names others"]
-    classes = np.concatenate([dataset.train_classes, dataset.test_classes]).astype(np.int64)
-    counts = np.bincount(classes, minlength=len(class_names))
+    counts = _counts(dataset)
     count = int(counts[list(guess.normal)].sum())
     counts[list(guess.normal)] = 0
     largest = int(counts.argmax())
@@ -128,6 +157,12 @@ def describe_guess(config: Config, dataset: ImageDataset, roles: Roles) -> list[
             f"--normal-class {class_names[largest]}"
         )
     return lines
+
+
+def _counts(dataset: ImageDataset) -> np.ndarray:
+    """How many images each class has."""
+    classes = np.concatenate([dataset.train_classes, dataset.test_classes]).astype(np.int64)
+    return np.bincount(classes, minlength=len(dataset.class_names))
 
 
 def class_roles(
