@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from anomaly_tf.deploy import trial
+from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.loading import load_detector
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
@@ -33,15 +33,22 @@ def main(kind: str, path: str) -> int:
     before = _limit_this_process()
     print(trial.READY, flush=True)
     try:
-        detector = load_detector(path)
-        with suppress(UserError):  # about its answer, which whoever asks for a score will read
-            detector.score(np.zeros((1, *detector.image_shape), np.uint8))
+        _score_once(load_detector(path))
     except UserError as error:
         print(printable(str(error)), flush=True)
         return trial.REFUSED
     except MemoryError:
         return trial.TOO_LARGE
     return trial.TOO_LARGE if _peak() - before > memory_limit() else 0
+
+
+def _score_once(detector: Detector) -> None:
+    """Scores a blank image; a strange answer is left to whoever will ask for one."""
+    try:
+        detector.score(np.zeros((1, *detector.image_shape), np.uint8))
+    except UserError as error:
+        if error.__cause__ is not None:  # of the runtime, as where it gets no more memory
+            raise
 
 
 def _limit_this_process() -> int:
