@@ -92,23 +92,26 @@ def explanations(
         scale: What of them is white and what dark red.
         captions: One per image, of one or several lines.
     """
+    if not captions:
+        figure = Figure(figsize=(7.5, 0.6))
+        figure.suptitle(f"{title}: none", wrap=True, fontsize="medium", y=0.5, va="center")
+        return figure
     pictures = {"original": images}
     if reconstructed is not None:
         pictures["reconstruction"] = reconstructed
     rows = len(pictures) + 1
     size = 1.25 * max(len(images), 5) + 1.2, 1.35 * rows + 0.6
     figure = Figure(figsize=size, layout="compressed")
-    figure.suptitle(title if captions else f"{title}: none", wrap=True, fontsize="medium")
+    figure.suptitle(title, wrap=True, fontsize="medium")
     axes = figure.subplots(rows)
     for axis, (name, row) in zip(axes, pictures.items(), strict=False):
         _show_in_a_row(axis, name, row if row.shape[-1] == 3 else row[..., 0], "gray", (0, 255))
     name = "Grad-CAM" if reconstructed is None else "error"
     _show_in_a_row(axes[-1], name, maps, "Reds", (scale.low, scale.high))
-    if captions:
-        centres = [axes[0].patches[n].get_center()[0] for n in range(len(captions))]
-        axes[0].set_xticks(centres, [caption(text) for text in captions], fontsize=8)
-        axes[0].tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
-        _label(_bar_beside_last_row(figure, axes[-1].images[0], axes), scale)
+    centres = [axes[0].patches[n].get_center()[0] for n in range(len(captions))]
+    axes[0].set_xticks(centres, [caption(text) for text in captions], fontsize=8)
+    axes[0].tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
+    _label(_bar_beside_last_row(figure, axes[-1].images[0], axes), scale)
     return figure
 
 
@@ -120,8 +123,6 @@ def _show_in_a_row(
     In one axis: a layout of an axis for each picture takes longer than all drawing.
     """
     axis.set(ylabel=name, xticks=[], yticks=[], frame_on=False)
-    if not len(images):
-        return
     _, height, width = images.shape[:3]
     step = width + max(2, width // 10)
     for number, image in enumerate(images):
