@@ -222,7 +222,9 @@ def test_only_runs_are_removed(run_copy, tmp_path):
     assert not is_own_run(run)
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "scores.csv", "plots/mine.png", "plots/dir.png"])
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "scores.csv", "plots/mine.png", "plots/dir.png", "plots/curve.png"]
+)
 def test_an_evaluation_replaces_an_evaluation_only(name, trained_run, tmp_path):
     run = RunDirectory(tmp_path)
     run.plots.mkdir()
@@ -233,7 +235,7 @@ def test_an_evaluation_replaces_an_evaluation_only(name, trained_run, tmp_path):
     if "dir" in name:
         path.mkdir()
     elif path.suffix == ".png":
-        Image.new("L", (2, 2)).save(path)
+        Image.new("L", (2, 2)).save(path, pnginfo=mark("Matplotlib" if "curve" in name else "me"))
     else:
         path.write_text('{"mine": true}')
     with pytest.raises(UserError, match=rf"{path.name} .*not written by this command"):

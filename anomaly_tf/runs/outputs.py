@@ -164,12 +164,18 @@ RUN_FILES = {
     *("config.yaml", "split.json", "checkpoint.npz", "history.csv", "detector.json"),
     *("model.keras", "model-new.keras", "metrics.json", "scores.csv"),
 }
+PLOT_NAMES = {
+    *("scores", "losses", "roc", "precision_recall", "auroc_by_class", "auroc_by_strength"),
+    *("confusion_matrix", "localisation", "normal", "anomaly", "most_unusual"),
+    *("worst_misses", "worst_false_alarms", "surest_mistakes"),
+}
 SCORES_HEAD = "label,class,score,verdict,p_value"
 
 
 def is_plot(path: Path) -> bool:
-    """Whether a file is a plot of an evaluation; earlier versions left matplotlib's mark in it."""
-    return software_of(path).startswith((PLOT, "Matplotlib"))
+    """Whether a file is a plot of an evaluation; those of earlier versions are known by name."""
+    writer = software_of(path)
+    return writer == PLOT or (writer.startswith("Matplotlib") and path.stem in PLOT_NAMES)
 
 
 def is_scores(path: Path) -> bool:
