@@ -19,9 +19,10 @@ from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
 from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, kept_results, run_cells
 from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.errors import UserError
+from anomaly_tf.reporting import comparison_plots
 from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_page, write_table
 from anomaly_tf.runs.cells import read_cell
-from measurements import export, folders, quality, reliability
+from measurements import export, folders, quality, reliability, training
 
 
 def result(approach="gan", protocol="imbalance", normal=0, seed=0, **metrics) -> dict:
@@ -134,6 +135,7 @@ def test_a_benchmark_that_makes_no_sense(options, words):
         (folders, ("--parts", "digits")),
         (quality, ("--studies", "sota")),
         (reliability, ("--parts", "thresholds")),
+        (training, ("--parts", "steps", "--approaches", "autoencoder")),
     ],
 )
 def test_results_that_could_not_be_kept_are_not_measured(module, options, tmp_path):
@@ -445,3 +447,50 @@ def test_a_cell_keeps_its_figures_without_a_picture_and_on_any_console(tmp_path,
     (tmp_path / "evaluate.py").write_text(ending.replace("(3)", "(2)").join(["import sys\n", ""]))
     ((_, outcome, _),) = run_cells(dataclasses.replace(options, output=str(tmp_path / "other")))
     assert (outcome["status"], outcome["reason"]) == ("failed", "\\xe4")
+
+
+def test_markdown_shows_names_and_reasons_as_text(tmp_path):
+    hostile = "<b>x</b> | `c`\n\x1b"
+    shown = r"&lt;b&gt;x&lt;/b&gt; \| \`c\`\\n\\x1b"
+    results = [
+        *(result(protocol=f"of {hostile}", normal=n, hardware=f"CPU: {hostile}") for n in (0, 1)),
+        result("cnn", "corruption", None, auroc_by_class={hostile: 0.9, "b": 0.8}),
+        failed(hostile.replace("|", "/"), normal=2),
+    ]
+    table = write_table(results, f"python benchmark.py {hostile}", tmp_path)
+    text = (tmp_path / "benchmark.md").read_text()
+    assert table in text
+    assert text.replace("\n", "").isprintable()
+    command = r"Command: ``  python benchmark.py <b>x</b> | `c`\n\x1b  ``".replace("  ", " ")
+    assert command in text
+    rest = text.replace(command, "")
+    assert "<" not in rest
+    assert f"Hardware: CPU: {shown}" in rest
+    assert f"\n\nAUROC by normal class, of {shown}\n\n" in rest
+    assert f"|  | {shown} | b | mean |" in rest
+    assert f"| failed: {shown.replace(chr(92) + '|', '/')} |" in rest
+
+
+def test_a_benchmark_prints_its_table_before_pictures_and_without_escapes(
+    tmp_path, capsys, monkeypatch
+):
+    hostile, table_first = "a\n\x1b[31mb", []
+    options = ["--approaches", "vae", "--normal-classes", "1", "--output", str(tmp_path / hostile)]
+    (tmp_path / hostile).mkdir()
+    done = result("vae", "one_class", 1)
+
+    def measured(asked: BenchmarkOptions):
+        yield cells_of(asked)[0], done, f"[1/1] {hostile}"
+
+    def failing(*arguments):
+        table_first.append(capsys.readouterr().out)
+        raise ValueError(hostile)
+
+    monkeypatch.setattr(script, "run_cells", measured)
+    monkeypatch.setattr(comparison_plots, "roc_overlay", failing)
+    assert script.main(options) == 3
+    ((before,), (after, errors)) = table_first, capsys.readouterr()
+    assert before.startswith("[1/1] a\\n\\x1b[31mb\n\n| approach")
+    assert after == f"written: {tmp_path}/a\\n\\x1b[31mb/benchmark.md and benchmark.html\n"
+    assert errors.startswith("error: picture 'ROC, one_class, normal class 1' was not drawn (Value")
+    assert errors.endswith("(ValueError: a\\n\\x1b[31mb)\n")

@@ -7,7 +7,7 @@ import yaml
 
 from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
-from anomaly_tf.command_line import load_config, parse_train_options
+from anomaly_tf.command_line import foreign_cache, load_config, parse_train_options
 from anomaly_tf.config import Config, ThresholdConfig, TrainingConfig, save_config
 from anomaly_tf.errors import UserError
 
@@ -207,3 +207,28 @@ def test_who_asks_for_help_beside_resume_gets_it(asked, capsys):
         parse_train_options(["--resume", "runs/mine", asked])
     assert end.value.code in (0, None)
     assert "train.py" in capsys.readouterr().out
+
+
+def test_a_cache_is_the_users_or_inside_the_run_or_foreign(tmp_path: Path):
+    run, elsewhere, link = tmp_path / "run", tmp_path / "elsewhere", tmp_path / "link"
+    run.mkdir()
+    elsewhere.mkdir()
+    link.symlink_to(run)
+    (run / "out").symlink_to(elsewhere)
+    named = {
+        "data": None,  # the default, which no run needs to name
+        str(elsewhere): elsewhere,
+        str(run / "cache"): None,
+        str(run / "out"): run / "out",
+    }
+    for name, foreign in named.items():
+        (run / "config.yaml").write_text(f"data_dir: {name}\n")
+        for way in (run, link):
+            assert foreign_cache(str(way), None) == foreign
+        assert foreign_cache(str(run), str(elsewhere)) is None
+    assert foreign_cache(None, None) is None
+
+
+def test_what_is_like_no_option_gets_no_suggestion():
+    with pytest.raises(UserError, match=r"^unknown option '--zzzz'; see --help$"):
+        parse_train_options(["--zzzz", "1"])

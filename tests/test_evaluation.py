@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -12,16 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line, plain_images, run_command, run_script, weighing_detector
+from matplotlib.figure import Figure
 from PIL import Image
 
 import evaluate as evaluate_script
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.data.folders import load_folder
+from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.masks import MaskedImages
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split, save_split
+from anomaly_tf.reporting import evaluation as measuring
 from anomaly_tf.reporting import pictures as drawing
 from anomaly_tf.reporting.evaluation import evaluate, save_figures
 from anomaly_tf.reporting.pictures import draw
@@ -170,10 +176,31 @@ def evaluated_again(run: Path, *options: object, capsys) -> tuple[int, str, str]
     return status, *capsys.readouterr()
 
 
-def test_figures_are_shown_before_anything_is_drawn(run_copy, capsys, monkeypatch):
-    monkeypatch.setattr(drawing, "draw", lambda *arguments: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        evaluated_again(run_copy, capsys=capsys)
+def test_figures_are_shown_and_kept_before_anything_is_drawn(trained_run, tmp_path, monkeypatch):
+    output, seen = tmp_path / "out", []
+
+    def dying(*arguments: object) -> list[str]:
+        seen.append((tmp_path / "said").read_text())  # not what waits in Python to be written
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(drawing, "draw", dying)
+    with (tmp_path / "said").open("w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(ZeroDivisionError):
+            evaluate_script.main(["--run-dir", str(trained_run), "--output", str(output)])
+    assert "AUROC" in seen[0]
+    assert {path.name for path in output.iterdir()} == {"metrics.json", "scores.csv"}
+
+
+def test_figures_that_cannot_be_kept_are_shown_all_the_same(
+    trained_run, tmp_path, capsys, monkeypatch
+):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(measuring, "save_figures", full)
+    with pytest.raises(OSError, match="No space"):
+        evaluated_again(trained_run, "--output", tmp_path / "out", capsys=capsys)
     assert "AUROC" in capsys.readouterr().out
 
 
@@ -242,25 +269,30 @@ def test_an_output_that_is_not_its_own_is_refused_before_work(
     assert contents(place) == before
 
 
-@pytest.mark.parametrize("script", ["evaluate.py", "train.py"])
-def test_a_run_that_cannot_be_written_is_refused_before_work(script, run_copy, without_tensorflow):
+@pytest.mark.parametrize(
+    ("script", "closed"), [("evaluate.py", "."), ("train.py", "."), ("evaluate.py", "plots")]
+)
+def test_a_run_that_cannot_be_written_is_refused_before_work(
+    script, closed, run_copy, without_tensorflow
+):
+    closed = run_copy / closed
     facts = json.loads((run_copy / "detector.json").read_text())
     facts["training"]["status"] = "interrupted"
     (run_copy / "detector.json").write_text(json.dumps(facts))
-    for path in (run_copy, *run_copy.rglob("*")):
+    for path in (closed, *closed.rglob("*")):
         path.chmod(0o555)
     command: list[object] = [sys.executable, ROOT / script]
     if os.geteuid() == 0:  # without root's right to write everywhere
         if shutil.which("setpriv") is None:
             pytest.skip("needs the command setpriv")
-        for path in (run_copy, *run_copy.rglob("*")):
+        for path in (closed, *closed.rglob("*")):
             os.chown(path, 65534, 65534)
         rights = "-dac_override,-dac_read_search,-fowner"
         command = ["setpriv", "--bounding-set", rights, *command]
     option = {"evaluate.py": "--run-dir", "train.py": "--resume"}[script]
     done = run_command(*command, option, run_copy, env=without_tensorflow)
     remedy = {"evaluate.py": "choose another --output", "train.py": "choose another run"}[script]
-    assert_one_line(done, f"cannot write to {run_copy}: Permission denied", remedy)
+    assert_one_line(done, f"cannot write to {closed}: Permission denied", remedy)
 
 
 @pytest.mark.parametrize(
@@ -294,3 +326,125 @@ def test_scripts_say_that_a_training_is_unfinished(script, run_copy, tmp_path, w
     said = run_script(script, *options, env=without_tensorflow).stderr
     assert said.startswith(f"note: the training of {run_copy} was interrupted after epoch 0; this ")
     assert "this is the detector of its unfinished first epoch" in said
+
+
+# A class and files as hostile names have them, and a name that a spreadsheet takes for a formula.
+HOSTILE = "a\n\x1b[31mb"
+
+
+def hostile_split() -> Split:
+    """Two normal pictures and two anomalies, of which one scores as normal."""
+    images = plain_images([20, 80, 10, 90], [0, 0, 1, 1])
+    files = ("=1+1.png", f"x/{HOSTILE}.png", f"y/{HOSTILE}.png", "@y.png")
+    test = LabelledImages(images.images, images.classes, files, labels=images.labels)
+    empty = plain_images([], [])
+    return Split(empty, empty, test, Roles((0,), unseen=(1,)), ("@x", HOSTILE))
+
+
+@pytest.fixture
+def hostile(tmp_path) -> tuple:
+    """A detector, a split whose names are hostile, and what was measured."""
+    detector, split = weighing_detector((8, 8, 1), (1,)), hostile_split()
+    detector.info.class_names = list(split.class_names)
+    config = AutoencoderConfig(data=str(tmp_path / HOSTILE), normal_class=("@x",))
+    return detector, split, evaluate(detector, split, config)
+
+
+def test_names_in_the_scores_are_no_formulas(hostile, tmp_path):
+    detector, split, evaluation = hostile
+    save_figures(evaluation, detector, split, RunDirectory(tmp_path))
+    shown = r"a\n\x1b[31mb"
+    assert [(row["file"], row["class"]) for row in rows_of(tmp_path)] == [
+        ("'=1+1.png", "'@x"),
+        (f"x/{shown}.png", "'@x"),
+        (f"y/{shown}.png", shown),
+        ("'@y.png", shown),
+    ]
+
+
+def test_the_table_shows_names_without_escapes_in_straight_columns(hostile):
+    metrics = hostile[-1].metrics
+    lines = table(metrics).split("\n")
+    assert all(map(str.isprintable, lines))
+    (longest,) = (line for line in lines if line.startswith(r"  AUROC against a\n\x1b[31mb  "))
+    (threshold,) = (line for line in lines if line.startswith("  threshold  "))
+    assert threshold.index(f"{metrics['threshold']:.4g}") == longest.index("0.5000")
+    unusual = {"auroc": None, "most_unusual_normal": [{"file": HOSTILE, "score": 1.0}]}
+    for more in (unusual, {"normal_class_name": HOSTILE}):
+        assert r"a\n\x1b[31mb" in table(metrics | more)
+        assert table(metrics | more).replace("\n", "").isprintable()
+
+
+def test_an_interval_needs_more_than_one_anomaly(hostile):
+    metrics = hostile[-1].metrics | {"auroc_ci95": None}
+    assert "0.5000  (too few images for a confidence interval)" in table(metrics)
+
+
+def labels_of(figure: Figure) -> list[str]:
+    """What stands above the pictures of a figure."""
+    axis = figure.axes[0]
+    return [text.get_text() for text in axis.get_xticklabels()] or [
+        one.get_title() for one in figure.axes if one.get_title()
+    ]
+
+
+def test_a_caption_keeps_its_lines_whatever_the_names(hostile, tmp_path):
+    detector, split, evaluation = hostile
+    shown, masks = r"a\n\x1b[31mb", np.zeros((2, 8, 8), bool)
+    masks[:, :2] = True
+    masked = MaskedImages(split.test.take(np.array([2, 3])), masks, 0)
+    evaluation = dataclasses.replace(evaluation, masked=masked)
+    figures = drawing._pictures(detector, split, evaluation, tmp_path / "none")
+    captions = [f"{shown}\n{name}" for name in (f"{shown}.png", "@y.png")]
+    assert labels_of(figures["localisation"]()) == captions
+    captions = [f"{text}\n{score}" for text, score in zip(captions, (0.0392, 0.353), strict=True)]
+    assert labels_of(figures["worst_misses"]()) == captions
+
+
+def test_images_that_are_no_files_are_captioned_by_their_number(hostile, tmp_path):
+    detector, split, evaluation = hostile
+    test = dataclasses.replace(split.test, files=())
+    split = dataclasses.replace(split, test=test)
+    figures = drawing._pictures(detector, split, evaluation, tmp_path / "none")
+    labels = labels_of(figures["worst_misses"]())
+    assert [label.split("\n")[1] for label in labels] == ["number 2", "number 3"]
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "scores.csv"])
+def test_a_failure_in_mid_writing_leaves_the_file_of_before(name, hostile, tmp_path):
+    detector, split, evaluation = hostile
+    save_figures(evaluation, detector, split, RunDirectory(tmp_path))
+    before = (tmp_path / name).read_bytes()
+    if name == "metrics.json":
+        evaluation.metrics["auroc"] = float("nan")
+    else:
+        evaluation = dataclasses.replace(evaluation, scores=np.arange(100, dtype=np.float32))
+    with pytest.raises((ValueError, IndexError)):
+        save_figures(evaluation, detector, split, RunDirectory(tmp_path))
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_an_evaluation_prints_names_without_their_escapes(run_copy, tmp_path, capsys, monkeypatch):
+    run = run_copy.rename(tmp_path / HOSTILE)
+    facts = json.loads((run / "detector.json").read_text())
+    facts["training"]["status"] = "interrupted"
+    (run / "detector.json").write_text(json.dumps(facts))
+
+    def failing() -> Figure:
+        raise ValueError(f"of {HOSTILE}\r\n\tletters")
+
+    def opened(*arguments, **keywords) -> Split:
+        left_out = (f"left out: 1 file ({HOSTILE})",)
+        return dataclasses.replace(open_split(*arguments, **keywords), left_out=left_out)
+
+    monkeypatch.setattr(drawing, "_pictures", lambda *arguments: {"roc": failing})
+    monkeypatch.setattr(evaluate_script, "open_split", opened)
+    status, said, errors = evaluated_again(run, capsys=capsys)
+    assert status == 3
+    assert (said + errors).replace("\n", "").isprintable()
+    left_out, note, failure = errors.splitlines()
+    assert left_out == r"left out: 1 file (a\n\x1b[31mb)"
+    assert note.startswith("note: the training of ")
+    assert failure.endswith(r"roc.png was not drawn (ValueError: of a \x1b[31mb letters)")
+    assert said.splitlines()[-1].startswith("written: ")
+    assert not list((run / "plots").iterdir())

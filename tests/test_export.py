@@ -664,3 +664,26 @@ def test_predict_runs_where_there_is_no_tensorflow(edge_python, exported, small_
     expected = Detector.load(path).score(small_arrays[2][:1])[0]
     assert row["score"] == pytest.approx(expected, rel=1e-5)
     assert done.returncode == int(row["is_anomaly"])
+
+
+def test_an_export_prints_names_without_their_escapes(
+    deployed, run_copy, tmp_path, capsys, monkeypatch
+):
+    run = run_copy.rename(tmp_path / "a\n\x1b[31mb")
+    facts = json.loads((run / "detector.json").read_text())
+    facts["training"]["status"] = "interrupted"
+    (run / "detector.json").write_text(json.dumps(facts))
+
+    def copied(detector, path: Path, *arguments) -> None:
+        path.parent.mkdir()
+        shutil.copy(deployed["tflite"], path)
+
+    monkeypatch.setattr(exporters, "export_tflite", copied)  # which takes its seconds
+    output = tmp_path / "out\n\x1b"
+    options = ["--run-dir", str(run), "--format", "tflite", "--output", str(output)]
+    assert export.main(options) in (0, 3)
+    said, errors = capsys.readouterr()
+    assert (said + errors).replace("\n", "").isprintable()
+    assert errors.startswith("note: the training of ")
+    assert said.splitlines()[0].endswith(r"out\n\x1b/sota.tflite")
+    assert r"out\n\x1b/sota.tflite" in said.splitlines()[-1]

@@ -72,7 +72,8 @@ def test_a_damaged_cache_is_noticed(damage, cache, offline):
         load_fashion_mnist(cache)
 
 
-def test_a_damaged_cache_is_fetched_again(cache, offline, monkeypatch, fashion, tmp_path):
+def test_a_damaged_cache_is_fetched_again(cache, offline, monkeypatch, fashion, tmp_path, capsys):
+    cache = cache.rename(tmp_path / "cache\n\x1b")
     (cache / "fashion_mnist.npz").write_bytes(b"half a fi")
     installed = tmp_path / "installed"
     installed.mkdir()
@@ -91,6 +92,9 @@ def test_a_damaged_cache_is_fetched_again(cache, offline, monkeypatch, fashion, 
         )
     monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", installed)
     fetched = load_fashion_mnist(cache)
+    said = capsys.readouterr().err
+    assert said.endswith("cache\\n\\x1b/fashion_mnist.npz\n")
+    assert said.removesuffix("\n").isprintable()
     np.testing.assert_array_equal(fetched.train_images, fashion.train_images)
     shutil.rmtree(installed)
     np.testing.assert_array_equal(load_fashion_mnist(cache).train_classes, fashion.train_classes)

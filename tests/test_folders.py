@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_one_line, run_script
+from conftest import assert_one_line, run_script, weighing_detector
 from PIL import Image
 
 import train
@@ -29,6 +29,9 @@ from anomaly_tf.data.roles import normal_by_name
 from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.data.stored import StoredImages
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.caches import only_read
+from anomaly_tf.training import loop
+from anomaly_tf.training.loop import Outcome
 from anomaly_tf.training.setup import resolve
 
 RANDOM = np.random.default_rng(0)
@@ -882,3 +885,52 @@ def test_networks_that_do_not_fit_the_images(photos, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "option --networks.filters must hold at most 4 values" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+# As the names of folders and files may be.
+HOSTILE = "a\n\x1b[31mb"
+
+
+@pytest.mark.parametrize("status", ["completed", "interrupted"])
+def test_training_prints_names_without_their_escapes(status, tmp_path, capsys, monkeypatch):
+    photos = tmp_path / HOSTILE
+    pictures(photos / "good", 8)
+    pictures(photos / HOSTILE, 20)
+    (photos / "good" / f"{HOSTILE}.png").write_text("no picture")
+    (photos / "good" / f"text.{HOSTILE}").touch()
+    info = weighing_detector((8, 8, 1), (1,)).info
+    outcome = Outcome(status, info, f"stopped in {HOSTILE}" * (status == "interrupted"))
+    monkeypatch.setattr(loop, "train", lambda *arguments, **keywords: outcome)
+    options = ["--approach", "autoencoder", "--protocol", "corruption", "--data", str(photos)]
+    options += ["--max-broken", "0.5", "--data-dir", str(tmp_path / "cache")]
+    run = tmp_path / "run" / HOSTILE
+    assert train.main([*options, "--run-dir", str(run)]) == {"completed": 0}.get(status, 130)
+    said, errors = capsys.readouterr()
+    assert (said + errors).replace("\n", "").isprintable()
+    shown = r"a\n\x1b[31mb"
+    for begin in ("images: ", "WARNING: good counts as normal", "data: ", "run: ", "next: "):
+        (line,) = (line for line in said.splitlines() if line.startswith(begin))
+        assert shown in line
+    for word in ("other file", "images of classes that", "unreadable file"):
+        (line,) = (line for line in errors.splitlines() if word in line)
+        assert shown in line
+    assert errors.endswith(f"error: stopped in {shown}\n") == (status == "interrupted")
+
+
+def test_a_complete_training_is_named_without_escapes(run_copy, tmp_path, capsys):
+    run = run_copy.rename(tmp_path / HOSTILE)
+    assert train.main(["--resume", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.count(r"a\n\x1b[31mb") == 2
+    assert said.removesuffix("\n").isprintable()
+
+
+def test_a_cache_of_decoded_pictures_is_written_where_the_user_says_only(photos, tmp_path):
+    pictures(photos / "good", 6)
+    asked = config(tmp_path, folder=FolderConfig(storage="disk"))
+    with only_read(tmp_path / "cache"):
+        found = load_folder(photos, asked)
+    assert isinstance(found.train.images, StoredImages)
+    assert not (tmp_path / "cache").exists()
+    load_folder(photos, asked)
+    assert list((tmp_path / "cache").glob("folders/*/images"))

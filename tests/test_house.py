@@ -10,7 +10,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_command
 
 import anomaly_tf
 from anomaly_tf.approaches import APPROACHES
@@ -115,3 +115,9 @@ def test_the_map_of_the_package_names_every_room():
     rooms = {path.stem for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     modules = {path.stem for path in PACKAGE.glob("[a-z]*.py")}
     assert rooms | modules <= named
+
+
+def test_fuzz_runs_every_file_of_generated_inputs():
+    done = run_command("make", "-n", "-o", ".venv/ready-requirements", "fuzz")
+    files = {f"tests/{path.name}" for path in (ROOT / "tests").glob("test_fuzz*.py")}
+    assert {word for word in done.stdout.split() if word.startswith("tests/")} == files

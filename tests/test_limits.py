@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import threading
 import time
 import zipfile
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 
 import evaluate
+import export
 import predict
+import train
 from anomaly_tf.config.yaml_files import read_yaml
 from anomaly_tf.data import images
 from anomaly_tf.data.decoding import PixelBudget
@@ -223,7 +226,24 @@ def test_threads_share_the_pixels_that_are_decoded_at_a_time():
 # Side files are data, not orders.
 
 
-def test_a_run_names_no_folder_to_write_to(run_copy, tmp_path):
+COMMANDS = {
+    "evaluate": (evaluate.main, ("--run-dir",)),
+    "export": (export.main, ("--format", "tflite", "--run-dir")),
+    "train": (train.main, ("--resume",)),
+}
+
+
+def interrupt(run: Path) -> None:
+    """Makes a run one whose training has not come to its end."""
+    facts = json.loads((run / "detector.json").read_text())
+    facts["training"]["status"] = "interrupted"
+    (run / "detector.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_run_names_no_folder_to_write_to(command, run_copy, tmp_path):
+    interrupt(run_copy)
+    main, options = COMMANDS[command]
     victim = tmp_path / "victim"
     victim.mkdir()
     file = run_copy / "config.yaml"
@@ -232,7 +252,7 @@ def test_a_run_names_no_folder_to_write_to(run_copy, tmp_path):
     lines += ["data: fashion_mnist", f"data_dir: {victim}"]
     file.write_text("\n".join(lines))
     with pytest.raises(UserError, match="only the run's own configuration names that folder"):
-        evaluate.main(["--run-dir", str(run_copy)])
+        main([*options, str(run_copy)])
     assert not list(victim.iterdir())
     assert may_write(victim)
 
@@ -255,6 +275,37 @@ def test_planted_links_are_refused(run_copy, tmp_path):
     (elsewhere / "b").symlink_to(tmp_path)
     with pytest.raises(UserError, match="is a link, and what is written to"):
         require_unlinked(own, [own / "b" / "c.png"])
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("evaluate", "plots"), ("export", "export"), ("train", "tensorboard")]
+)
+def test_nothing_is_written_through_a_link_in_a_run(command, name, run_copy, tmp_path):
+    interrupt(run_copy)
+    main, options = COMMANDS[command]
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    shutil.rmtree(run_copy / name, ignore_errors=True)
+    (run_copy / name).symlink_to(victim)
+    with pytest.raises(UserError, match="is a link, and what is written to a run"):
+        main([*options, str(run_copy)])
+    assert not list(victim.iterdir())
+
+
+def test_an_evaluation_goes_through_no_link_and_over_no_other_file(run_copy, tmp_path):
+    output, victim = tmp_path / "out", tmp_path / "victim"
+    output.mkdir()
+    victim.mkdir()
+    shutil.copy(run_copy / "metrics.json", output)
+    (output / "plots").symlink_to(victim)
+    options = ["--run-dir", str(run_copy)]
+    with pytest.raises(UserError, match="is a link to another place"):
+        evaluate.main([*options, "--output", str(output)])
+    assert not list(victim.iterdir())
+    (run_copy / "scores.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"scores.csv is there and was not written by"):
+        evaluate.main(options)
+    assert (run_copy / "scores.csv").read_text() == "mine"
 
 
 # Output is inert.

@@ -284,3 +284,31 @@ def test_measurements_replace_no_other_file(tmp_path):
         assert json.loads(path.read_text()) == content
     for file in Path(__file__).parents[1].glob("results/*.json"):
         assert kept_results(file)
+
+
+def test_links_are_not_what_they_lead_to(deployed, tmp_path):
+    run, link = tmp_path / "run", tmp_path / "link"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    link.symlink_to(run)
+    assert is_own_run(run)
+    assert not is_own_run(link)
+    link.unlink()
+    link.symlink_to(deployed["saved_model"])
+    assert is_exported_folder(deployed["saved_model"])
+    assert not is_exported_folder(link)
+
+
+def test_large_files_are_not_looked_into(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1}')
+    assert json_with("a")(path)
+    path.write_text('{"a": 1}' + 65 * 10**6 * " ")
+    assert not json_with("a")(path)
+    path = tmp_path / "a.png"
+    for length, found in ((10, HEAT_MAP), (5000, "")):
+        info = PngInfo()
+        info.add_text("Comment", "x" * length)
+        info.add_text("Software", HEAT_MAP)
+        Image.new("L", (8, 8)).save(path, pnginfo=info)
+        assert software_of(path) == found

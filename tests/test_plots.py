@@ -157,6 +157,22 @@ def test_curves_are_named_and_have_four_digits():
     assert legends[1][1] == "chance, 0.2500"
 
 
+def test_the_curves_of_detectors_have_four_digits():
+    curve = {"false_alarm_rate": [0.0, 1.0], "detection_rate": [0.0, 1.0]}
+    figure = comparison_plots.roc_overlay({"vae": {"roc_curve": curve, "auroc": 0.98765}})
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["vae (0.9877)"]
+
+
+def test_the_unit_of_a_map_is_shown_literally():
+    images, maps = noise(1, 8, 8, 1), noise(1, 8, 8) / np.float32(255)
+    figures = (
+        plots.explanations("few", images, images, maps, SCALE, ["name"]),
+        plots.localisation("few", images, maps, maps > 0.8, SCALE, ["name"]),
+    )
+    for figure in figures:
+        assert figure.axes[-1].get_ylabel() == r"squared \$error\$"
+
+
 @pytest.mark.parametrize(("values", "left"), [({"dent": 0.85}, 0.0), ({"a": 0.99, "b": 0.97}, 0.9)])
 def test_a_single_bar_begins_at_zero(values, left):
     figure = drawn(plots.auroc_by_class(values))

@@ -617,3 +617,22 @@ def test_a_leading_tilde_is_the_home_folder(model, photos, without_tensorflow, t
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.count(str(photos)) == 3
     assert len(list((tmp_path / "heat").rglob("*.png"))) == 3
+
+
+def test_names_are_printed_without_their_escapes(model, photos, capsys):
+    place = photos / "a\x1b[31m\nb"
+    place.mkdir()
+    for name in ("c\x1b.png", "C\x1b.png"):  # two heat maps of one name, to some file systems
+        (place / name).write_bytes((photos / "a.png").read_bytes())
+    (place / "broken\x1b.png").write_text("no picture")
+    (place / "link\x1b").symlink_to("nowhere")
+    empty = photos / "empty\x1b\n"
+    empty.mkdir()
+    options = ["--model", str(model), "--heatmaps", str(photos.parent / "maps\x1b")]
+    assert script.main([str(place), str(empty), *options]) == 2
+    out, errors = capsys.readouterr()
+    assert len(out.splitlines()) == 4
+    words = ("holds no images", "left out: 1 link", "its heat map is", "is not an image")
+    for line, word in zip(errors.splitlines(), words, strict=True):
+        assert word in line
+    assert (out + errors).replace("\n", "").isprintable()

@@ -26,7 +26,12 @@ from anomaly_tf.data.protocols import make_split
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
-from anomaly_tf.training.callbacks import MAX_PICTURES, StopOnNonFiniteLoss, has_pictures
+from anomaly_tf.training.callbacks import (
+    MAX_PICTURES,
+    StopOnNonFiniteLoss,
+    has_pictures,
+    write_history,
+)
 from anomaly_tf.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 # Runs train.py and kills it, as `kill -9` does, at the n-th call of a function.
@@ -478,3 +483,23 @@ def test_before_the_first_step_there_is_nothing_to_keep(tiny, tmp_path, monkeypa
     assert train.main(options) == 130
     assert not RunDirectory(run).model.exists()
     assert "so there is no detector to keep" in capsys.readouterr().err
+
+
+def test_of_a_model_that_training_did_not_save_nothing_is_kept(tiny, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    interrupted(monkeypatch, 3, "--approach", "autoencoder", *tiny, "--run-dir", run)
+    (run / "model.keras").write_bytes(b"another")
+    capsys.readouterr()
+    interrupted(monkeypatch, 1, "--resume", run)
+    assert "no epoch was finished: training begins anew\n" in capsys.readouterr().out
+    assert kept(run)[1:3] == (0, 1)
+
+
+def test_a_history_that_cannot_be_written_leaves_the_one_of_before(tmp_path):
+    path = tmp_path / "history.csv"
+    write_history(path, [{"epoch": 0, "loss": 1.0}])
+    before = path.read_text()
+    assert before == "epoch,loss\n0,1.0\n"
+    with pytest.raises(ValueError, match="not in fieldnames"):
+        write_history(path, [{"epoch": 0, "loss": 0.5}, {"epoch": 1, "other": 1.0}])
+    assert path.read_text() == before

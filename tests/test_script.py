@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +61,25 @@ def test_a_reader_that_has_seen_enough_ends_the_script_quietly(arguments, unbuff
     assert (done.stdout, done.stderr) == ("141\n", "")
 
 
+FAILING = """
+import errno
+from anomaly_tf.errors import UserError
+from anomaly_tf.script import run_script
+
+def main(arguments):
+    name = "a\\n\\x1b[31mb"
+    raise {"said": UserError(name), "file": OSError(errno.ENOSPC, "full", name)}[arguments[0]]
+
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize("kind", ["said", "file"])
+def test_an_error_with_an_escape_in_a_name_is_one_plain_line(kind):
+    done = run_command(sys.executable, "-c", FAILING, kind)
+    assert_one_line(done, r"a\n\x1b[31mb")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_output_that_cannot_be_written_is_one_line():
     done = shell("SCRIPT > /dev/full")
@@ -78,11 +100,27 @@ def test_every_script_has_a_version(script, without_tensorflow):
     assert done.stdout == f"{script} anomaly_tf {VERSION}\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_says_in_one_line_that_its_output_cannot_be_written(
+    script, without_tensorflow
+):
+    with Path("/dev/full").open("w") as full:
+        done = run_script(
+            *(script, "--help"),
+            **{"capture_output": False, "stdout": full, "stderr": subprocess.PIPE},
+            env=without_tensorflow,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert re.match(r"error: cannot write.*: No space left on device", done.stderr)
+
+
 QUIET = """
 import os, sys
 from anomaly_tf.script import without_notes
 with without_notes():
     os.write(2, b"I0000 00:00:1795 port.cc:153] oneDNN custom operations are on.\\n")
+    os.write(2, b"2026-11-26 05:46:50.123456: W external/local_xla.cc:1] no GPU\\n")
     os.write(2, b"E0000 00:00:1795 cuda_platform.cc:52] failed call to cuInit\\nnot a note\\n")
     print("of the program", file=sys.stderr)
 print("after it", file=sys.stderr)
@@ -98,13 +136,30 @@ def test_only_notes_of_libraries_are_hidden():
     assert "failed call to cuInit" in done.stderr
 
 
-def test_detectors_load_without_notes(deployed):
+BLOCKED = """
+import os
+from anomaly_tf.script import quiet_libraries
+with quiet_libraries():
+    os.write(2, b"what went wrong\\n")
+    raise RuntimeError("it failed")
+"""
+
+
+def test_what_libraries_say_is_shown_where_they_fail():
+    done = run_command(sys.executable, "-c", BLOCKED)
+    assert done.returncode == 1
+    assert done.stderr.startswith("what went wrong\n")
+    assert done.stderr.endswith("RuntimeError: it failed\n")
+
+
+@pytest.mark.parametrize("kind", ["run", "saved_model", "tflite"])
+def test_detectors_load_without_notes(kind, deployed):
     """Where a log level is set, too, which does not reach what is logged before it is read."""
-    loading = "import sys; from anomaly_tf import Detector\nfor path in sys.argv[1:]: "
-    loading += "print(Detector.load(path).threshold > 0)"
+    loading = "import sys; from anomaly_tf import Detector\n"
+    loading += "print(Detector.load(sys.argv[1]).threshold > 0)"
     environment = {**ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = run_command(sys.executable, "-c", loading, *deployed.values(), env=environment)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n" * 3, "")
+    done = run_command(sys.executable, "-c", loading, deployed[kind], env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 @pytest.mark.parametrize(
@@ -122,21 +177,49 @@ def test_a_cell_is_no_formula_and_no_escape_sequence(text, cell):
     assert csv_cell(text) == cell
 
 
-@pytest.mark.parametrize("run", ["runs/my run", "runs/it's; touch gone", 'runs/"a" & `b`'])
-def test_make_takes_any_name_of_a_run(run, tmp_path):
-    calls = tmp_path / "calls"
-    python = tmp_path / "bin" / "python"
+def called_by_make(folder: Path, *arguments: object) -> list[str]:
+    """What make gives to Python, one call after the other."""
+    calls, python = folder / "calls", folder / "bin" / "python"
     python.parent.mkdir()
     python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >> {calls}\n")
     python.chmod(0o755)
-    ready = ".venv/ready-requirements"
-    done = run_command(
-        *("make", "-C", ROOT, "-o", ready, "train", f"BIN={python.parent}", f"RUN={run}"),
-        "ARGS=--seed 1",
-    )
+    ready = ("-o", ".venv/ready-requirements")
+    done = run_command("make", "-C", ROOT, *ready, f"BIN={python.parent}", *arguments)
     assert done.returncode == 0, done.stderr
+    return calls.read_text().splitlines()
+
+
+@pytest.mark.parametrize("run", ["runs/my run", "runs/it's; touch gone", 'runs/"a" & `b`'])
+def test_make_takes_any_name_of_a_run(run, tmp_path):
     train = ["train.py", "--approach", "sota", "--run-dir", run, "--seed", "1"]
-    assert calls.read_text().splitlines() == [*train, "evaluate.py", "--run-dir", run]
+    called = called_by_make(tmp_path, "train", f"RUN={run}", "ARGS=--seed 1")
+    assert called == [*train, "evaluate.py", "--run-dir", run]
+
+
+def test_tensorboard_begins_without_the_notes_of_tensorflow(tmp_path):
+    option, code, *more = called_by_make(tmp_path, "tensorboard")
+    assert (option, more) == ("-c", ["--logdir", "runs"])
+    calls = [ast.unparse(line) for line in ast.parse(code).body if isinstance(line, ast.Expr)]
+    assert calls == ["import_tensorflow()", "run_main()"]
+
+
+def test_make_takes_a_python_with_a_space_in_its_name():
+    targets = [".venv/ready-requirements", ".venv-audit/ready", ".venv-peer/ready"]
+    done = run_command("make", "-n", "-B", *targets, "PYTHON=my own/python")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("'my own/python'") == done.stdout.count("my own/python") == 5
+
+
+def test_everything_is_checked_as_in_a_users_shell(tmp_path):
+    make = tmp_path / "make"
+    make.write_text("#!/bin/sh\nenv\n")
+    make.chmod(0o755)
+    unlike = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    path = f"{tmp_path}:{ENVIRONMENT['PATH']}"
+    done = run_command(ROOT / ".ci" / "run", env={**ENVIRONMENT, **unlike, "PATH": path})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"PATH={path}\n") == 2
+    assert not any(name in done.stdout for name in unlike)
 
 
 def test_a_folder_that_is_gone_is_one_line(without_tensorflow, tmp_path):

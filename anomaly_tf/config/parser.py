@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -39,6 +40,9 @@ class _HyphenParser(ArgumentParser):
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         text = super().format_help(formatter)
         return re.sub(r"--[a-z_.]+", lambda name: name[0].replace("_", "-"), text)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)  # argparse hides a full disk and a closed pipe
 
 
 class OptionParser(Generic[Options]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +47,6 @@ def draw(
         try:
             plots.save(figure(), path)
         except Exception as error:  # which must not cost the other pictures
-            with suppress(OSError):
-                path.unlink(missing_ok=True)  # of an earlier evaluation
             reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
             failures.append(f"{printable(str(path))} was not drawn ({reason})")
     return failures

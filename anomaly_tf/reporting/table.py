@@ -26,8 +26,9 @@ def table(metrics: dict[str, Any]) -> str:
         *(_normal_scores(metrics) if no_anomalies else ()),
         *_by_class(metrics),
     ]
-    # Names of classes and files may hold line breaks and what moves a terminal's cursor.
-    rows = [(printable(name), printable(value)) for name, value in rows]
+    # Names of classes and files may hold line breaks and what moves a terminal's cursor; escaped
+    # they are longer.
+    rows = [(printable(name), value) for name, value in rows]
     width = min(max(len(name) for name, _ in rows), MAX_WIDTH)
     normal = (
         "all classes normal"
