@@ -1,11 +1,20 @@
 """Files that are whole or absent."""
 
+import errno
 import json
+import os
+import shutil
 import signal
 import threading
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from anomaly_tf.data import fashion_mnist
+from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.pipelines import anomaly_clusters
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import (
     atomic_folder,
@@ -130,6 +139,71 @@ def test_of_two_that_make_one_folder_at_once_neither_fails(replace, tmp_path):
         assert (path / "file").read_text() == "fast"
     assert (path / "file").read_text() == ("slow" if replace else "fast")
     assert list(path.parent.iterdir()) == [path]
+
+
+def old_and_new(path: Path) -> None:
+    """Replaces a folder of old content."""
+    path.mkdir()
+    (path / "file").write_text("old")
+    with atomic_folder(path) as new:
+        (new / "file").write_text("new")
+
+
+def test_a_folder_that_another_process_moves_away_meanwhile(tmp_path, monkeypatch):
+    path, rename = tmp_path / "folder", Path.rename
+
+    def overtaken(moved: Path, target: Path) -> Path:
+        if moved == path:
+            shutil.rmtree(path)
+        return rename(moved, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    old_and_new(path)
+    assert (path / "file").read_text() == "new"
+
+
+def test_ctrl_c_between_two_folders_leaves_a_whole_one(tmp_path, monkeypatch, handler):
+    path, rename = tmp_path / "folder", Path.rename
+
+    def interrupted(moved: Path, target: Path) -> Path:
+        done = rename(moved, target)
+        if moved == path:
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    handler(signal.default_int_handler)
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        old_and_new(path)
+    assert (path / "file").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def half_a_file(file: Any, *arrays: Any, **named: Any) -> None:
+    """In place of `np.save` and `np.savez`: a disk that becomes full."""
+    with open(file, "wb") as opened:
+        opened.write(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_cache_that_is_half_written_is_none(tmp_path, monkeypatch):
+    pictures = np.random.default_rng(0).integers(0, 255, (30, 8, 8, 1), np.uint8)
+    few = ImageSet(pictures, np.zeros(30, np.uint8))
+    cache = tmp_path / "fashion_mnist.npz"
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", half_a_file)
+        patched.setattr(np, "savez", half_a_file)
+        with pytest.raises(OSError, match="No space left"):
+            anomaly_clusters(pictures, 3, 0, tmp_path)
+        with pytest.raises(UserError, match=r"cannot write the data cache .*: No space left"):
+            fashion_mnist._write_cache(cache, few, few)
+    assert list(tmp_path.iterdir()) == []
+    np.testing.assert_array_equal(
+        anomaly_clusters(pictures, 3, 0, tmp_path), anomaly_clusters(pictures, 3, 0, tmp_path)
+    )
+    fashion_mnist._write_cache(cache, few, few)
+    with np.load(cache) as file:
+        np.testing.assert_array_equal(file["test_images"], pictures)
 
 
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path):

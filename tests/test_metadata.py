@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from anomaly_tf.deploy.exporters import _metadata
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.checks import is_inner_path
-from anomaly_tf.runs.detector_info import MAX_BYTES, DetectorInfo
+from anomaly_tf.runs.detector_info import MAX_BYTES, SECTIONS, DetectorInfo
 
 RIGHT: dict[str, Any] = {
     "threshold": {"value": 0.5, "method": "percentile", "percentile": 95},
@@ -101,6 +103,32 @@ def test_a_wrong_value_is_refused(name, value):
     assert DetectorInfo.parse(json.dumps(RIGHT).encode(), FIELDS).to_json() == RIGHT
     with pytest.raises(ValueError, match=r"\S"):
         DetectorInfo.parse(json.dumps(changed(RIGHT, name, value)).encode(), FIELDS)
+
+
+# What nothing is computed from.
+UNREAD = ("format", "format_version", "score_statistics", "preprocessing", "source", "quantization")
+
+
+def fields() -> Iterator[str]:
+    for item in dataclasses.fields(DetectorInfo):
+        if item.name in SECTIONS:
+            for inner in dataclasses.fields(SECTIONS[item.name]):
+                yield f"{item.name}.{inner.name}"
+        elif item.name not in (*UNREAD, "others"):
+            yield item.name
+
+
+@pytest.mark.parametrize("name", [*fields()])
+def test_a_value_of_another_type_is_refused_in_every_field(name):
+    for value in (None, True, [{}], {"a": {}}, {"a": 1, "b": "1"}):
+        with pytest.raises(ValueError, match=rf"^{name.split('.')[0]}[ .\w]* must be "):
+            DetectorInfo.parse(json.dumps(changed(RIGHT, name, value)).encode(), ())
+
+
+def test_colours_of_no_width_are_refused():
+    heat = {"low": 1, "high": 1, "unit": "error"}
+    with pytest.raises(ValueError, match=r"heat_scale\.high must be above low; got 1 and 1"):
+        DetectorInfo.parse(json.dumps(RIGHT | {"heat_scale": heat}).encode(), FIELDS)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, assert_one_line, run_script
 from PIL import Image
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 import evaluate
 import export
@@ -417,6 +417,63 @@ def refusal(path: Path) -> str:
 def test_operations_that_no_export_has(act, operation, saved_copy):
     malicious(saved_copy, Module(act))
     assert f"operation {operation}" in refusal(saved_copy)
+
+
+def graph_of(functions: dict[str, str]) -> meta_graph_pb2.MetaGraphDef:
+    """A graph of functions that call one operation each, none of which anything names."""
+    graph = meta_graph_pb2.MetaGraphDef()
+    for name, operation in functions.items():
+        function = graph.graph_def.library.function.add()
+        function.signature.name = name
+        function.node_def.add(name="node", op=operation)
+    return graph
+
+
+def name_bare(graph: Any) -> None:
+    graph.object_graph_def.nodes.add().bare_concrete_function.concrete_function_name = "first"
+
+
+@pytest.mark.parametrize(
+    "name_it",
+    [
+        lambda graph: graph.object_graph_def.concrete_functions["first"],
+        lambda graph: graph.object_graph_def.nodes.add().function.concrete_functions.append(
+            "first"
+        ),
+        name_bare,
+    ],
+    ids=["in the list of functions", "by a function", "by a bare function"],
+)
+def test_what_saves_weights_cannot_be_called_by_any_name(name_it):
+    graph = graph_of({"first": "SaveV2", "other": "Relu"})
+    assert list(origin._foreign_operations(graph)) == []
+    name_it(graph)
+    assert list(origin._foreign_operations(graph)) == ["operation SaveV2"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda attributes: attributes["f"].func,
+        lambda attributes: attributes["branches"].list.func.add(),
+        lambda attributes: attributes["f"].func.attr["inner"].func,
+        lambda attributes: attributes["f"].func.attr["inner"].list.func.add().attr["f"].func,
+    ],
+    ids=["an attribute", "a list", "an attribute of a function", "deeper"],
+)
+def test_functions_are_found_in_every_attribute(call):
+    graph = graph_of({"first": "Relu", "second": "SaveV2"})
+    name_bare(graph)
+    assert list(origin._foreign_operations(graph)) == []
+    call(graph.graph_def.library.function[0].node_def[0].attr).name = "second"
+    assert list(origin._foreign_operations(graph)) == ["operation SaveV2"]
+
+
+def test_what_a_library_says_of_a_file_is_one_inert_line():
+    said = str(origin.refused(Path("model"), ValueError("two\n  lines\r\x1b[31m\u202e")))
+    assert said.startswith(r"model is damaged or no detector of ours (two lines \x1b[31m\u202e)")
+    assert len(str(origin.refused(Path("model"), ValueError("x" * 10**5)))) < 300
+    assert "(KeyError)" in str(origin.refused(Path("model"), KeyError()))
 
 
 def user_object(graph: Any) -> Any:

@@ -14,7 +14,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, assert_one_line, run_command, run_script
+from conftest import (
+    ENVIRONMENT,
+    ROOT,
+    assert_one_line,
+    run_command,
+    run_script,
+    small_config,
+)
 from PIL import Image
 
 import evaluate
@@ -26,6 +33,7 @@ from anomaly_tf.data.protocols import make_split
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.training import loop
 from anomaly_tf.training.callbacks import (
     MAX_PICTURES,
     StopOnNonFiniteLoss,
@@ -261,6 +269,9 @@ def test_what_a_checkpoint_holds_is_of_its_type_and_range(tmp_path):
         {"history": [1]},
         {"history": [{"loss": "x"}]},
         {"history": {}},
+        {"epochs": 0, "history": {}},
+        {"picture_scale": "x"},
+        {"picture_scale": -1},
         {"sets": 1},
         {"more": 1},
     )
@@ -374,6 +385,18 @@ def test_a_model_that_was_not_yet_renamed_is_the_runs_if_its_digest_is(run_copy)
 )
 def test_what_cannot_go_on_is_told_in_one_line(arguments, words, without_tensorflow):
     assert_one_line(run_script("train.py", *arguments, env=without_tensorflow), *words)
+
+
+def test_a_folder_that_was_filled_before_training_began_is_kept(small_dataset, tmp_path):
+    config = small_config("autoencoder")
+    split = make_split(config, small_dataset)
+    run = RunDirectory(tmp_path / "run")
+    run.require_unused()
+    run.path.mkdir()
+    (run.path / "notes.txt").write_text("of another")
+    with pytest.raises(UserError, match="already exists; choose a new --run-dir"):
+        loop.train(config, small_dataset, split, run, "test")
+    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
 
 
 def interrupted(monkeypatch, batches: int, *arguments: object) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT, ROOT, assert_one_line, run_command, run_script
 
-from anomaly_tf.script import csv_cell
+from anomaly_tf.script import LOG_LEVEL, csv_cell, quiet_libraries, without_notes
 from anomaly_tf.version import VERSION
 
 SCRIPTS = ("train.py", "evaluate.py", "export.py", "predict.py", "benchmark.py")
@@ -134,6 +136,45 @@ def test_only_notes_of_libraries_are_hidden():
         sys.executable, "-c", QUIET, env={**ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "1"}
     )
     assert "failed call to cuInit" in done.stderr
+
+
+def test_threads_that_hide_notes_leave_the_output_where_it_was(monkeypatch):
+    monkeypatch.setenv(LOG_LEVEL, "3")
+    kept, place = os.dup(2), os.fstat(2)
+    first, second, left = (threading.Event() for _ in range(3))
+
+    def leaves_later() -> None:
+        first.wait()
+        with without_notes():
+            second.set()
+            left.wait()
+
+    thread = threading.Thread(target=leaves_later)
+    thread.start()
+    try:
+        with without_notes():
+            first.set()
+            second.wait(0.3)  # which comes only if nobody holds it back
+        left.set()
+        thread.join()
+        assert os.path.sameopenfile(2, kept)
+        assert os.fstat(2) == place
+    finally:
+        left.set()
+        thread.join()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs a list of what is open")
+def test_hiding_notes_leaves_nothing_open(monkeypatch):
+    monkeypatch.setenv(LOG_LEVEL, "3")
+    before = len(os.listdir("/proc/self/fd"))
+    for hide in (without_notes, quiet_libraries):
+        for _ in range(20):
+            with hide():
+                pass
+    assert len(os.listdir("/proc/self/fd")) < before + 20
 
 
 BLOCKED = """

@@ -11,15 +11,19 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, run_command, small_config, small_model, weighing_detector
 
 from anomaly_tf import Detector
+from anomaly_tf.deploy import keras_run
 from anomaly_tf.deploy.litert import LiteRTDetector
-from anomaly_tf.detection.scoring import GradCam
+from anomaly_tf.detection.scoring import GradCam, Scorer
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.detector_info import HeatScale
 
 THREADS = 4
 KINDS = ("run", "saved_model", "tflite")
@@ -76,6 +80,53 @@ def test_threads_share_grad_cam(capfd):
     assert "retracing" not in capfd.readouterr().err
 
 
+def slowed(make: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
+    """The same, but that it waits for a second caller, who may not come."""
+    both = threading.Event()
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) > 1:
+            both.set()
+        both.wait(0.3)
+        return make(*arguments, **keywords)
+
+    return call
+
+
+def test_of_threads_that_begin_together_one_makes_the_graph(monkeypatch):
+    scorers: list[int] = []
+    monkeypatch.setattr(keras_run, "Scorer", slowed(keras_run.Scorer, scorers))
+    detector = weighing_detector((8, 8, 1), (1,))
+    at_once(lambda number: detector.score(np.zeros((1, 8, 8, 1), np.uint8)))
+    assert scorers == [0]
+    graphs: list[int] = []
+    grad_cam = GradCam(small_model(small_config("cnn")).detector)
+    monkeypatch.setattr(grad_cam, "_grad_cam_of_batch", slowed(grad_cam._grad_cam_of_batch, graphs))
+    at_once(lambda number: grad_cam(np.zeros((1, 16, 16, 1), np.uint8)))
+    assert graphs == [0]
+
+
+class Counted(keras.layers.Layer):
+    """Counts how often Python goes through it."""
+
+    calls = 0
+
+    def call(self, images):
+        self.calls += 1
+        return images
+
+
+def test_a_scorer_has_its_graph_before_threads_call_it():
+    layer = Counted()
+    image = keras.Input((8, 8, 1), dtype="uint8")
+    score = keras.ops.mean(layer(keras.ops.cast(image, "float32")), axis=(1, 2, 3))
+    scorer = Scorer(keras.Model(image, {"score": score}))
+    made = layer.calls
+    at_once(lambda number: scorer(np.zeros((number + 1, 8, 8, 1), np.uint8)))
+    assert layer.calls == made
+
+
 def test_threads_load_at_the_same_time(deployed, small_arrays):
     images, scores = small_arrays[2][:5], {}
     at_once(lambda n: scores.update({n: Detector.load(deployed[KINDS[n % 3]]).score(images)}))
@@ -89,6 +140,7 @@ def test_a_detector_is_pickled_by_its_path(kind, deployed, small_arrays, tmp_pat
     detector = Detector.load(deployed[kind].name)
     detector.set_percentile(42)
     detector.info.bit_depth = 12
+    detector.info.heat_scale = HeatScale(0.25, 0.75, 0.5, 0.6, "error")
     content = pickle.dumps(detector)
     assert len(content) < 2000
     monkeypatch.chdir(tmp_path)
@@ -96,6 +148,7 @@ def test_a_detector_is_pickled_by_its_path(kind, deployed, small_arrays, tmp_pat
     assert type(again) is type(detector)
     assert again.info.threshold == detector.info.threshold
     assert again.info.bit_depth == 12
+    assert again.info.heat_scale == detector.info.heat_scale
     images = small_arrays[2][:5]
     np.testing.assert_array_equal(again.score(images), detector.score(images))
     # And once more, from what was unpickled.

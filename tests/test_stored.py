@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
-from anomaly_tf.data.stored import PART, StoredImages, apply, join, parts, sample, subset
+from anomaly_tf.data.stored import PART, Records, StoredImages, apply, join, parts, sample, subset
 
 COUNT = 2 * PART + 3
 # Each image holds its own number.
@@ -49,3 +51,14 @@ def test_subsets_are_joined_one_behind_the_other(images):
     assert numbers_of(join(first, second)[:]).tolist() == [9, 2, 700, 701, 702]
     few = subset(first, np.array([False, True]))
     assert numbers_of(few[:]).tolist() == [2]
+
+
+def test_threads_read_from_one_file_without_moving_each_other(tmp_path):
+    file = tmp_path / "images.u8"
+    file.write_bytes(IMAGES.tobytes())
+    records = Records(file, (1, 2, 1))
+    shares = np.array_split(np.random.default_rng(0).permutation(COUNT), 4)
+    with ThreadPoolExecutor(len(shares)) as pool:
+        for share, read in zip(shares, pool.map(records, shares), strict=True):
+            np.testing.assert_array_equal(numbers_of(read), share)
+    assert records._file.tell() == 0  # the place that threads would share

@@ -241,7 +241,7 @@ BROADCAST = "AddV2 Equal GreaterEqual Less Maximum Minimum Mul RealDiv SelectV2 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(SAME.split(), _same),
     **dict.fromkeys(BROADCAST.split(), _broadcast),
-    **dict.fromkeys(("All", "Max", "Mean", "Min", "Sum"), _reduced),
+    **dict.fromkeys(("All", "Max", "Mean", "Sum"), _reduced),
     **dict.fromkeys(("AvgPool", "MaxPool"), _pooled),
     **dict.fromkeys(("Pad", "PadV2"), _padded),
     **dict.fromkeys(("ResizeBilinear", "ScaleAndTranslate"), _resized),

@@ -149,17 +149,27 @@ def require_writable(folder: Path, option: str) -> None:
             a link that leads nowhere.
     """
     existing = folder.absolute()
-    while not os.path.lexists(existing):
-        existing = existing.parent
-    if not os.path.isdir(existing):
-        kind = "a link to no folder" if existing.is_symlink() else "no folder"
-        raise UserError(f"cannot write to {folder}: {existing} is {kind}; choose another {option}")
     try:
-        tempfile.TemporaryDirectory(dir=existing, prefix=PARTIAL).cleanup()
+        while not _is_there(existing):
+            existing = existing.parent
+        if os.path.isdir(existing):
+            tempfile.TemporaryDirectory(dir=existing, prefix=PARTIAL).cleanup()
+            return
     except OSError as error:
         raise UserError(
             f"cannot write to {folder}: {error.strerror} ({existing}); choose another {option}"
         ) from error
+    kind = "a link to no folder" if existing.is_symlink() else "no folder"
+    raise UserError(f"cannot write to {folder}: {existing} is {kind}; choose another {option}")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path leads to anything; raises `OSError` for names that no folder takes."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def require_unlinked(folder: Path, paths: Iterable[Path]) -> None:
