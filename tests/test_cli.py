@@ -364,7 +364,8 @@ def test_a_class_that_the_folder_does_not_hold(small_folder, without_tensorflow,
     [
         ("none", ["does not exist"]),
         ("not a run", ["not a run directory"]),
-        ("incomplete", ["has lost its detector.json"]),
+        ("incomplete", ["incomplete (no detector.json)"]),
+        ("lost", ["has lost its detector.json"]),
         ("config", ["config.yaml", "did you mean"]),
     ],
 )
@@ -372,8 +373,10 @@ def test_wrong_input_to_evaluate(damage, words, without_tensorflow, trained_run,
     run = tmp_path / "run"
     if damage != "none":
         run.mkdir()
-    if damage in ("incomplete", "config"):
+    if damage in ("incomplete", "lost", "config"):
         (run / "config.yaml").write_text((trained_run / "config.yaml").read_text())
+    if damage == "lost":
+        (run / "model.keras").touch()
     if damage == "config":
         for name in ("detector.json", "model.keras"):
             (run / name).write_bytes((trained_run / name).read_bytes())

@@ -328,21 +328,23 @@ def test_full_red_is_where_the_map_reaches_the_scale_of_the_detector(model, phot
     assert (drawn[~red, 1] > expected[~red, 1] + 1).any()
 
 
-def test_a_run_without_a_scale_for_heat_maps_gets_it_by_an_evaluation(run_copy, photos, tmp_path):
+def test_a_run_without_a_scale_for_heat_maps_gets_it_by_an_evaluation(
+    run_copy, photos, tmp_path, capsys
+):
     """As runs are that an earlier version made."""
     file = run_copy / "detector.json"
     info = json.loads(file.read_text())
     scale = info.pop("heat_scale")
     file.write_text(json.dumps(info))
-    scored = predict(run_copy, photos)
-    assert (scored.returncode, scored.stderr) == (1, "")
-    done = predict(run_copy, photos, "--heatmaps", tmp_path / "heat")
-    assert_one_line(done, "--heatmaps", "no scale for heat maps", "python evaluate.py --run-dir")
+    assert judge(capsys, "--model", run_copy, photos)[0] == 1
+    heat = ("--heatmaps", tmp_path / "heat")
+    with pytest.raises(UserError, match=r"--heatmaps.*no scale for heat maps.*evaluate\.py"):
+        judge(capsys, "--model", run_copy, photos, *heat)
     evaluate.main(["--run-dir", str(run_copy)])
     again = json.loads(file.read_text())
     assert again.pop("heat_scale") == pytest.approx(scale)
     assert again == info
-    assert predict(run_copy, photos, "--heatmaps", tmp_path / "heat").returncode == 1
+    assert judge(capsys, "--model", run_copy, photos, *heat)[0] == 1
 
 
 def test_files_of_the_same_name_keep_their_maps(model, photos, without_tensorflow, tmp_path):

@@ -240,7 +240,7 @@ def is_measurement(path: Path) -> bool:
     content = read_object(path)
     cells = content.get("cells")
     if isinstance(cells, list):
-        known = [isinstance(cell, dict) and set(cell) >= STUDY_KEYS for cell in cells]
-        return bool(known) and all(known)
+        ours = bool(cells) or "defaults" in content
+        return ours and all(isinstance(cell, dict) and set(cell) >= STUDY_KEYS for cell in cells)
     parts = [content, *(part for part in content.values() if isinstance(part, dict))]
     return any(re.match(r"(CPU|GPU)\b", str(part.get("hardware", ""))) for part in parts)
