@@ -252,16 +252,18 @@ def link() -> zipfile.ZipInfo:
     ],
 )
 def test_archives_that_training_never_wrote(change, words, trust, run_copy):
-    members = archive_of(run_copy / "model.keras")
-    write_archive(run_copy / "model.keras", members)
-    forge(run_copy)
-    Detector.load(run_copy)  # written anew it is as good as before
-    write_archive(run_copy / "model.keras", change(members))
+    write_archive(run_copy / "model.keras", change(archive_of(run_copy / "model.keras")))
     forge(run_copy)
     before = {*run_copy.parent.rglob("*")}
     assert_refused(run_copy, "model.keras", words, trust=trust)
     assert {*run_copy.parent.rglob("*")} == before
     assert not Path("/tmp/climbed").exists()
+
+
+def test_an_archive_written_anew_is_as_good_as_before(run_copy):
+    write_archive(run_copy / "model.keras", archive_of(run_copy / "model.keras"))
+    forge(run_copy)
+    Detector.load(run_copy)
 
 
 def _without(members: dict[str, bytes]) -> dict[str, bytes]:
