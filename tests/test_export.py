@@ -44,10 +44,12 @@ FORMATS = {
     "int8": (0.6, 0.03),
 }
 # float16 and dynamic change how the converter stores weights, layer by layer: of approaches that
-# are made of the same layers one is enough, here autoencoder, cnn and sota. int8 depends on what
+# are made of the same layers one is enough, here autoencoder, cnn and sota; int8 depends on what
 # lies where; the detector of gan is made as that of contrastive.
 AS_ANOTHER = {
-    **dict.fromkeys(("contrastive", "supervised", "transform", "vae"), ("float16", "dynamic")),
+    **dict.fromkeys(
+        ("contrastive", "ganomaly", "supervised", "transform", "vae"), ("float16", "dynamic")
+    ),
     "gan": ("none", "float16", "dynamic", "int8"),
 }
 EXPORTS = [
