@@ -12,6 +12,7 @@ from pathlib import Path
 from anomaly_tf.command_line import TrainOptions, foreign_cache, parse_train_options
 from anomaly_tf.config.parser import value_of
 from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.duplicates import copies
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import class_roles, describe_guess, describe_roles
 from anomaly_tf.data.sources import known_class_names, open_dataset
@@ -51,7 +52,7 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
     if names := known_class_names(config.data):
         class_roles(config, names)  # a wrong class is told before anything is loaded
     dataset = open_dataset(config)
-    for line in dataset.report:
+    for line in (*dataset.report, *copies(dataset)):
         print(
             printable(line),
             file=sys.stderr if line in dataset.left_out else sys.stdout,

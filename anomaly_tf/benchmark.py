@@ -158,12 +158,12 @@ def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any],
 def _run_waiting(
     options: BenchmarkOptions, output: Path
 ) -> Iterator[tuple[Cell, dict[str, Any], str]]:
-    results = kept_results(options)
+    content = content_of(options)
+    results = _kept(options, content)
     kept = {cell: result for cell, result in results.items() if result is not None}
     for place, (cell, result) in enumerate(kept.items(), 1):
         yield cell, result, f"[{place}/{len(results)}] {cell.name}: {_describe(result)} (kept)"
     waiting = [cell for cell in results if cell not in kept]
-    content = content_of(options)
     ended = run_jobs(lambda cell: _run(cell, options), waiting, options.jobs)
     for place, (cell, outcome) in enumerate(ended, len(kept) + 1):
         result = {"cell": asdict(cell), "settings": settings_of(cell, options, content), **outcome}
@@ -197,7 +197,11 @@ def kept_results(options: BenchmarkOptions) -> dict[Cell, dict[str, Any] | None]
     Raises:
         UserError: If a file is damaged.
     """
-    output, content = Path(options.output), content_of(options)
+    return _kept(options, content_of(options))
+
+
+def _kept(options: BenchmarkOptions, content: str | None) -> dict[Cell, dict[str, Any] | None]:
+    output = Path(options.output)
     return {
         cell: read_cell(_file(output, cell), asdict(cell), settings_of(cell, options, content))
         for cell in cells_of(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 import socket
 import zipfile
@@ -11,14 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import IDX_NAMES
+from conftest import IDX_NAMES, idx_bytes
 
 from anomaly_tf.data import reachability, tfds_sets
 from anomaly_tf.data.dataset import SourceUnavailable
+from anomaly_tf.data.duplicates import copies
 from anomaly_tf.data.idx import load_idx_folder
 from anomaly_tf.data.npz import NPZ_KEYS, load_npz
 from anomaly_tf.data.tfds_sets import load_tfds
 from anomaly_tf.errors import UserError
+
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 6, 6), np.uint8)
 
 
 @pytest.fixture
@@ -191,6 +195,42 @@ def test_images_of_few_grey_levels_are_doubted(npz):
     (line,) = load_npz(npz(images=digits, labels=LABELS)).report
     assert line.startswith("WARNING: no grey level is above 15 of 255")
     assert load_npz(npz(images=IMAGES, labels=LABELS)).report == ()
+
+
+def test_a_test_set_of_few_grey_levels_is_doubted_as_well(npz):
+    images, labels = NOISE[:8], [0, 1] * 4
+    path = npz(x_train=images, y_train=labels, x_test=images // 255, y_test=labels)
+    assert any("no grey level is above 1 of 255" in line for line in load_npz(path).report)
+
+
+def test_images_of_equal_content_in_arrays_are_counted(npz):
+    images, labels = NOISE[:8], np.array([0, 1] * 4)
+    both = npz(x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
+    (line,) = copies(load_npz(both))
+    assert line.startswith("WARNING: 3 test images are also among the training images")
+    twice = npz(images=np.concatenate([images, images[:2]]), labels=[*labels, 0, 0])
+    of_one_class, contradicting = copies(load_npz(twice))
+    assert of_one_class.startswith("WARNING: 1 training images are copies of others")
+    assert contradicting == "WARNING: 2 training images lie in two classes at once"
+    assert copies(load_npz(npz(images=images, labels=labels))) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [(np.array([b"good", b"bad"] * 4), "astype(str)"), (np.array([0.0, 1.0] * 4), "astype(int)")],
+)
+def test_labels_of_another_type_are_refused_with_what_to_do(labels, remedy, npz):
+    with pytest.raises(UserError, match=re.escape(remedy)):
+        load_npz(npz(images=NOISE[:8], labels=labels))
+
+
+def test_classes_of_the_test_files_alone_have_names_too(small_folder, tmp_path):
+    folder = shutil.copytree(small_folder, tmp_path / "idx")
+    for name in folder.glob("t10k-labels*"):
+        name.unlink()
+    count = len(load_idx_folder(small_folder).test)
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.full(count, 12, np.uint8)))
+    assert load_idx_folder(folder).class_names == tuple(map(str, range(13)))
 
 
 def test_truth_values_are_labels(npz):

@@ -38,10 +38,10 @@ def tflite_info(deployed) -> dict[str, Any]:
 def refusal(path: Path) -> str:
     """What is said of a model that is refused soon."""
     begin = time.process_time()
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refused:
         Detector.load(path)
     assert time.process_time() - begin < 10  # a third of what is promised
-    message = str(told.value)
+    message = str(refused.value)
     assert message.isprintable()
     assert path.name in message
     return message
@@ -192,10 +192,10 @@ def test_the_peak_of_memory_counts_what_is_kept():
 def test_what_a_saved_model_answers_is_checked(act, words, saved_copy):
     hostile.hostile_saved_model(saved_copy, act)
     detector = Detector.load(saved_copy)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refused:
         detector.score(np.ones((3, 28, 28, 1), np.uint8))
-    assert words in str(told.value)
-    assert str(told.value).isprintable()
+    assert words in str(refused.value)
+    assert str(refused.value).isprintable()
 
 
 def test_every_output_is_checked(trained_run):

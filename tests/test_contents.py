@@ -180,9 +180,9 @@ def test_pictures_that_were_replaced_under_their_names_are_counted(of_files, pho
     for name in ("train", "test"):
         file = photos / files_of(of_files, name)[0]
         Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
-    with pytest.raises(UserError, match="images replaced under their names: 2 ") as told:
+    with pytest.raises(UserError, match="images replaced under their names: 2 ") as refused:
         opened(of_files)
-    assert "test set" not in str(told.value)
+    assert "test set" not in str(refused.value)
 
 
 def test_pictures_of_training_in_the_test_set_are_counted(of_files, photos):

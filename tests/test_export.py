@@ -526,9 +526,9 @@ def test_a_damaged_tflite_file(damage, words, exported, tmp_path):
         content = model
         file.with_suffix(".json").write_text(json.dumps({**info, "threshold": None}))
     file.write_bytes(content)
-    with pytest.raises(UserError, match=words) as told:
+    with pytest.raises(UserError, match=words) as refused:
         Detector.load(file)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_metadata_beside_the_file_serves_as_well(exported, images, tmp_path):

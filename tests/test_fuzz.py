@@ -144,9 +144,9 @@ def test_any_array(array, layout, detectors):
     for kind, detector in detectors.items():
         if not right:
             for method in (detector.score, detector.predict, detector.explain):
-                with pytest.raises(ValueError, match="expected uint8 images") as told:
+                with pytest.raises(ValueError, match="expected uint8 images") as refused:
                     method(array)
-                assert_one_line(told.value, str(array.flat[:1]))
+                assert_one_line(refused.value, str(array.flat[:1]))
             continue
         scores = detector.score(array)
         assert (scores.dtype, scores.shape) == (np.float32, array.shape[:1])

@@ -280,10 +280,10 @@ def test_other_sizes_are_resized_and_averaged(tmp_path):
 )
 def test_what_is_no_picture(name, content, words, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UnreadableImage, match=words) as told:
+    with pytest.raises(UnreadableImage, match=words) as refused:
         read_image(tmp_path / name, (28, 28, 1))
-    assert name in str(told.value)
-    assert "\n" not in str(told.value)
+    assert name in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_png_whose_header_is_cut_short(tmp_path):

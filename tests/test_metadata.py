@@ -201,10 +201,10 @@ def test_metadata_that_does_not_fit_ends_in_one_line(kind, name, value, copies):
     path, file = copies[kind]
     Detector.load(path)
     file.write_text(json.dumps(changed(json.loads(file.read_text()), name, value)))
-    with pytest.raises(UserError, match=r"(damaged|no detector of ours)") as told:
+    with pytest.raises(UserError, match=r"(damaged|no detector of ours)") as refused:
         Detector.load(path, trust=True)
-    assert "\n" not in str(told.value)
-    assert str(path) in str(told.value)
+    assert "\n" not in str(refused.value)
+    assert str(path) in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", ["run", "saved_model"])

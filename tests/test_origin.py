@@ -64,9 +64,9 @@ def forge(path: Path) -> None:
 
 
 def assert_refused(path: Path, *words: str, trust: bool = False) -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refused:
         Detector.load(path, trust)
-    message = str(told.value)
+    message = str(refused.value)
     assert "\n" not in message
     for word in (path.name, *words):
         assert word in message
@@ -400,10 +400,10 @@ def test_a_graph_that_writes_files_is_refused(act, operation, saved_copy, images
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refused:
         Detector.load(path)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -404,8 +404,8 @@ def test_a_guess_is_told_and_doubted_where_the_normal_class_is_the_smaller_one()
         if doubtful:
             assert "WARNING: 0 counts as normal and has 15 images, 1 counts" in lines[1]
             assert "--normal-class 1" in lines[1]
-        told = AutoencoderConfig(normal_class=("0",))
-        assert describe_guess(told, dataset, class_roles(told, dataset.class_names)) == []
+        named = AutoencoderConfig(normal_class=("0",))
+        assert describe_guess(named, dataset, class_roles(named, dataset.class_names)) == []
     # Ten classes of equal size are no reason to doubt.
     dataset = numbered({str(digit): 10 for digit in range(10)}, files=False)
     roles = class_roles(AutoencoderConfig(), dataset.class_names)

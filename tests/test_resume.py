@@ -251,9 +251,9 @@ def test_what_a_checkpoint_holds_is_of_its_type_and_range(tmp_path):
     wrong += [{"progress": np.frombuffer(text.encode(), np.uint8)} for text in texts]
     for change in wrong:
         np.savez(path, **(right | change))
-        with pytest.raises(UserError, match=r"checkpoint\.npz is damaged .*remove it") as told:
+        with pytest.raises(UserError, match=r"checkpoint\.npz is damaged .*remove it") as refused:
             load_checkpoint(path, model, "digest")
-        assert str(told.value).isprintable()
+        assert str(refused.value).isprintable()
     for one, another in zip(before, state(model), strict=True):
         np.testing.assert_array_equal(one, another)
 

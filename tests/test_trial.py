@@ -52,10 +52,10 @@ def needs_a_process(path: Path, **trust: bool) -> bool:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refused:
         Detector.load(path)
-    assert str(told.value).isprintable()
-    return str(told.value)
+    assert str(refused.value).isprintable()
+    return str(refused.value)
 
 
 def filled(side: int) -> hostile.Act:

@@ -32,8 +32,9 @@ def room_for_corruptions(split: Split, config: Config) -> Split:
     if config.protocol != "corruption":
         return split
     changes: dict[str, Any] = {"masks": {}}
-    lines = [f"left out: {len(split.masks)} masks, which protocol corruption does not use"]
-    lines = lines if split.masks else []
+    lines = []
+    if split.masks:
+        lines.append(f"left out: {len(split.masks)} masks, which protocol corruption does not use")
     for name in ("validation", "test"):
         part: LabelledImages = getattr(split, name)
         if isinstance(part.images, StoredImages) and len(part) > MAX_CORRUPTED:

@@ -52,8 +52,6 @@ CACHED = {
     "test_classes": Announced(np.dtype(np.uint8), (10000,)),
 }
 
-ARRAYS = ("train_images", "train_classes", "test_images", "test_classes")
-
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 # TFDS retries an unreachable host for minutes, so a small file of the same host is probed first.
@@ -142,7 +140,7 @@ def _write_cache(path: Path, train: ImageSet, test: ImageSet) -> None:
     try:
         with atomic_path(path) as temporary:
             arrays = train.images[:], train.classes, test.images[:], test.classes
-            np.savez(temporary, **dict(zip(ARRAYS, arrays, strict=True)))  # type: ignore[arg-type]
+            np.savez(temporary, **dict(zip(CACHED, arrays, strict=True)))  # type: ignore[arg-type]
     except OSError as error:
         raise UserError(
             f"cannot write the data cache {path}: {error.strerror}; "
@@ -154,7 +152,7 @@ def _holds_other_arrays(path: Path) -> bool:
     """Whether a file of arrays is another's; what cannot be read is taken for a damaged cache."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return set(archive.namelist()) != {f"{name}.npy" for name in ARRAYS}
+            return set(archive.namelist()) != {f"{name}.npy" for name in CACHED}
     except (OSError, ValueError, zipfile.BadZipFile):
         return False
 

@@ -93,7 +93,7 @@ def require_clear_guess(config: Config, dataset: ImageDataset, roles: Roles) -> 
         UserError: If the guess is not clear.
     """
     names = dataset.class_names
-    said = any(names[number].lower() in (*NORMAL_NAMES, "1") for number in roles.normal)
+    said = any(names[number].lower() in NORMAL_NAMES for number in roles.normal)
     if config.normal_class is not None or said or len(names) != 2 or len(roles.normal) != 1:
         return
     (normal,) = roles.normal

@@ -10,7 +10,6 @@ import numpy as np
 from anomaly_tf.config import Config
 from anomaly_tf.data.arrays import fit_array
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.duplicates import copies
 from anomaly_tf.data.fashion_mnist import FASHION_MNIST_CLASSES, load_fashion_mnist
 from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.idx import has_idx_files, load_idx_folder
@@ -56,8 +55,7 @@ def load_dataset(source: str, data_dir: Path, size: tuple[int, int] | None = Non
     path = user_path(source)
     data_dir = user_path(data_dir)
     if source.startswith(TFDS):
-        dataset = load_tfds(source.removeprefix(TFDS), size)
-        return dataclasses.replace(dataset, report=(*dataset.report, *copies(dataset)))
+        return load_tfds(source.removeprefix(TFDS), size)
     if source == FASHION_MNIST:
         dataset = load_fashion_mnist(data_dir)
     elif path.is_dir():
@@ -70,8 +68,6 @@ def load_dataset(source: str, data_dir: Path, size: tuple[int, int] | None = Non
             f"nor an .npz file of arrays, nor {TFDS}NAME, a set of TensorFlow Datasets; give one "
             "by --data"
         )
-    if source != FASHION_MNIST:  # whose copies are known
-        dataset = dataclasses.replace(dataset, report=(*dataset.report, *copies(dataset)))
     return dataset if size is None else _resized(dataset, size)
 
 
