@@ -20,10 +20,9 @@ from conftest import (
 )
 from PIL import Image
 
-import evaluate
-import train
 from anomaly_tf.approaches import APPROACHES, build_model, options_of
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
+from anomaly_tf.cli import evaluate, train
 from anomaly_tf.data.contents import digest_of_sets
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.deploy.detector import Detector
@@ -41,7 +40,7 @@ from anomaly_tf.training.checkpoint import Progress, load_checkpoint, save_check
 # Runs train.py and kills it, as `kill -9` does, at the n-th call of a function.
 KILLED_AT = """
 import functools, importlib, os, signal, sys
-import train
+from anomaly_tf.cli import train
 from anomaly_tf.script import run_script
 
 module, owner, name, count, *arguments = sys.argv[1:]
