@@ -30,29 +30,29 @@ def images(small_arrays) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def fitted(images) -> AnomalyDetector:
-    X, y = images
-    return AnomalyDetector(**SHORT).fit(X[y == 1])
+    pictures, y = images
+    return AnomalyDetector(**SHORT).fit(pictures[y == 1])
 
 
 def test_scores_are_higher_for_what_is_more_normal(fitted, images):
-    X, y = images
-    scores = fitted.score_samples(X)
+    pictures, y = images
+    scores = fitted.score_samples(pictures)
     assert scores.dtype == np.float64
     assert roc_auc_score(y, scores) > 0.8
-    np.testing.assert_array_equal(scores, -fitted.detector_.score(X).astype(np.float64))
-    np.testing.assert_allclose(fitted.decision_function(X), scores - fitted.offset_)
-    expected = np.where(fitted.detector_.predict(X) == 1, -1, 1)
-    np.testing.assert_array_equal(fitted.predict(X), expected)
-    assert set(fitted.predict(X)) == {1, -1}
+    np.testing.assert_array_equal(scores, -fitted.detector_.score(pictures).astype(np.float64))
+    np.testing.assert_allclose(fitted.decision_function(pictures), scores - fitted.offset_)
+    expected = np.where(fitted.detector_.predict(pictures) == 1, -1, 1)
+    np.testing.assert_array_equal(fitted.predict(pictures), expected)
+    assert set(fitted.predict(pictures)) == {1, -1}
 
 
 def test_a_score_at_the_threshold_is_an_anomaly(fitted, images):
     """As `Detector.predict` has it: `score >= threshold`."""
-    X, _ = images
-    score = fitted.score_samples(X[:1])[0]
+    pictures, _ = images
+    score = fitted.score_samples(pictures[:1])[0]
     fitted.detector_.info.threshold.value, before = -score, fitted.detector_.threshold
     fitted.offset_ = score
-    assert fitted.predict(X[:1]) == [-1] == 1 - 2 * fitted.detector_.predict(X[:1])
+    assert fitted.predict(pictures[:1]) == [-1] == 1 - 2 * fitted.detector_.predict(pictures[:1])
     fitted.detector_.info.threshold.value, fitted.offset_ = before, -before
 
 
@@ -74,44 +74,46 @@ def test_parameters_are_those_of_the_constructor():
 
 @pytest.mark.filterwarnings("ignore:left out")
 def test_it_serves_in_a_pipeline_and_in_cross_validation(images):
-    X, y = images
+    pictures, y = images
     darker = FunctionTransformer(lambda part: (part // 2).astype(np.uint8))
     pipeline = Pipeline([("darker", darker), ("detector", AnomalyDetector(**SHORT))])
-    folds = StratifiedKFold(2)
-    scores = cross_val_score(pipeline, X, y, cv=folds, scoring="roc_auc", error_score="raise")
+    options = {"cv": StratifiedKFold(2), "scoring": "roc_auc", "error_score": "raise"}
+    scores = cross_val_score(pipeline, pictures, y, **options)
     assert scores.min() > 0.8
     grid = {"detector__training__epochs": [1, 2]}
-    search = GridSearchCV(pipeline, grid, cv=folds, scoring="roc_auc", error_score="raise")
-    search.fit(X, y)
+    search = GridSearchCV(pipeline, grid, **options)
+    search.fit(pictures, y)
     assert search.best_params_["detector__training__epochs"] in (1, 2)
-    assert set(search.predict(X)) <= {1, -1}
+    assert set(search.predict(pictures)) <= {1, -1}
 
 
 def test_it_learns_from_labelled_anomalies(images):
-    X, y = images
-    fitted = AnomalyDetector("gan", **SHORT).fit(X, y)
-    assert roc_auc_score(y, fitted.decision_function(X)) > 0.9
-    assert fitted.fit_predict(X[:0].reshape(0, 28, 28, 1) if False else X, y).shape == (140,)
+    pictures, y = images
+    fitted = AnomalyDetector("gan", **SHORT).fit(pictures, y)
+    assert roc_auc_score(y, fitted.decision_function(pictures)) > 0.9
+    assert set(fitted.predict(pictures)) == {1, -1}
 
 
 def test_it_takes_lists_of_files(images, tmp_path: Path):
-    X, y = images
+    pictures, y = images
     files = []
-    for number, image in enumerate(X[y == 1][:30]):
+    for number, image in enumerate(pictures[y == 1][:30]):
         Image.fromarray(image[..., 0]).save(tmp_path / f"{number}.png")
         files.append(tmp_path / f"{number}.png")
     fitted = AnomalyDetector(data_dir=str(tmp_path / "cache"), **SHORT).fit(files)
-    np.testing.assert_array_equal(fitted.score_samples(files), fitted.score_samples(X[y == 1][:30]))
+    np.testing.assert_array_equal(
+        fitted.score_samples(files), fitted.score_samples(pictures[y == 1][:30])
+    )
     with pytest.raises(ValueError, match="no"):
         fitted.predict([tmp_path / "missing.png"])
 
 
 def test_it_is_pickled_with_its_detector(fitted, images):
-    X, _ = images
+    pictures, _ = images
     content = pickle.dumps(fitted)
     again = pickle.loads(content)
     assert again._folder.name != fitted._folder.name
-    np.testing.assert_array_equal(again.score_samples(X), fitted.score_samples(X))
+    np.testing.assert_array_equal(again.score_samples(pictures), fitted.score_samples(pictures))
     assert pickle.loads(pickle.dumps(AnomalyDetector(seed=4))).get_params()["seed"] == 4
 
 
@@ -122,7 +124,7 @@ def test_before_fit_it_says_so(images):
 
 @pytest.mark.parametrize("labels", [[0, 1], [1, 2], [True, False], ["good", "bad"], [[1, -1]]])
 def test_other_labels_than_scikit_learns_are_refused(labels, images):
-    X, _ = images
+    pictures, _ = images
     y = np.resize(np.array(labels), 140) if np.ndim(labels) == 1 else np.ones((140, 2), int)
     with pytest.raises(ValueError, match=r"numpy\.where\(y == 1, -1, 1\)"):
-        AnomalyDetector().fit(X, y)
+        AnomalyDetector().fit(pictures, y)

@@ -320,7 +320,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(options, tmp_path):
     assert f"python train.py --resume {place}/run" in line
     assert "checkpoint.npz" in names
     assert not [name for name in names if name.startswith(".partial")]
-    going_on = "going on after epoch 1, the last that was finished; the run keeps the weights of"
+    going_on = "resuming after epoch 1, the last that was finished; the run keeps the weights of"
     assert re.search(rf"{going_on} epoch [12] \(validation AUROC \.?\d", done.stdout)
     run = Path(f"{place}.out")
     assert Detector.load(run).info.training.status == "completed"

@@ -120,7 +120,7 @@ def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
 
 
 def plan_output(path: str | None, run: RunDirectory, read_from: Iterable[Path]) -> RunDirectory:
-    """Where an evaluation goes, made sure that it can be written and replaces nothing else.
+    """Chooses the output folder; checks that it is writable and that nothing else is replaced.
 
     Args:
         path: The user's choice; else the run.

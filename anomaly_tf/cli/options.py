@@ -27,7 +27,7 @@ from anomaly_tf.runs.paths import expand_home
 BESIDE = {
     "config": ("FILE", "Your own YAML file of options."),
     "run_dir": ("DIR", "Folder of the run; must be new or empty."),
-    "resume": ("RUN", "Continue an interrupted run; takes no other option but --data-dir."),
+    "resume": ("RUN", "Resume an interrupted run; the only other option allowed is --data-dir."),
 }
 
 
@@ -82,23 +82,21 @@ def _config_of_run(folder: Path, arguments: Sequence[str]) -> Config:
     others = [name for name in names if name not in ("--resume", "--data-dir", "--data_dir")]
     if others:
         raise UserError(
-            f"--resume goes on with the configuration of the run; leave out {', '.join(others)}"
+            f"--resume uses the configuration of the run; leave out {', '.join(others)}"
         )
     data_dir = value_of("data_dir", arguments)
     file = RunDirectory(folder).config
     if not file.is_file():
-        raise UserError(
-            f"{folder} holds no training to go on with (no {file.name}); start a new one"
-        )
+        raise UserError(f"{folder} holds no training to resume (no {file.name}); start a new one")
     return load_config(file, data_dir=data_dir)
 
 
 def foreign_cache(run: str | None, data_dir: str | None) -> Path | None:
-    """The folder of caches that a run's configuration names and the user does not.
+    """The cache folder of a run's configuration, unless the user named one.
 
     Args:
         run: Folder of the run.
-        data_dir: The folder that the user names, if he does.
+        data_dir: The folder that the user named, if any.
     """
     file = RunDirectory(Path(run or ".")).config
     if run is None or data_dir is not None or not file.is_file():

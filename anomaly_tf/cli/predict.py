@@ -238,7 +238,7 @@ def load(model: str, trust: bool = False) -> Detector:
     path = run_of(user_path(model))
     if path.is_dir():
         if not is_saved_model(path):
-            open_run(path)  # which tells what is missing before TensorFlow takes its seconds
+            open_run(path)  # names what is missing before TensorFlow is imported
         import_tensorflow()
     with quiet_libraries():
         return Detector.load(path, trust)

@@ -96,7 +96,7 @@ class RunDirectory:
             path.name.startswith(PARTIAL) for path in self.path.iterdir()
         ):
             return
-        more = f", or go on with it by --resume {self.path}" if self.checkpoint.is_file() else ""
+        more = f", or resume it by --resume {self.path}" if self.checkpoint.is_file() else ""
         raise UserError(f"run directory {self.path} already exists; choose a new --run-dir{more}")
 
     def require_resumable(self) -> None:

@@ -77,7 +77,7 @@ def train(
         command: The command line, recorded with the run.
         console: Where it says what it does.
         resume: Whether the folder is that of a training of the same configuration that was
-            interrupted; it goes on from its last finished epoch.
+            interrupted; it resumes after its last finished epoch.
 
     Returns:
         How training ended. After Ctrl-C or a non-finite loss the run holds the best epoch so
@@ -98,8 +98,8 @@ def train(
             if (cause := folder_error(error)) is None:
                 raise
             raise UserError(
-                f"cannot write to {run.path}: {cause.strerror}; make room there, then go on from "
-                f"the last finished epoch: {resume_command(run)}"
+                f"cannot write to {run.path}: {cause.strerror}; make room there, then "
+                f"resume after the last finished epoch: {resume_command(run)}"
             ) from error
 
 
@@ -114,7 +114,7 @@ def _describe_resuming(recorder: Recorder, progress: Progress) -> str:
     if recorder.info and recorder.info.training.epochs and not progress.epochs:
         said = "the state after the last epoch was not kept: training begins anew"
     if progress.epochs:
-        said = f"going on after epoch {progress.epochs}, the last that was finished"
+        said = f"resuming after epoch {progress.epochs}, the last that was finished"
     if recorder.saved:
         said += f"; the run keeps the weights of {recorder.best_weights()} until others are better"
     return said
