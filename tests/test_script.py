@@ -99,7 +99,7 @@ def test_closed_output_is_nowhere(closed, status):
 def test_every_script_has_a_version(script, without_tensorflow):
     done = run_script(script, "--version", env=without_tensorflow)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{script} anomaly_tf {VERSION}\n"
+    assert done.stdout == f"{script} {VERSION}\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
