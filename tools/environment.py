@@ -26,7 +26,7 @@ LOCK, UNFINISHED = "setup.lock", "unfinished"
 DISK_FULL = ("No space left on device", "Disk quota exceeded")
 MB, GB = 1e6, 1e9
 # Downloaded packages, as a share of the installed ones; both are on the disk until the end.
-DOWNLOADS = 0.35
+DOWNLOADS = 0.3
 SECONDS_BETWEEN_REPORTS = 5
 
 
@@ -165,13 +165,13 @@ class Environment:
                 raise
         if process.returncode and any(words in errors for words in DISK_FULL):
             raise self.disk_full()
-        print(errors, end="", file=sys.stderr)
         if process.returncode:
+            print(errors, end="", file=sys.stderr)
             raise SetupError(f"{self.name} could not be set up, see above")
 
     def watch(self, process: subprocess.Popen[str]) -> str:
         """Reports every few seconds what a command has done so far; returns what it wrote."""
-        before = self.installed()
+        before, downloaded = self.installed(), 0
         end = "\r" if sys.stdout.isatty() else "\n"
         while True:
             try:
@@ -179,8 +179,10 @@ class Environment:
                 return str(errors)
             except subprocess.TimeoutExpired:
                 count = self.installed() - before
-                megabytes = size_of(self.downloads) / MB
-                text = f"{count} packages installed" if count else f"{megabytes:.0f} MB downloaded"
+                downloaded = max(downloaded, size_of(self.downloads))  # pip moves files meanwhile
+                text = f"{downloaded / MB:.0f} MB downloaded"
+                if count:
+                    text = f"{count} packages installed"
                 print(f"  {text:<30}", end=end, flush=True)
 
     def installed(self) -> int:
