@@ -57,6 +57,7 @@ class Environment:
         self.packages = self.folder / "lib" / f"python{VERSION}" / "site-packages"
         self.downloads = self.folder / "tmp"
         self.ready = self.folder / f"ready-{self.requirements.stem}"
+        self.is_update = not self.is_new and self.ready.exists()
         self.unfinished = self.folder / UNFINISHED
 
     def state(self) -> str:
@@ -78,21 +79,16 @@ class Environment:
         free = shutil.disk_usage(disk).free + size_of(self.folder)
         return self.gigabytes * (1 + DOWNLOADS), free / GB
 
-    def disk_full(self) -> SetupError:
-        """The error for a disk that is full, or will be."""
-        needed, free = self.space()
-        return SetupError(
-            f"not enough disk space for {self.folder}: {needed:.1f} GB needed, {free:.1f} GB free"
-        )
-
     def check(self) -> None:
         """Checks what can be known before anything is created."""
         contents = {*os.listdir(self.folder)} - {LOCK} if self.folder.is_dir() else set()
         if contents and not contents & {"pyvenv.cfg", UNFINISHED}:
             raise SetupError(f"{self.folder} is not a virtual environment; move it away")
         needed, free = self.space()
-        if self.is_new and free < needed:
-            raise self.disk_full()
+        if free < needed and not self.is_update:
+            raise SetupError(
+                f"not enough disk space for {self.folder}: {needed:.1f} GB needed, {free:.1f} GB free"
+            )
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -109,11 +105,7 @@ class Environment:
     def set_up(self, lock: int) -> None:
         """Creates or updates the environment."""
         begun = time.monotonic()
-        print(
-            f"Setting up {self.name} with Python {VERSION}: {self.gigabytes:g} GB on disk; "
-            "a minute, or several where the connection is slow",
-            flush=True,
-        )
+        self.announce()
         self.unfinished.touch()
         if self.is_new:
             self.clear()
@@ -131,6 +123,17 @@ class Environment:
         self.ready.write_text(self.state(), "utf-8")
         self.unfinished.unlink()
         print(f"{self.name} is ready after {time.monotonic() - begun:.0f} s", flush=True)
+
+    def announce(self) -> None:
+        """Says what is going to be done, and what it takes."""
+        text = f"Updating {self.name} (Python {VERSION})"
+        if not self.is_update:
+            replaced = self.is_new and (self.folder / "pyvenv.cfg").exists()
+            text = (
+                f"{'Replacing' if replaced else 'Setting up'} {self.name} (Python {VERSION}): "
+                f"{self.gigabytes:g} GB on disk, a minute or several"
+            )
+        print(text, flush=True)
 
     def clear(self) -> None:
         """Removes everything but the two notes of a setup."""
@@ -164,7 +167,7 @@ class Environment:
                 process.terminate()
                 raise
         if process.returncode and any(words in errors for words in DISK_FULL):
-            raise self.disk_full()
+            raise SetupError(f"the disk is full; {self.folder} needs {self.space()[0]:.1f} GB")
         if process.returncode:
             print(errors, end="", file=sys.stderr)
             raise SetupError(f"{self.name} could not be set up, see above")
@@ -181,7 +184,9 @@ class Environment:
                 count = self.installed() - before
                 downloaded = max(downloaded, size_of(self.downloads))  # pip moves files meanwhile
                 text = f"{downloaded / MB:.0f} MB downloaded"
-                if count:
+                if not before:
+                    text = "creating the environment"
+                elif count:
                     text = f"{count} packages installed"
                 print(f"  {text:<30}", end=end, flush=True)
 

@@ -53,8 +53,11 @@ search() {
     done
     # shellcheck disable=SC2086 # two words
     [ -z "$without_venv" ] || refuse_without_venv $without_venv
-    other=$(version_of python3)
-    refuse "${other:+python3 is Python $other; }no supported Python found: $remedy"
+    for name in python3 python python3.14 python3.10; do
+        found=$(version_of "$name")
+        [ -z "$found" ] || refuse "$name is Python $found: $remedy"
+    done
+    refuse "no Python found: $remedy"
 }
 
 own=
