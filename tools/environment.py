@@ -86,9 +86,8 @@ class Environment:
             raise SetupError(f"{self.folder} is not a virtual environment; move it away")
         needed, free = self.space()
         if free < needed and not self.is_update:
-            raise SetupError(
-                f"not enough disk space for {self.folder}: {needed:.1f} GB needed, {free:.1f} GB free"
-            )
+            figures = f"{needed:.1f} GB needed, {free:.1f} GB free"
+            raise SetupError(f"not enough disk space for {self.folder}: {figures}")
 
     @contextmanager
     def locked(self) -> Iterator[int]:
