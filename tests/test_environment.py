@@ -276,7 +276,7 @@ def test_progress_is_shown_while_pip_works(checkout, monkeypatch, capsys):
             raise subprocess.TimeoutExpired("pip", timeout)
 
     environment.watch(Pip())
-    assert shown == ["", "3 MB downloaded", "1 packages installed"]
+    assert shown == ["", "downloaded: 3 MB", "packages installed: 1"]
 
 
 def test_two_setups_do_not_work_at_once_and_pip_holds_the_lock(checkout, monkeypatch):
