@@ -35,7 +35,7 @@ def checkout(tmp_path):
     """The repository as far as the setup needs it."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", "setup.py"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__py*"))
     return folder
@@ -184,7 +184,7 @@ def test_an_environment_is_updated_when_the_lock_or_the_project_changes(set_up, 
     kept = checkout / ".venv" / "kept"
     kept.touch()
     assert set_up("update") == []
-    for name in ("requirements.lock", "pyproject.toml"):
+    for name in ("requirements.lock", "pyproject.toml", "setup.py"):
         with open(checkout / name, "a", encoding="utf-8") as file:
             file.write("# changed\n")
         said, packages, project, _ = set_up("update")
