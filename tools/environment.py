@@ -182,11 +182,14 @@ class Environment:
             except subprocess.TimeoutExpired:
                 count = self.installed() - before
                 downloaded = max(downloaded, size_of(self.downloads))  # pip moves files meanwhile
-                text = f"downloaded: {downloaded / MB:.0f} MB"
                 if not before:
                     text = "creating the environment"
                 elif count:
                     text = f"packages installed: {count}"
+                elif downloaded:
+                    text = f"downloaded: {downloaded / MB:.0f} MB"
+                else:
+                    text = "comparing versions"
                 print(f"  {text:<30}", end=end, flush=True)
 
     def installed(self) -> int:
