@@ -244,13 +244,6 @@ def test_tensorboard_begins_without_the_notes_of_tensorflow(tmp_path):
     assert calls == ["import_tensorflow()", "run_main()"]
 
 
-def test_make_takes_a_python_with_a_space_in_its_name():
-    targets = [".venv/ready-requirements", ".venv-audit/ready", ".venv-peer/ready"]
-    done = run_command("make", "-n", "-B", *targets, "PYTHON=my own/python")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("'my own/python'") == done.stdout.count("my own/python") == 5
-
-
 def test_everything_is_checked_as_in_a_users_shell(tmp_path):
     make = tmp_path / "make"
     make.write_text("#!/bin/sh\nenv\n")
