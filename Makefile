@@ -20,7 +20,7 @@ SOURCES := anomaly_tf tests measurements train.py evaluate.py export.py predict.
 # TensorBoard without the notes of TensorFlow, which look like faults.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()
 
-.PHONY: help setup train test fuzz lint format tensorboard bench bench-export bench-folders bench-reliability study benchmark-quick audit lock clean
+.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-reliability study benchmark-quick audit lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -52,6 +52,12 @@ lint: $(READY) ## Check formatting, style and types
 format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+docs: $(READY) ## Build the documentation into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx --fresh-env --quiet --fail-on-warning --keep-going docs docs/_build/html
+
+linkcheck: $(READY) ## Try the links of the documentation to other sites (needs internet)
+	$(BIN)/python -m sphinx --fresh-env --quiet -b linkcheck docs docs/_build/linkcheck
 
 tensorboard: $(READY) ## Open TensorBoard on runs/
 	$(BIN)/python -c "$(QUIET_TENSORBOARD)" --logdir runs
@@ -92,14 +98,15 @@ lock: $(READY) ## Renew the lock files from the requirements
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
-		requirements.txt requirements-dev.txt -o requirements.lock
+		requirements.txt requirements-dev.txt requirements-docs.txt -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
 		--constraints requirements.lock \
-		requirements.txt requirements-dev.txt requirements-gpu.txt -o requirements-gpu.lock
+		requirements.txt requirements-dev.txt requirements-docs.txt requirements-gpu.txt \
+		-o requirements-gpu.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
 		requirements-audit.txt -o requirements-audit.lock
 
 clean: ## Remove the virtual environment and caches, but no runs and no data
-	rm -rf .venv .venv-audit .venv-peer .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-audit .venv-peer docs/_build .mypy_cache .ruff_cache .pytest_cache
