@@ -76,7 +76,7 @@ bench-export: $(READY) ## Measure quality, size and speed of every export (ARGS:
 bench-folders: $(READY) ## Measure quality, speed and memory of training on files (ARGS: its options)
 	$(BIN)/python -m measurements.folders $(ARGS)
 
-bench-reliability: $(READY) ## Measure the promises of docs/reliability.md (ARGS: its options)
+bench-reliability: $(READY) ## Measure the promises of docs/explanation/reliability.md (ARGS: its options)
 	$(BIN)/python -m measurements.reliability $(ARGS)
 
 study: $(READY) ## Measure what moves the quality, on validation images (ARGS: --studies NAME)
