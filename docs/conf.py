@@ -36,10 +36,10 @@ exclude_patterns = ["_build", "_ext"]
 nitpicky = True
 # Types of other packages: their documentation is not at hand while this one is built.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(np|numpy|keras|tf|tensorflow|pathlib|collections|typing|sklearn)\..*"),
-    (r"py:.*", r"(Any|Path|Self|Literal|Sequence|Callable|Iterable|Iterator|Mapping)"),
+    (r"py:.*", r"(np|numpy|keras|tf|tensorflow|sklearn|os|pathlib|tempfile|collections|typing)\..*"),
+    (r"py:.*", r"(Any|Path|Self|Literal|Sequence|Callable|Iterable|Iterator|Mapping|NotFittedError)"),
     # Types of this package that only annotations name.
-    (r"py:class", r"(anomaly_tf\.(config|runs|data)\..*|ThresholdConfig)"),
+    (r"py:class", r"(anomaly_tf\.(config|runs|data)\..*|Data|ThresholdConfig|TrainedDetector|Verbose)"),
 ]
 
 default_role = "literal"  # a name in backticks, as in the docstrings

@@ -63,10 +63,7 @@ class Option:
 
 def command_module(command: str) -> ModuleType:
     """The module of a command."""
-    try:
-        return import_module(f"anomaly_tf.cli.{command}")
-    except ImportError:
-        return import_module(command)
+    return import_module(f"anomaly_tf.cli.{command}")
 
 
 def options_in(record: type[Any], prefix: str = "") -> Iterator[Option]:
