@@ -31,15 +31,25 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "command_reference",
+    "notebook",
 ]
 exclude_patterns = ["_build", "_ext"]
 nitpicky = True
 # Types of other packages: their documentation is not at hand while this one is built.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(np|numpy|keras|tf|tensorflow|sklearn|os|pathlib|tempfile|collections|typing)\..*"),
-    (r"py:.*", r"(Any|Path|Self|Literal|Sequence|Callable|Iterable|Iterator|Mapping|NotFittedError)"),
+    (
+        r"py:.*",
+        r"(np|numpy|keras|tf|tensorflow|sklearn|os|pathlib|tempfile|collections|typing)\..*",
+    ),
+    (
+        r"py:.*",
+        r"(Any|Path|Self|Literal|Sequence|Callable|Iterable|Iterator|Mapping|NotFittedError)",
+    ),
     # Types of this package that only annotations name.
-    (r"py:class", r"(anomaly_tf\.(config|runs|data)\..*|Data|ThresholdConfig|TrainedDetector|Verbose)"),
+    (
+        r"py:class",
+        r"(anomaly_tf\.(config|runs|data)\..*|Data|ThresholdConfig|TrainedDetector|Verbose)",
+    ),
 ]
 
 default_role = "literal"  # a name in backticks, as in the docstrings

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
 import re
 import shlex
 import sys
@@ -87,6 +89,30 @@ def site(tmp_path_factory) -> dict[Path, Page]:
 def page_of(site: dict[Path, Page], name: str) -> Page:
     [page] = [page for path, page in site.items() if path.as_posix().endswith(f"html/{name}.html")]
     return page
+
+
+def cell(kind: str, source: str, *outputs: dict) -> dict:
+    return {"cell_type": kind, "source": source.splitlines(True), "outputs": list(outputs)}
+
+
+def test_a_notebook_is_a_page_with_its_outputs(tmp_path):
+    encoded = base64.b64encode((DOCS / "images" / "scores.png").read_bytes()).decode()
+    cells = [
+        cell("markdown", "# Photos\n\nSee [below](#a-second-part)."),
+        cell("code", "print(6 * 7)", {"output_type": "stream", "text": ["42\n"]}),
+        cell("markdown", "## A second part"),
+        cell("code", "shown()", {"output_type": "display_data", "data": {"image/png": encoded}}),
+    ]
+    (tmp_path / "index.ipynb").write_text(json.dumps({"cells": cells, "nbformat": 4}))
+    output = tmp_path / "html"
+    done = run_command(sys.executable, "-m", "sphinx", "-qWc", DOCS, tmp_path, output)
+    assert (done.returncode, done.stderr) == (0, "")
+    reader = PageReader()
+    reader.feed((output / "index.html").read_text("utf-8"))
+    assert "a-second-part" in reader.page.ids
+    assert "print(6 * 7)" in reader.page.text
+    assert "\n42\n" in reader.page.text
+    assert f"data:image/png;base64,{encoded}" in reader.page.loaded
 
 
 def test_no_internal_link_is_dead(site):
