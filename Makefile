@@ -45,13 +45,13 @@ fuzz: $(READY) ## Try thousands of generated inputs (minutes)
 	$(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_files.py tests/test_fuzz_folders.py --hypothesis-profile fuzz
 
 lint: $(READY) ## Check formatting, style and types
-	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES) docs
+	$(BIN)/ruff check $(SOURCES) docs
 	$(BIN)/mypy
 
 format: $(READY) ## Format the code and mend what the linter can
-	$(BIN)/ruff check --fix $(SOURCES)
-	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES) docs
+	$(BIN)/ruff format $(SOURCES) docs
 
 docs: $(READY) ## Build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx --fresh-env --quiet --fail-on-warning --keep-going docs docs/_build/html

@@ -201,6 +201,16 @@ def test_links_and_named_files_are_there(path):
             assert name in everywhere, name
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(DOCS).as_posix())
+def test_no_line_is_hidden_as_a_comment(path):
+    """A line that begins with % is none of the page's text, unless it stands for generated text."""
+    lines = path.read_text("utf-8").splitlines()
+    comments = {line for line in lines if line.startswith("%")}
+    assert comments <= {"% approaches", "% public names", "% fields of detector.json"} | {
+        f"% options: {path.stem}"
+    }
+
+
 def test_pictures_of_the_documentation_are_small_and_shown():
     shown = "".join(path.read_text("utf-8") for path in TEXTS)
     for picture in (DOCS / "images").iterdir():
