@@ -1,4 +1,4 @@
-"""The promises of docs/reliability.md, measured: `make bench-reliability`.
+"""The promises of docs/explanation/reliability.md, measured: `make bench-reliability`.
 
 - Kills: `kill -9` at random moments of one training, twenty times, against the same training left
   alone: weights and test AUROC, with `--deterministic` and without.
