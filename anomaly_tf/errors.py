@@ -1,20 +1,20 @@
-"""The exceptions that a user can cause and can mend."""
+"""Exceptions for mistakes that the user can correct."""
 
 
 class UserError(ValueError):
-    """Wrong input from outside: an option, a file, a folder.
+    """Wrong input: an option, a file or a folder.
 
-    The message is one line that names the thing and the remedy. The scripts print it on
-    stderr and end with exit status 2; nothing is left half-written.
+    The message is one line that names the wrong input and the remedy. The commands print it on
+    stderr and end with exit status 2; no file is left half-written.
     """
 
 
 class OptionError(ValueError):
-    """A value that an option cannot have; the message is `name reason`.
+    """An invalid value of an option; the message is `name reason`.
 
     Attributes:
-        name: The option, dots lead into a section: `training.batch_size`.
-        reason: What it must be, and what came.
+        name: Name of the option, with a dot after a section: `training.batch_size`.
+        reason: The allowed values and the value given.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -22,5 +22,5 @@ class OptionError(ValueError):
         self.name, self.reason = name, reason
 
     def as_user_error(self) -> UserError:
-        """The same for the command line, where the option has hyphens."""
+        """The error for the command line, where the option's name has hyphens."""
         return UserError(f"option --{self.name.replace('_', '-')} {self.reason}")

@@ -173,7 +173,7 @@ def test_wrong_options_are_named_in_one_line(arguments, words):
         ("- 1\n", ["key: value", "list"]),
         ("seed: two\n", ["seed", "whole number", "two"]),
         ("seed: 1:30\n", ["line 1, column 7", "1:30", "no whole number"]),
-        (f"seed: {'1' * 41}\n", ["line 1, column 7", "no whole number that an option takes"]),
+        (f"seed: {'1' * 41}\n", ["line 1, column 7", "not a whole number that an option takes"]),
         ("training: 5\n", ["training"]),
         ("approach: stoa\n", ["'stoa'", "sota"]),
         ("threshold:\n  percentile: -3\n", ["threshold.percentile", "at least 0"]),

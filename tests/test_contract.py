@@ -78,7 +78,7 @@ def test_the_score_follows_from_the_map_as_the_approach_declares(approach, shape
         # Beside it, an image as a whole may have further terms, none of which is negative.
         further = outputs["score"] - reduce(outputs["error_map"], axis=(1, 2))
         assert further.min() > -1e-5
-        if not declared.judges_whole(shape):
+        if not declared.scores_whole(shape):
             np.testing.assert_allclose(further, 0, atol=1e-5)
 
 
