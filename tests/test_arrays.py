@@ -211,7 +211,7 @@ def test_images_of_equal_content_in_arrays_are_counted(npz):
     twice = npz(images=np.concatenate([images, images[:2]]), labels=[*labels, 0, 0])
     of_one_class, contradicting = copies(load_npz(twice))
     assert of_one_class.startswith("WARNING: 1 training images are copies of others")
-    assert contradicting == "WARNING: 2 training images lie in two classes at once"
+    assert contradicting == "WARNING: 2 training images are in two classes"
     assert copies(load_npz(npz(images=images, labels=labels))) == []
 
 

@@ -163,7 +163,7 @@ def test_wrong_options_are_named_in_one_line(arguments, words):
         ("losses: [1\n", ["line 2", "broken YAML"]),
         (
             "seed: &one 1\ntraining:\n  epochs: *one\n",
-            ["line 3, column 11", "*one", "write that out"],
+            ["line 3, column 11", "*one", "write its value out"],
         ),
         ("losses: &itself {abc_weight: *itself}\n", ["line 1, column 30", "*itself"]),
         ("seed: 2001-99-99\n", ["broken YAML", "month"]),
@@ -172,7 +172,7 @@ def test_wrong_options_are_named_in_one_line(arguments, words):
         ("losses:\n  abc_wieght: 1\n", ["losses.abc_wieght", "did you mean 'losses.abc_weight'"]),
         ("- 1\n", ["key: value", "list"]),
         ("seed: two\n", ["seed", "whole number", "two"]),
-        ("seed: 1:30\n", ["line 1, column 7", "1:30", "no whole number"]),
+        ("seed: 1:30\n", ["line 1, column 7", "1:30", "not a whole number"]),
         (f"seed: {'1' * 41}\n", ["line 1, column 7", "not a whole number that an option takes"]),
         ("training: 5\n", ["training"]),
         ("approach: stoa\n", ["'stoa'", "sota"]),

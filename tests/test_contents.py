@@ -126,7 +126,7 @@ def test_arrays_that_changed_are_refused(change, of_arrays, tmp_path):
 def test_a_run_of_an_earlier_version_is_compared_as_far_as_it_can_be(of_arrays, tmp_path, capsys):
     assert len(opened(of_arrays, data=None).test)
     said = capsys.readouterr().err
-    assert said.startswith("note: this run was made by an earlier version")
+    assert said.startswith("note: this run is from an earlier version")
     assert said.count("\n") == 1
     other = arrays(tmp_path / "b.npz", NUMBERS, size=12)
     with pytest.raises(UserError, match="its images are 12x12x1"):

@@ -245,7 +245,7 @@ def test_with_an_output_the_run_is_only_read_and_a_missing_picture_costs_nothing
     ("output", "words"),
     [
         ("notes", ["--output", "holds other files"]),
-        ("notes/note.txt", ["cannot write to", "is no folder", "--output"]),
+        ("notes/note.txt", ["cannot write to", "is not a folder", "--output"]),
         ("other_run", ["--output", "holds other files"]),
         ("idx/inside", ["--output", "lies in the data"]),
         ("blocked", ["blocked/metrics.json is a folder", "--output"]),
@@ -301,7 +301,7 @@ def test_a_run_that_cannot_be_written_is_refused_before_work(
         ("completed", None),
         ("interrupted", "was interrupted after epoch 2; this is the detector of epoch"),
         ("running", "is unfinished after epoch 2"),
-        ("non_finite_loss", "ended with a loss that is no number after epoch 2"),
+        ("non_finite_loss", "ended with a loss that is not finite after epoch 2"),
     ],
 )
 def test_an_unfinished_training_is_mentioned(status, words, run_copy):

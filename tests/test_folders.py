@@ -137,7 +137,7 @@ def test_only_anomalies_or_one_normal_image(photos, tmp_path):
     pictures(photos / "a", 5)
     pictures(photos / "b", 5)
     dataset = load_folder(photos, config(tmp_path))
-    with pytest.raises(UserError, match=r"do not tell .* which is normal.*of: a, anomaly, b"):
+    with pytest.raises(UserError, match=r"no known name of a normal class.*of: a, anomaly, b"):
         make_split(config(tmp_path), dataset)
     for name in ("a", "b"):
         shutil.rmtree(photos / name)
@@ -486,7 +486,7 @@ def test_the_size_that_images_are_brought_to(sizes, asked, shape, photos, tmp_pa
         picture(photos / f"{number}.png", size=size)
     dataset = load_folder(photos, config(tmp_path, image_size=asked))
     assert dataset.train_images.shape[1:] == shape
-    assert f"taken as {shape[0]}x{shape[1]} (height x width" in dataset.report[-1]
+    assert f"read as {shape[0]}x{shape[1]} (height x width" in dataset.report[-1]
 
 
 def deep_pictures(folder: Path, count: int, bits: int) -> None:
@@ -579,7 +579,7 @@ def test_copies_do_not_come_to_lie_on_both_sides(photos, tmp_path):
     (photos / "normal" / "dented.png").write_bytes(contradiction)
     dataset = load_folder(photos, config(tmp_path))
     assert "left out: 2 copies of other images (same content)" in dataset.report
-    assert any("2 images that lie in two classes at once" in line for line in dataset.report)
+    assert any("2 images that are in two classes" in line for line in dataset.report)
     assert counts(dataset)[0] == {"normal": 8, "dent": 4}
 
 
@@ -672,7 +672,7 @@ def test_masks_that_match_no_picture_are_said(name, photos, tmp_path):
     dataset = load_folder(photos, config(tmp_path))
     assert len(dataset.masks) == 1
     (line,) = (line for line in dataset.left_out if "mask" in line)
-    assert line.startswith("left out: 4 masks that match no picture of an anomaly; name them ")
+    assert line.startswith("left out: 4 masks that match no image of an anomaly; name them ")
     assert line in dataset.report
     split = make_split(config(tmp_path), dataset)
     assert split.left_out == dataset.left_out
@@ -705,12 +705,12 @@ def test_training_says_on_stderr_what_it_leaves_out(photos, tmp_path, capsys, mo
     for words in (
         "skipped: 1 unreadable file",
         "left out: 1 copies",
-        "left out: 2 pictures in formats that are not read",
+        "left out: 2 images in formats that are not supported",
         "left out: 1 other file",
         "left out: 2 images beside train/ and test/",
     ):
         assert any(line.startswith(words) for line in lines)
-    assert "taken as" in said.out
+    assert "read as" in said.out
     assert "left out" not in said.out
 
 
@@ -844,7 +844,7 @@ def test_layout_needs_names_alone(photos):
             ["normal class gut does not exist", "choose one of: 0 dent, 1 good"],
         ),
         ("--normal-class goood", ["goood does not exist; did you mean good?"]),
-        ("--normal-class dent,dent", ["holds one class twice"]),
+        ("--normal-class dent,dent", ["names one class twice"]),
         ("--image-size 6", ["--image-size must be 8 to 1024"]),
         ("--image-size big", ["--image-size must be like 64 or 128x96; got big"]),
         ("--normal-class dent", ["holds 2 normal images", "at least 4"]),

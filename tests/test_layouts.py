@@ -40,7 +40,7 @@ def test_classes_below_a_class_are_asked_about(layout, below, remedy, tmp_path):
         for number in range(4):
             draw = mask if "ask" in place or "truth" in place else picture
             draw(folder / place / f"{number:03}.png")
-    with pytest.raises(UserError, match=rf"{below}/, named as .*--data \S*{remedy}, or move"):
+    with pytest.raises(UserError, match=rf"{below}/ has the name .*--data \S*{remedy}, or move"):
         load_folder(folder, config(tmp_path))
 
 
@@ -121,7 +121,7 @@ def test_masks_of_several_levels_are_doubted(levels, doubted, tmp_path):
         picture(folder / "bad" / f"{number}.png")
         mask(folder / "ground_truth" / "bad" / f"{number}_mask.png", levels)
     report = load_folder(folder, config(tmp_path)).report
-    assert any("more is dimly grey than white" in line for line in report) == doubted
+    assert any("have more dark grey than white pixels" in line for line in report) == doubted
 
 
 def test_pictures_are_no_masks(tmp_path):
@@ -139,7 +139,7 @@ def test_pictures_are_no_masks(tmp_path):
     dataset = load_folder(folder, config(tmp_path))
     assert [Path(file).name for file in dataset.masks] == ["0.png"]
     (line,) = (line for line in dataset.left_out if "2.png" in line)
-    assert "looks like a picture, not like a mask" in line
+    assert "looks like an image, not like a mask" in line
 
 
 def test_masks_of_pictures_that_count_as_normal_are_counted(tmp_path):

@@ -94,9 +94,9 @@ def stored(array: np.ndarray) -> bytes:
 @pytest.mark.parametrize(
     ("member", "words"),
     [
-        (hostile.claiming(ARRAY, (10**15,)), "announces"),
-        (hostile.claiming(ARRAY, (10**9, 10**9)), "announces"),
-        (stored(ARRAY)[:-1], "announces"),
+        (hostile.claiming(ARRAY, (10**15,)), "claims to be"),
+        (hostile.claiming(ARRAY, (10**9, 10**9)), "claims to be"),
+        (stored(ARRAY)[:-1], "claims to be"),
         (stored(ARRAY)[:20], ""),
         (b"", "got nothing"),
         (stored(ARRAY.astype(np.complex64)), "got complex64"),
@@ -130,7 +130,9 @@ def test_members_are_packed_as_numpy_packs_them(packing, tmp_path):
     file = tmp_path / "x.npz"
     with zipfile.ZipFile(file, "w", packing) as archive:
         archive.writestr("x.npy", stored(ARRAY))
-    with pytest.raises(ValueError, match=r"x\.npy is packed in another way"):
+    with pytest.raises(
+        ValueError, match=r"x\.npy has a compression that numpy\.savez does not use"
+    ):
         read_arrays(file, RIGHT)
 
 
@@ -344,7 +346,7 @@ def test_a_large_bmp_of_packed_rows(tmp_path):
     os.truncate(file, images.MAX_RLE_BYTES)
     assert images.open_image(file).size == (8, 8)
     os.truncate(file, images.MAX_RLE_BYTES + 1)
-    with pytest.raises(images.UnreadableImage, match="a large BMP of packed rows"):
+    with pytest.raises(images.UnreadableImage, match="a large run-length-encoded BMP"):
         images.open_image(file)
 
 
@@ -476,13 +478,13 @@ def test_planted_links_are_refused(run_copy, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (run_copy / "linked").symlink_to(elsewhere)
-    with pytest.raises(UserError, match="is a link, and what is written to a run"):
+    with pytest.raises(UserError, match="is a link, and the files of a run"):
         RunDirectory(run_copy).require_unlinked()
     own = tmp_path / "own"
     own.symlink_to(elsewhere)  # which the user names
     require_unlinked(own, [own / "a.png", own / "b" / "c.png"])
     (elsewhere / "b").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="is a link, and what is written to"):
+    with pytest.raises(UserError, match="is a link, and output must stay inside"):
         require_unlinked(own, [own / "b" / "c.png"])
 
 
@@ -496,7 +498,7 @@ def test_nothing_is_written_through_a_link_in_a_run(command, name, run_copy, tmp
     victim.mkdir()
     shutil.rmtree(run_copy / name, ignore_errors=True)
     (run_copy / name).symlink_to(victim)
-    with pytest.raises(UserError, match="is a link, and what is written to a run"):
+    with pytest.raises(UserError, match="is a link, and the files of a run"):
         main([*options, str(run_copy)])
     assert not list(victim.iterdir())
 
@@ -512,7 +514,7 @@ def test_an_evaluation_goes_through_no_link_and_over_no_other_file(run_copy, tmp
         evaluate.main([*options, "--output", str(output)])
     assert not list(victim.iterdir())
     (run_copy / "scores.csv").write_text("mine")
-    with pytest.raises(UserError, match=r"scores.csv is there and was not written by"):
+    with pytest.raises(UserError, match=r"scores.csv exists and was not written by"):
         evaluate.main(options)
     assert (run_copy / "scores.csv").read_text() == "mine"
 

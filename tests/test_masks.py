@@ -161,7 +161,7 @@ def test_photos_in_a_folder_that_is_called_as_masks_are_a_class(tmp_path):
     assert layout.class_names == ("good", "label")
     assert layout.masks == {}
     (note,) = layout.notes
-    assert "WARNING: label/ is taken for pictures of a class" in note
+    assert "WARNING: label/ is read as images of a class" in note
 
 
 def test_masks_in_a_folder_of_another_name_are_doubted(tmp_path):
@@ -170,7 +170,7 @@ def test_masks_in_a_folder_of_another_name_are_doubted(tmp_path):
         picture(tmp_path / "crack" / f"{number}.png")
         mask(tmp_path / "bw" / f"{number}.png")
     (note,) = recognise(tmp_path).notes
-    assert "WARNING: bw/ is taken for a class and looks like masks" in note
+    assert "WARNING: bw/ is read as a class but looks like masks" in note
     # Of two classes of black-and-white pictures neither is.
     for number in range(5):
         mask(tmp_path / "crack" / f"{number}.png", ~TRUTH)
@@ -184,7 +184,9 @@ def test_a_folder_of_masks_and_photos_is_asked_about(tmp_path):
     (tmp_path / "masks" / "8.png").write_bytes(b"broken, which says neither")
     assert recognise(tmp_path).class_names == ("good",)
     picture(tmp_path / "masks" / "9.png")
-    with pytest.raises(UserError, match=r"masks is named as masks are and holds pictures .*9\.png"):
+    with pytest.raises(
+        UserError, match=r"masks has a name for masks and also holds images .*9\.png"
+    ):
         recognise(tmp_path)
 
 

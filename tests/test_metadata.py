@@ -138,7 +138,7 @@ def test_colours_of_no_width_are_refused():
         (b"\xff{}", "decode"),
         (b"[1]", "expected an object"),
         (b'{"threshold": 1e999}', "too large a number"),
-        (b'{"other": -Infinity}', "-Infinity is no number"),
+        (b'{"other": -Infinity}', "-Infinity is not a number"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"a":' + b"1" * 5000 + b"}", "limit"),
         (b" " * (MAX_BYTES + 1), "more than 64 MB"),

@@ -75,7 +75,7 @@ def test_only_what_is_recognised_is_replaced(tmp_path):
     os.mkfifo(out / "pipe")  # which is not to be waited for
     for is_own in (is_heat_map, is_exported_file, is_benchmark_report, json_with("a")):
         refused("was not written", "--output", out, {out / "pipe": is_own})
-    refused("is no folder", "--output", out, {out / "a" / "y": never})
+    refused("is not a folder", "--output", out, {out / "a" / "y": never})
     # The user may have named a link.
     require_own_place("--output", out / "linked", {out / "linked" / "y": never})
 

@@ -59,7 +59,7 @@ def test_digits_from_training_to_prediction(approach, storage, floor, digits, tm
     split = json.loads((tmp_path / "run" / "split.json").read_text())
     assert metrics["n_test"] == len(split["test"]["files"])
     said = capsys.readouterr().out
-    assert "taken as 8x8" in said
+    assert "read as 8x8" in said
     options = ["--run-dir", str(tmp_path / "run"), "--format", "tflite", "--quantize", "int8"]
     assert export.main(options) == 0
     model = tmp_path / "run" / "export" / f"{approach}-int8.tflite"
@@ -83,7 +83,7 @@ def test_normal_pictures_alone(digits, tmp_path, capsys):
     assert (tmp_path / "only" / shown[0]["file"]).is_file()
     said = capsys.readouterr().out
     assert "n/a (no anomalies in the test set)" in said
-    assert "taken as 16x12 (height x width, as asked)" in said
+    assert "read as 16x12 (height x width, as given)" in said
     pictures = {path.stem for path in (tmp_path / "run" / "plots").iterdir()}
     assert {"most_unusual", "scores"} <= pictures
     assert not pictures & {"roc", "anomaly", "auroc_by_class"}

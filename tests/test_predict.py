@@ -254,12 +254,11 @@ def test_a_stream_unlike_the_calibration_images_is_told(model, small_arrays, tmp
         assert (done.returncode, done.stdout, plain.stderr) == (plain.returncode, plain.stdout, "")
         assert done.stderr.count("\n") == 1
         said[name] = done.stderr
-    assert said["clean"].startswith("drift: none seen; these 100 images score as")
-    assert said["noisy"].startswith("drift: these 100 images do not score as")
+    assert said["clean"].startswith("drift: none detected; the scores of these 100 images")
+    assert said["noisy"].startswith("drift: detected; the scores of these 100 images")
     assert "camera, light and focus" in said["noisy"]
     assert said["few"] == (
-        "drift: cannot tell from 19 images; at least 20 are needed, and as many calibration "
-        "images\n"
+        "drift: not tested with 19 images; at least 20 are needed, and as many calibration images\n"
     )
     detector = Detector.load(model)
     found = check_drift(detector.score(noisy), detector.calibration_scores)
@@ -491,14 +490,14 @@ def test_heat_maps_replace_only_heat_maps(model, photos, tmp_path, capsys):
         assert status == 1
         assert "3 images, 1 above" in out
     assert said == [
-        "left out: 3 pictures that anomaly_tf drew, heat maps or plots "
+        "left out: 3 images written by anomaly_tf, heat maps or plots "
         f"(first: {heat / 'photos' / 'a.png'})"
     ]
     assert before.items() <= folder_content(photos).items()
     (tmp_path / "mine" / "photos").mkdir(parents=True)
     mine = tmp_path / "mine" / "photos" / "a.png"
     mine.write_bytes((photos / "a.png").read_bytes())
-    with pytest.raises(UserError, match=r"a\.png is there and was not written by this command"):
+    with pytest.raises(UserError, match=r"a\.png exists and was not written by this command"):
         judge(capsys, "--model", model, photos, "--heatmaps", tmp_path / "mine")
     assert mine.read_bytes() == (photos / "a.png").read_bytes()
     assert [path.name for path in mine.parent.iterdir()] == ["a.png"]
@@ -536,7 +535,8 @@ def test_what_is_left_out_is_said_and_the_rest_is_judged(model, photos, tmp_path
     status, out, said = judge(capsys, "--model", model, photos)
     assert status == 1
     assert said == [
-        "left out: 2 pictures in formats that are not read; convert them to PNG or JPEG (2 .heic)",
+        "left out: 2 images in formats that are not supported; convert them to PNG or JPEG "
+        "(2 .heic)",
         "left out: 1 other file, no image by the name (1 .txt)",
     ]
     # What was named and could not be judged makes an error.

@@ -141,7 +141,7 @@ def test_roles_that_cannot_be(chosen, words):
 
 @pytest.mark.parametrize("protocol", ["imbalance", "unseen"])
 def test_one_class_alone_has_no_anomalies(protocol):
-    with pytest.raises(UserError, match=r"holds normal images alone.*--protocol corruption"):
+    with pytest.raises(UserError, match=r"holds normal images only.*--protocol corruption"):
         class_roles(DualGanConfig(protocol=protocol), ("only",))
 
 
@@ -387,7 +387,9 @@ def test_names_that_say_which_class_is_normal(names, arrays, folder):
             if order == FASHION_MNIST_CLASSES[::-1] or (expected or "").isdecimal():
                 order = names  # where the first one counts
             if expected is None:
-                with pytest.raises(UserError, match=r"do not tell .*--normal-class one or several"):
+                with pytest.raises(
+                    UserError, match=r"no known name .*--normal-class with one or several"
+                ):
                     class_roles(AutoencoderConfig(), order, is_folder)
             else:
                 (normal,) = class_roles(AutoencoderConfig(), order, is_folder).normal

@@ -442,7 +442,7 @@ def test_ctrl_c_never_replaces_a_detector_by_one_that_learnt_less(
     assert kept(run) == second
     # Without model and checkpoint there is nothing to go on from.
     (run / "model.keras").unlink()
-    with pytest.raises(UserError, match=r"has lost its model\.keras, and no checkpoint is left"):
+    with pytest.raises(UserError, match=r"has lost its model\.keras, and there is no checkpoint"):
         train.main(["--resume", str(run)])
 
 

@@ -94,7 +94,7 @@ def test_other_formats_and_other_files_are_counted(photos):
     assert found == ["a.png"]
     assert sorted(lines) == [
         "left out: 3 other files, no image by the name (2 .txt, 1 no ending)",
-        "left out: 3 pictures in formats that are not read; convert them to PNG or JPEG "
+        "left out: 3 images in formats that are not supported; convert them to PNG or JPEG "
         "(2 .heic, 1 .jp2)",
     ]
 
@@ -120,7 +120,7 @@ def test_linked_folders_are_followed_once(photos, tmp_path):
     found, lines = search(photos)
     assert found == ["a.png", "anomaly/far.png", "real/deep/b.png"]
     assert lines == [
-        f"left out: 1 link to nowhere ({photos / 'self'})",
+        f"left out: 1 broken link ({photos / 'self'})",
         f"left out: 3 folders reached twice; read once (first: {photos / 'a link'})",
     ]
 
@@ -140,8 +140,8 @@ def test_what_is_no_file_is_not_opened(photos):
     found, lines = search(photos)
     assert found == ["a.png", "gone.png"]  # reading it says what is wrong
     assert lines == [
-        f"left out: 1 link to nowhere ({photos / 'gone'})",
-        f"left out: 1 name of pipes, sockets or devices ({photos / 'pipe.bmp'})",
+        f"left out: 1 broken link ({photos / 'gone'})",
+        f"left out: 1 pipe, socket or device ({photos / 'pipe.bmp'})",
     ]
 
 
@@ -169,8 +169,7 @@ def test_heat_maps_plots_and_runs_are_left_out(photos):
     found, lines = search(photos)
     assert found == ["a.png"]
     assert lines == [
-        "left out: 3 pictures that anomaly_tf drew, heat maps or plots "
-        f"(first: {photos / 'b.png'})",
+        f"left out: 3 images written by anomaly_tf, heat maps or plots (first: {photos / 'b.png'})",
         f"left out: 1 run folder of anomaly_tf ({photos / 'runs' / 'first'})",
     ]
     assert recognise(photos).files == ["a.png"]
@@ -191,8 +190,8 @@ def test_what_may_not_be_looked_at_is_counted(tmp_path, without_root):
         found = find_images([top / "all"])
         assert [file.name for file, _ in found.files] == ["a.png"]
         lines = "\n".join(found.left_out.lines())
-        assert "2 names that cannot be looked at" in lines
-        assert "1 link to nowhere" in lines
+        assert "2 files or folders that cannot be accessed" in lines
+        assert "1 broken link" in lines
         assert not found.is_complete
     finally:
         (top / "all" / "closed").chmod(0o755)

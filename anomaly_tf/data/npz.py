@@ -35,7 +35,7 @@ def load_npz(path: Path) -> ImageDataset:
         `images` and `labels` the test set is empty.
 
     Raises:
-        UserError: If the file cannot be read or holds something else.
+        UserError: If the file cannot be read or has other content.
     """
     arrays, others = _read_npz(path)
     names = tuple(arrays)
@@ -47,7 +47,7 @@ def load_npz(path: Path) -> ImageDataset:
     if images[0].shape[1:] != images[-1].shape[1:]:
         raise UserError(
             f"{path}: {names[0]} and {names[2]} must hold images of one shape; "
-            f"got {images[0].shape[1:]} and {images[-1].shape[1:]}; bring them to one"
+            f"got {images[0].shape[1:]} and {images[-1].shape[1:]}; resize them to one shape"
         )
     class_names, classes = _numbered(path, labels)
     train = ImageSet(images[0], classes[0])
@@ -58,7 +58,7 @@ def load_npz(path: Path) -> ImageDataset:
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of the first of `NPZ_KEYS` that the file holds in full, and the others' names."""
+    """The arrays of the first complete entry of `NPZ_KEYS`, and the names of the other arrays."""
     reading = "its content"
     try:
         with path.open("rb") as opened:
@@ -85,7 +85,7 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; give an .npz file that can be read"
         ) from error
-    # Damaged bytes make zipfile and NumPy raise almost anything.
+    # zipfile and NumPy raise many kinds of exceptions on damaged bytes.
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
@@ -110,7 +110,7 @@ def _npz_images(path: Path, name: str, images: np.ndarray) -> np.ndarray:
 
 
 def _as_uint8(images: np.ndarray) -> str:
-    """What to do with images of another type: how their own range becomes 0 to 255."""
+    """The remedy for images of another type: how to scale them to 0 to 255."""
     advice = "; save grey or colour images from 0 to 255"
     if images.dtype == np.uint8 or images.dtype.kind not in "iuf" or not images.size:
         return advice
@@ -135,7 +135,7 @@ def _npz_labels(path: Path, name: str, labels: np.ndarray, count: int) -> np.nda
 
 
 def _as_labels(labels: np.ndarray) -> str:
-    """What to do with labels of another kind."""
+    """The remedy for labels of another type."""
     if labels.dtype.kind == "S":
         return "save labels.astype(str)"
     if labels.dtype.kind == "f":
@@ -152,7 +152,7 @@ def _numbered(path: Path, labels: list[np.ndarray]) -> tuple[tuple[str, ...], li
             f"{' and '.join(str(part.dtype) for part in labels)}; save both as integers or strings"
         )
     found = [np.unique(part, return_inverse=True) for part in labels]
-    # As Python's integers: NumPy would join signed and unsigned 64 bits as floats.
+    # As Python integers: NumPy would combine signed and unsigned 64-bit integers as floats.
     values = sorted({value for unique, _ in found for value in unique.tolist()})
     if len(values) > MAX_CLASSES:
         raise UserError(
