@@ -1,4 +1,4 @@
-"""What models give, as detectors hand it on."""
+"""Checks and conversion of the outputs of models."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def check_shapes(
     outputs: dict[str, tuple[int, ...]],
     wanted: Iterable[str],
 ) -> None:
-    """Makes sure that metadata and model belong together.
+    """Checks that the metadata matches the model.
 
     Args:
         info: Metadata with `image_shape`.
-        image_shape: Height, width and channels that the model takes.
-        outputs: Name to shape of what the model gives for one image.
-        wanted: Names of outputs that it must give.
+        image_shape: Height, width and channels of the model's input.
+        outputs: Name of each output of the model to its shape for one image.
+        wanted: Names of required outputs.
 
     Raises:
-        ValueError: If they do not.
+        ValueError: If they do not match.
     """
     expected = tuple(info.image_shape)
     if image_shape != expected:
@@ -33,13 +33,13 @@ def check_shapes(
     shapes = {"score": (), "error_map": expected[:2], "reconstruction": expected}
     for name in wanted:
         if name not in outputs or outputs[name] != shapes.get(name, outputs[name]):
-            raise ValueError(f"it gives no {name} of images {expected}")
+            raise ValueError(f"it has no output {name} for images {expected}")
 
 
 def as_uint8(reconstruction: np.ndarray) -> np.ndarray:
-    """Pictures float32 in [-1, 1], as models make them, as uint8 0 to 255, rounded."""
-    if not np.isfinite(reconstruction).all():  # which has no grey level
+    """Converts reconstructions, float32 in [-1, 1], to uint8 from 0 to 255, rounded."""
+    if not np.isfinite(reconstruction).all():  # NaN has no grey level
         raise UserError(
-            "the model gives a reconstruction that is no number; its weights are damaged"
+            "the model gives a reconstruction that is not finite; its weights are damaged"
         )
     return np.clip(np.rint((reconstruction + 1.0) * 127.5), 0, 255).astype(np.uint8)

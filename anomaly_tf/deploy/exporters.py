@@ -1,7 +1,7 @@
-"""A trained detector leaves as a SavedModel or as a LiteRT file, each with its own metadata.
+"""Exports a trained detector as a SavedModel or a LiteRT file, with metadata.
 
-The metadata is what `detector.json` holds but for the training, and what `DetectorInfo` names for
-exported files.
+The metadata is that of `detector.json` without the training facts, and with the fields of
+`DetectorInfo` for exported files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from anomaly_tf.runs.paths import user_path
 
 
 def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
-    """Writes a SavedModel that needs nothing of this package.
+    """Writes a SavedModel that can be used without this package.
 
     Signature `serve`, also `serving_default`: `images`, uint8 `(N, h, w, C)` of any N and any
     size (resized inside if it is not the detector's), to the detector's outputs and
@@ -42,8 +42,8 @@ def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
     `threshold` as well.
 
     Args:
-        detector: The trained detector, with the threshold that goes inside.
-        folder: Where to write; replaced if it is there, and left as it was if writing fails.
+        detector: The trained detector; its threshold is stored in the model.
+        folder: Output folder; an existing one is replaced, and unchanged if writing fails.
 
     Raises:
         OSError: If the folder cannot be written or is full.
@@ -87,18 +87,18 @@ def export_tflite(
     normal_images: Images,
     samples: np.ndarray,
 ) -> None:
-    """Writes a LiteRT file with its threshold, set by the scores that the file itself gives.
+    """Writes a LiteRT file with its own threshold, computed from the scores of the file itself.
 
-    The metadata lies beside the file as JSON, and inside it: the file is also a zip archive, after
-    LiteRT's convention of associated files.
+    The metadata is stored beside the file as JSON, and inside it: the file is also a zip archive,
+    by LiteRT's convention of associated files.
 
     Args:
-        detector: The trained detector; its threshold says how to set the file's own.
-        path: The .tflite file to write, replaced if it is there.
+        detector: The trained detector; the file's threshold uses the same method and value.
+        path: The .tflite file to write; an existing one is replaced.
         quantization: See `conversion.convert`.
-        batch_size: Images that the file takes at once.
+        batch_size: Images per call of the file.
         normal_images: uint8 `(N, H, W, C)`, the run's normal validation images.
-        samples: uint8 `(M, H, W, C)`, from which int8 learns the range of activations.
+        samples: uint8 `(M, H, W, C)`, for the calibration of the activation ranges of int8.
 
     Raises:
         OSError: If the files cannot be written.
@@ -134,13 +134,13 @@ def export_tflite(
 
 
 def _exported_model(detector: TrainedDetector) -> keras.Model:
-    """The detector's model without what only Grad-CAM needs."""
+    """The detector's model without the outputs for Grad-CAM."""
     outputs = {name: detector.model.output[name] for name in detector.outputs}
     return keras.Model(detector.model.input, outputs, name="detector")
 
 
 def _resized(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Images of the detector's size; the filter of `data/images.py`, within one grey level."""
+    """Resizes images to the detector's size, like `data/images.py` up to one grey level."""
 
     def resize() -> tf.Tensor:
         size = (height, width)
@@ -175,7 +175,7 @@ def _metadata(detector: TrainedDetector) -> DetectorInfo:
                 for name in ("tensorflow", "keras", "ai-edge-litert")
             },
         },
-        # Of the run only.
+        # Fields of runs only.
         data=None,
         training=None,  # type: ignore[arg-type]
         versions=None,
@@ -190,7 +190,7 @@ def _json(metadata: DetectorInfo) -> str:
 
 @contextmanager
 def _full_disk_as_os_error() -> Iterator[None]:
-    """TensorFlow reports a full disk in its own exceptions; outside it is one like any other."""
+    """Converts TensorFlow's own exception for a full disk to an `OSError`."""
     try:
         yield
     except tf.errors.OpError as error:

@@ -1,6 +1,6 @@
-"""Scores of image files: read, scored and drawn on all threads of the processor, in order.
+"""Scores image files and draws heat maps, on all threads of the processor, in order.
 
-Needs what the detector itself needs, and no more.
+Needs only the packages of the detector itself.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from anomaly_tf.script import quiet_libraries
 
 # Files that are read and scored together.
 PART = 64
-# From so many files on, processes save more than their start takes. Threads read small files one
-# after the other: most of that time is Python's own, and Python runs one thread at a time.
+# Number of files from which processes save more time than they take to start. Threads read small
+# files one after the other, because most of that time is spent in Python, under the GIL.
 MANY = 500
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file to be scored.
+    """An image file to score.
 
     Attributes:
-        path: Where it is.
-        heatmap: The PNG file to write its heat map to; none if None.
+        path: Path of the file.
+        heatmap: PNG file for its heat map; None for no heat map.
     """
 
     path: Path
@@ -49,12 +49,12 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ScoredFile:
-    """What came of a file.
+    """The result of a file.
 
     Attributes:
-        path: Where it is.
-        score: None if it cannot be read.
-        error: Why it cannot be read, or why its heat map was not written; else None.
+        path: Path of the file.
+        score: Anomaly score; None if the file cannot be read.
+        error: Reason why it cannot be read, or why its heat map was not written; else None.
     """
 
     path: Path
@@ -68,22 +68,22 @@ def score_files(
     """Scores image files in their order, and draws their heat maps.
 
     Args:
-        detector: The detector. Many files are scored by processes of which each loads its own, if
-            that is quick.
-        model: Where it was loaded from.
-        files: At least one.
+        detector: The detector. Many files are scored by several processes, and each loads its own
+            detector, if loading is fast.
+        model: Path from which it was loaded.
+        files: The files, at least one.
 
     Yields:
-        What came of each part of the files.
+        The results of each part of the files.
 
     Raises:
-        UserError: If a process that scores was ended.
+        UserError: If a scoring process was ended.
     """
     threads = available_threads()
     size = min(PART, -(-len(files) // threads))
     parts = (files[start : start + size] for start in range(0, len(files), size))
     if detector.loads_quickly and threads > 1 and len(files) >= MANY:
-        # Spawned, because a copy of a process that has threads may lock.
+        # Spawned, because a forked process with threads may deadlock.
         context = multiprocessing.get_context("spawn")
         settings = model, detector.threshold, detector.info.bit_depth
         with ProcessPoolExecutor(threads, context, _Worker.start, settings) as pool:
@@ -91,10 +91,10 @@ def score_files(
                 yield from _in_order(pool, _Worker.score, parts, 2 * threads)
             except BrokenProcessPool as error:
                 raise UserError(
-                    "a process that scores images was ended, as for lack of memory; score fewer "
-                    "images at a time"
+                    "a process that scores images was ended, probably for lack of memory; score "
+                    "fewer images at a time"
                 ) from error
-            except BaseException:  # as Ctrl-C, which the processes ignore and would wait through
+            except BaseException:  # including Ctrl-C, which the processes ignore
                 with uninterrupted():
                     for process in multiprocessing.active_children():
                         process.kill()
@@ -111,7 +111,7 @@ def _in_order(
     parts: Iterator[list[ImageFile]],
     ahead: int,
 ) -> Iterator[list[ScoredFile]]:
-    """Each part with its results; no more than `ahead` parts are begun before they are taken."""
+    """Yields the results of each part in order; at most `ahead` parts are started in advance."""
     begun: deque[Future[list[ScoredFile]]] = deque()
     try:
         for part in parts:
@@ -128,11 +128,11 @@ def _in_order(
 
 @contextmanager
 def _children_without_ctrl_c() -> Iterator[None]:
-    """Ctrl-C is for the process that waits; its children would print where they were."""
+    """Blocks Ctrl-C for child processes, which would print tracebacks."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # A process begins with the mask of the thread that starts it.
+    # A process inherits the signal mask of the thread that starts it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -141,7 +141,7 @@ def _children_without_ctrl_c() -> Iterator[None]:
 
 
 class _Worker:
-    """What a process that scores images keeps between its parts."""
+    """The state of a process that scores images."""
 
     detector: Detector
 
@@ -161,7 +161,7 @@ class _Worker:
 
 
 def _score(detector: Detector, part: list[ImageFile]) -> list[ScoredFile]:
-    """What comes of each file."""
+    """The result of each file."""
     scored = {}
     images = {}
     for file in part:
@@ -180,7 +180,7 @@ def _score(detector: Detector, part: list[ImageFile]) -> list[ScoredFile]:
 
 
 def _draw(detector: Detector, file: ImageFile, heat: np.ndarray) -> str | None:
-    """Writes a PNG of a picture with its map float32 `(H, W)` over it; returns why it could not."""
+    """Writes an image with its map float32 `(H, W)` as a PNG; returns the reason if it fails."""
     assert file.heatmap
     mark = PngInfo()
     mark.add_text(SOFTWARE, HEAT_MAP)
@@ -189,7 +189,7 @@ def _draw(detector: Detector, file: ImageFile, heat: np.ndarray) -> str | None:
         drawn = overlay(picture, detector.heat_scale.strength(heat))
         with atomic_path(file.heatmap) as path:
             drawn.save(path, pnginfo=mark)
-    except UnreadableImage as error:  # which was changed in between
+    except UnreadableImage as error:  # the file was changed since it was scored
         return f"{error}; no heat map"
     except OSError as error:
         reason = error.strerror or error
