@@ -1,5 +1,9 @@
 """Exceptions for mistakes that the user can correct."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 
 class UserError(ValueError):
     """Wrong input: an option, a file or a folder.
@@ -7,6 +11,11 @@ class UserError(ValueError):
     The message is one line that names the wrong input and the remedy. The commands print it on
     stderr and end with exit status 2; no file is left half-written.
     """
+
+
+def as_option(name: str) -> str:
+    """The command-line form of an option: `--training.batch-size` for `training.batch_size`."""
+    return f"--{name}".replace("_", "-")
 
 
 class OptionError(ValueError):
@@ -21,6 +30,6 @@ class OptionError(ValueError):
         super().__init__(f"{name} {reason}")
         self.name, self.reason = name, reason
 
-    def as_user_error(self) -> UserError:
-        """The error for the command line, where the option's name has hyphens."""
-        return UserError(f"option --{self.name.replace('_', '-')} {self.reason}")
+    def as_user_error(self, spelling: Callable[[str], str] = as_option) -> UserError:
+        """The error for the user, with the option in the form that `spelling` gives."""
+        return UserError(f"option {spelling(self.name)} {self.reason}")

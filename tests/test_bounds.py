@@ -186,7 +186,7 @@ def test_the_peak_of_memory_counts_what_is_kept():
     [
         (lambda x: tf.pad(x, [[0, 4], [0, 0], [0, 0], [0, 0]]), "float32 (7,) as score of 3"),
         (lambda x: tf.reshape(x, [1, 28, 28, 1]), "cannot score these images"),
-        (lambda x: x / 0.0, "a score that is no number"),
+        (lambda x: x / 0.0, "a score that is not finite"),
     ],
 )
 def test_what_a_saved_model_answers_is_checked(act, words, saved_copy):
@@ -207,13 +207,13 @@ def test_every_output_is_checked(trained_run):
         "probabilities": np.zeros((2, 10), np.float32),
     }
     for name, values in right.items():
-        detector.check_answer(name, values, 2)
+        detector._check_answer(name, values, 2)
         wrong = [None, values[:1], values[..., :-1], values[..., None], values.astype(np.float64)]
         if name != "reconstruction":
             wrong.append(np.full_like(values, np.nan))
         for value in wrong:
             with pytest.raises(UserError, match=name):
-                detector.check_answer(name, value, 2)
+                detector._check_answer(name, value, 2)
 
 
 def test_grad_cam_of_weights_that_are_no_numbers_is_no_map():
@@ -223,7 +223,7 @@ def test_grad_cam_of_weights_that_are_no_numbers_is_no_map():
     assert detector.explain(images).shape == (2, 16, 16)
     for weight in model.weights:
         weight.assign(np.full(weight.shape, np.nan))
-    with pytest.raises(UserError, match="a error_map that is no number"):
+    with pytest.raises(UserError, match="a error_map that is not finite"):
         detector.explain(images)
 
 
@@ -231,7 +231,7 @@ def test_a_reconstruction_that_is_no_number_has_no_grey_level():
     right = np.array([-1, 0.999, 7], np.float32)
     assert as_uint8(right).tolist() == [0, 255, 255]
     for wrong in (np.nan, np.inf):
-        with pytest.raises(UserError, match="a reconstruction that is no number"):
+        with pytest.raises(UserError, match="a reconstruction that is not finite"):
             as_uint8(np.array([0, wrong], np.float32))
 
 
@@ -239,9 +239,9 @@ def test_a_reconstruction_that_is_no_number_has_no_grey_level():
     ("takes", "gives", "words"),
     [
         ((8, 9, 1), {"score": (), "error_map": (8, 8)}, "it takes images (8, 9, 1), not (8, 8, 1)"),
-        ((8, 8, 1), {"score": ()}, "it gives no error_map of images (8, 8, 1)"),
-        ((8, 8, 1), {"score": (1,), "error_map": (8, 8)}, "it gives no score of images"),
-        ((8, 8, 1), {"score": (), "error_map": (8, 9)}, "it gives no error_map of images"),
+        ((8, 8, 1), {"score": ()}, "it has no output error_map for images (8, 8, 1)"),
+        ((8, 8, 1), {"score": (1,), "error_map": (8, 8)}, "it has no output score for images"),
+        ((8, 8, 1), {"score": (), "error_map": (8, 9)}, "it has no output error_map for images"),
     ],
 )
 def test_metadata_of_another_model_is_noticed(takes, gives, words):

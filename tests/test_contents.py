@@ -188,7 +188,7 @@ def test_pictures_that_were_replaced_under_their_names_are_counted(of_files, pho
 def test_pictures_of_training_in_the_test_set_are_counted(of_files, photos):
     learnt, tested = files_of(of_files, "validation")[0], files_of(of_files, "test")[1]
     shutil.copy(photos / learnt, photos / tested)
-    words = rf"images of training that are now in the test set: 1 \(first: {tested}\)"
+    words = rf"training or validation images that are now in the test set: 1 \(first: {tested}\)"
     with pytest.raises(UserError, match=words):
         opened(of_files)
 
@@ -248,7 +248,7 @@ def test_a_split_of_an_earlier_version_has_no_digests(of_files, photos, capsys):
     file = photos / files_of(of_files, "test")[0]
     Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
     assert len(opened(of_files, data=None).test)
-    assert "kept no digests" in capsys.readouterr().err
+    assert "wrote no digests" in capsys.readouterr().err
     with pytest.raises(UserError, match="its test set holds other images"):
         opened(of_files)
 
@@ -271,7 +271,7 @@ def test_images_on_disk_under_corruption_are_compared_as_they_were_kept(
 def test_a_configuration_of_another_protocol_or_approach_is_refused(of_files):
     for name, value in (("protocol", "corruption"), ("approach", "vae")):
         setattr(of_files.info, name, value)
-        with pytest.raises(UserError, match=rf"says {name} .* and its detector\.json {value}"):
+        with pytest.raises(UserError, match=rf"has {name} .* and its detector\.json {value}"):
             opened(of_files, data=of_files.info.data)
         setattr(of_files.info, name, getattr(of_files.config, name))
     opened(of_files)

@@ -22,9 +22,9 @@ from ai_edge_litert.interpreter import Interpreter
 from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script, weighing_detector
 from keras import layers
 
-import export
 from anomaly_tf import Detector
 from anomaly_tf.approaches import APPROACHES, options_of
+from anomaly_tf.cli import export
 from anomaly_tf.deploy import exporters
 from anomaly_tf.deploy.conversion import convert, with_subpixel_convolutions
 from anomaly_tf.deploy.keras_run import TrainedDetector
@@ -497,8 +497,8 @@ def test_a_loss_of_quality_ends_in_status_three(exported, monkeypatch, capsys, t
     ("damage", "words"),
     [
         ("truncated", "truncated"),
-        ("foreign", "was not made by export.py"),
-        ("empty", "was not made by export.py"),
+        ("foreign", "was not written by export.py"),
+        ("empty", "was not written by export.py"),
         ("changed", "another SHA-256 digest"),
         ("swapped", "another SHA-256 digest"),
         ("metadata", "metadata of .* is damaged"),
@@ -545,7 +545,7 @@ def test_metadata_beside_the_file_serves_as_well(exported, images, tmp_path):
     [
         ("changed", "was changed"),
         ("incomplete", "is missing"),
-        ("foreign", "was not made by export.py"),
+        ("foreign", "was not written by export.py"),
         ("metadata", "is damaged"),
     ],
 )

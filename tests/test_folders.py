@@ -14,9 +14,9 @@ import pytest
 from conftest import assert_one_line, run_script, weighing_detector
 from PIL import Image
 
-import train
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
+from anomaly_tf.cli import train
 from anomaly_tf.config import FolderConfig
 from anomaly_tf.data import corruption_sets, folder_reading
 from anomaly_tf.data.cutting import MIN_CUT
@@ -199,13 +199,13 @@ def test_a_run_reads_its_own_split_again(photos, tmp_path):
         np.testing.assert_array_equal(after.classes, before.classes)
         np.testing.assert_array_equal(after.images[:], before.images)
     (photos / split.test.files[0]).unlink()
-    with pytest.raises(UserError, match=r"(?s)1 of the 36 files .*first: .*by --data"):
+    with pytest.raises(UserError, match=r"(?s)1 of the 36 files .*first: .*with --data"):
         open_split(chosen, tmp_path / "split.json")
     content = json.loads((tmp_path / "split.json").read_text())
     for outside in ("../elsewhere.png", "/etc/passwd"):
         part = content["test"] | {"files": [outside, *content["test"]["files"][1:]]}
         (tmp_path / "split.json").write_text(json.dumps(content | {"test": part}))
-        with pytest.raises(UserError, match="leads out of the folder"):
+        with pytest.raises(UserError, match="must be paths of files inside the folder"):
             open_split(chosen, tmp_path / "split.json")
     (tmp_path / "split.json").write_text(json.dumps({"roles": []}))
     with pytest.raises(UserError, match="is damaged"):
@@ -814,7 +814,7 @@ def test_a_mask_outside_of_the_folder_is_refused(photos, tmp_path):
     content = json.loads((tmp_path / "split.json").read_text())
     for masks in ({"a.png": "../b.png"}, {"../a.png": "b.png"}, {"a.png": "/b.png"}):
         (tmp_path / "split.json").write_text(json.dumps(content | {"masks": masks}))
-        with pytest.raises(UserError, match="leads out of the folder"):
+        with pytest.raises(UserError, match="must be paths of files inside the folder"):
             open_split(chosen, tmp_path / "split.json")
 
 
@@ -848,7 +848,7 @@ def test_layout_needs_names_alone(photos):
         ("--image-size 6", ["--image-size must be 8 to 1024"]),
         ("--image-size big", ["--image-size must be like 64 or 128x96; got big"]),
         ("--normal-class dent", ["holds 2 normal images", "at least 4"]),
-        ("--approach sota", ["sota learns from labelled anomalies, at least 3", "has 2"]),
+        ("--approach sota", ["sota needs at least 3 labelled anomalies", "has 2"]),
     ],
 )
 def test_mistakes_end_in_one_line(options, words, photos, tmp_path, without_tensorflow):

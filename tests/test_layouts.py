@@ -96,7 +96,7 @@ def test_what_looks_like_masks_beside_their_pictures_is_doubted(tmp_path):
     for number in range(4):
         mask(folder / f"n{number:02}-where.png")
     (line,) = doubts(folder, tmp_path)
-    assert "4 pictures with -where behind the name of another" in line
+    assert "4 images with -where after the name of another" in line
 
 
 def doubts(folder: Path, tmp_path: Path) -> list[str]:
@@ -151,7 +151,7 @@ def test_masks_of_pictures_that_count_as_normal_are_counted(tmp_path):
     chosen = dataclasses.replace(config(tmp_path, normal_class=("a",)), data=str(folder))
     split = make_split(chosen, load_folder(folder, chosen))
     assert {Path(file).parent.name for file in split.masks} == {"b"}
-    assert any("8 masks of pictures that count as normal" in line for line in split.left_out)
+    assert any("8 masks of images that count as normal" in line for line in split.left_out)
     compared = masked_images(split, chosen, (10, 12, 1))
     assert compared.n_normal + split.test.labels.sum() == len(compared.part)
     assert not compared.masks[: compared.n_normal].any()

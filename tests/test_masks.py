@@ -114,7 +114,7 @@ def test_masks_are_told_and_doubted(tmp_path):
     assert "3_mask.png marks nothing" in report
     assert "masks mark the anomaly by grey above 127 (2), grey above 0 (1)" in report
     (line,) = (line for line in dataset.report if "WARNING" in line)
-    assert "1 of 3 masks mark more than half of their picture (first: ground_truth" in line
+    assert "1 of 3 masks mark more than half of their image (first: ground_truth" in line
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_metadata_that_does_not_fit_ends_in_one_line(kind, name, value, copies):
     path, file = copies[kind]
     Detector.load(path)
     file.write_text(json.dumps(changed(json.loads(file.read_text()), name, value)))
-    with pytest.raises(UserError, match=r"(damaged|no detector of ours)") as refused:
+    with pytest.raises(UserError, match=r"(damaged|not an anomaly_tf detector)") as refused:
         Detector.load(path, trust=True)
     assert "\n" not in str(refused.value)
     assert str(path) in str(refused.value)

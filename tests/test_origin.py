@@ -19,11 +19,9 @@ from conftest import ROOT
 from PIL import Image
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-import evaluate
-import export
-import predict
 from anomaly_tf import Detector
 from anomaly_tf.approaches import APPROACHES, build_model, options_of
+from anomaly_tf.cli import evaluate, export, predict
 from anomaly_tf.deploy import origin
 from anomaly_tf.deploy.exporters import export_saved_model
 from anomaly_tf.deploy.keras_run import TrainedDetector
@@ -154,10 +152,12 @@ def test_the_file_of_a_run_is_taken_as_the_run(trained_run, images, tmp_path):
     detector = Detector.load(trained_run / "model.keras")
     np.testing.assert_array_equal(detector.score(images), Detector.load(trained_run).score(images))
     alone = shutil.copy(trained_run / "model.keras", tmp_path / "model.keras")
-    assert_refused(Path(alone), "alone is no detector", "give the run's folder", trust=True)
+    assert_refused(
+        Path(alone), "has no threshold and is not a detector", "give the run's folder", trust=True
+    )
     beside = shutil.copy(trained_run / "model.keras", tmp_path / "other.keras")
     shutil.copy(trained_run / "detector.json", tmp_path / "detector.json")
-    assert_refused(Path(beside), "alone is no detector", trust=True)
+    assert_refused(Path(beside), "has no threshold and is not a detector", trust=True)
 
 
 @pytest.mark.parametrize("trust", [False, True])
@@ -227,7 +227,7 @@ def test_classes_that_no_approach_has(where, named, words, run_copy):
     members["config.json"] = json.dumps(config).encode()
     write_archive(run_copy / "model.keras", members)
     forge(run_copy)
-    assert_refused(run_copy, "no detector of ours is made of", words)
+    assert_refused(run_copy, "contains parts that no anomaly_tf detector has", words)
 
 
 def link() -> zipfile.ZipInfo:
@@ -473,7 +473,9 @@ def test_functions_are_found_in_every_attribute(call):
 
 def test_what_a_library_says_of_a_file_is_one_inert_line():
     said = str(origin.refused(Path("model"), ValueError("two\n  lines\r\x1b[31m\u202e")))
-    assert said.startswith(r"model is damaged or no detector of ours (two lines \x1b[31m\u202e)")
+    assert said.startswith(
+        r"model is damaged or not an anomaly_tf detector (two lines \x1b[31m\u202e)"
+    )
     assert len(str(origin.refused(Path("model"), ValueError("x" * 10**5)))) < 300
     assert "(KeyError)" in str(origin.refused(Path("model"), KeyError()))
 
@@ -493,7 +495,7 @@ def user_object(graph: Any) -> Any:
         (lambda graph: setattr(graph.object_graph_def.nodes[0], "registered_saver", "x"), "saver"),
         (
             lambda graph: graph.graph_def.library.function[0].attr["api_implements"],
-            "may exchange for another",
+            "may replace by another",
         ),
     ],
 )

@@ -15,10 +15,9 @@ import pytest
 from conftest import ROOT, assert_one_line, run_command, run_script
 from PIL import Image
 
-import evaluate
-import export
-import predict as script
 from anomaly_tf import Detector
+from anomaly_tf.cli import evaluate, export
+from anomaly_tf.cli import predict as script
 from anomaly_tf.deploy.file_scoring import MANY, ImageFile, score_files
 from anomaly_tf.detection.batches import check_drift, select_anomalies
 from anomaly_tf.detection.threshold import conformal_threshold
@@ -406,7 +405,7 @@ def test_many_files_in_order(model, judged, without_tensorflow, tmp_path):
         ("--model none photos", ["none does not exist"]),
         ("--model none.tflite photos", ["none.tflite does not exist"]),
         ("--model photos photos", ["not a run directory"]),
-        ("--model photos/text.png photos", ["text.png", "was not made by export.py"]),
+        ("--model photos/text.png photos", ["text.png", "was not written by export.py"]),
         ("--model {model}", ["FILES_OR_FOLDERS"]),
         ("--model {model} empty", ["folder empty holds no images"]),
         ("--model {model} missing", ["cannot read missing: No such file", "that exist"]),

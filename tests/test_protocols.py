@@ -401,7 +401,7 @@ def test_a_guess_is_told_and_doubted_where_the_normal_class_is_the_smaller_one()
         dataset = numbered(counts, files=False)
         roles = class_roles(AutoencoderConfig(), dataset.class_names)
         lines = describe_guess(AutoencoderConfig(), dataset, roles)
-        assert lines[0] == "normal class: 0, because it comes first; --normal-class names others"
+        assert lines[0] == "normal class: 0, because it comes first; --normal-class selects others"
         assert len(lines) == 1 + doubtful
         if doubtful:
             assert "WARNING: 0 counts as normal and has 15 images, 1 counts" in lines[1]

@@ -93,9 +93,9 @@ def test_other_formats_and_other_files_are_counted(photos):
     found, lines = search(photos)
     assert found == ["a.png"]
     assert sorted(lines) == [
-        "left out: 3 other files, no image by the name (2 .txt, 1 no ending)",
         "left out: 3 images in formats that are not supported; convert them to PNG or JPEG "
         "(2 .heic, 1 .jp2)",
+        "left out: 3 other files, no image by the name (2 .txt, 1 no ending)",
     ]
 
 

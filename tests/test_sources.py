@@ -51,7 +51,7 @@ def test_a_source_that_is_none_is_told_which_there_are(tmp_path):
         "fashion_mnist",
         "tfds:NAME",
         ".npz",
-        "a folder of pictures or IDX files",
+        "a folder of images or IDX files",
     ):
         assert word in str(caught.value)
 

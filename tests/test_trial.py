@@ -23,7 +23,7 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.limits import MAX_GB, MAX_SECONDS
 
-UNTRIED = "could not be tried in a process of its own"
+UNTRIED = "could not be tried in a separate process"
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ def test_what_was_made_here_is_known(nothing_is_known, tmp_path):
     detector = weighing_detector((8, 8, 1), (1,))
     images = np.zeros((3, 8, 8, 1), np.uint8)
     (tmp_path / "run").mkdir()
-    detector.save(RunDirectory(tmp_path / "run"))
+    detector.write(RunDirectory(tmp_path / "run"))
     assert len([*nothing_is_known.iterdir()]) == 1
     export_saved_model(detector, tmp_path / "saved")
     assert len([*nothing_is_known.iterdir()]) == 2
@@ -186,7 +186,7 @@ def test_what_is_said_of_a_model_on_trial_is_passed_on(deployed, tflite_info, tm
     tflite_info["image_shape"] = [27, 28, 1]
     file.with_suffix(".json").write_text(json.dumps(tflite_info))
     message = refusal(file)
-    assert "two\\nlines/other.tflite is damaged or no detector of ours" in message
+    assert "two\\nlines/other.tflite is damaged or not an anomaly_tf detector" in message
     assert "it takes images (28, 28, 1), not (27, 28, 1)" in message
 
 

@@ -203,8 +203,8 @@ class FolderConfig(Checked):
     """Reading of a folder of images.
 
     Attributes:
-        test_fraction: Share of each class that is kept for the test, if the folder has no test/
-            subfolder.
+        test_fraction: Share of each class that is kept for the test, if the data has no test set;
+            with 0, the run has no test set and cannot be evaluated.
         storage: Where the images are kept in training. memory; disk: read when needed; auto: memory
             up to memory_limit, else disk.
         memory_limit: Largest size of the images in memory, in megabytes (10^6 bytes).
@@ -216,7 +216,7 @@ class FolderConfig(Checked):
 
     section: ClassVar[str] = "folder."
 
-    test_fraction: float = number(0.2, 0.01, 0.9)
+    test_fraction: float = number(0.2, 0, 0.9)
     storage: Literal["auto", "memory", "disk"] = "auto"
     memory_limit: int = number(500, 1)
     bit_depth: int | None = number(None, 8, 16)

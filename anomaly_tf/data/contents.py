@@ -221,7 +221,7 @@ def require_same_files(data: str, before: FileDigests, now: FileDigests) -> None
     learnt = {*before["train"].values(), *before["validation"].values()}
     test = before["test"]
     found = {
-        "images of the training or validation set that are now in the test set": [
+        "training or validation images that are now in the test set": [
             file for file, one in now["test"].items() if one in learnt and test.get(file) != one
         ],
         "images replaced under their names": [f for f in new if old.get(f, new[f]) != new[f]],

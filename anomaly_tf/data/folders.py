@@ -49,7 +49,20 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
         UserError: If the folder has another layout, holds no image, or too many unreadable files.
     """
     folder = user_path(folder)
-    layout = recognise(folder)
+    return load_layout(folder, recognise(folder), config)
+
+
+def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
+    """Loads the files of a layout, as `load_folder` does.
+
+    Args:
+        folder: The folder to which the layout's paths are relative.
+        layout: Files and classes.
+        config: Image size, storage and the allowed share of unreadable files.
+
+    Raises:
+        UserError: As `load_folder`.
+    """
     read_from = [folder, *folders_of(folder / file for file in layout.files)]
     data_dir = user_path(config.data_dir)
     cache: dict[Path, IsOwn] = {data_dir / CACHES / "any": Path.is_dir}

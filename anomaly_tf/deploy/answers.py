@@ -1,4 +1,4 @@
-"""Checks and conversion of the outputs of models."""
+"""Checks and conversion of the inputs and outputs of models."""
 
 from __future__ import annotations
 
@@ -43,3 +43,65 @@ def as_uint8(reconstruction: np.ndarray) -> np.ndarray:
             "the model gives a reconstruction that is not finite; its weights are damaged"
         )
     return np.clip(np.rint((reconstruction + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def checked_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Checks images of the user; returns uint8 `(N, H, W, C)`.
+
+    Args:
+        images: uint8 `(N, H, W, C)`; the channel axis may be omitted for grayscale images.
+        image_shape: Height, width and channels.
+
+    Raises:
+        ValueError: If the images have another type or shape.
+    """
+    is_uint8 = isinstance(images, np.ndarray) and images.dtype == np.uint8
+    if is_uint8 and images.shape[1:] == image_shape:
+        return images
+    if is_uint8 and (*images.shape[1:], 1) == image_shape:
+        return images[..., np.newaxis]
+    height, width, channels = image_shape
+    expected = f"expected uint8 images (N, {height}, {width}, {channels}) in 0 to 255"
+    if not isinstance(images, np.ndarray):
+        raise ValueError(f"{expected}; got a {type(images).__name__}, not a numpy array")
+    if is_uint8:
+        raise ValueError(f"{expected}; got shape {images.shape}")
+    numbers = images.dtype.kind in "iufc" and images.size
+    values = f" with values {images.min():g} to {images.max():g}" if numbers else ""
+    raise ValueError(f"{expected}; got {images.dtype}{values}, shape {images.shape}")
+
+
+def check_answer(
+    name: str,
+    values: np.ndarray | None,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    count: int,
+) -> None:
+    """Checks the shape, type and values of an output of the model.
+
+    Args:
+        name: Name of the output.
+        values: Its values.
+        image_shape: Height, width and channels.
+        classes: Number of the detector's class names; 0 allows any number of classes.
+        count: Number of images.
+
+    Raises:
+        UserError: If shape or type are wrong, or a value is not finite.
+    """
+    height, width, channels = image_shape
+    if name == "probabilities":
+        rest: tuple[int, ...] = (classes or (values.shape[-1] if values is not None else 0),)
+    else:
+        shapes = {"error_map": (height, width), "reconstruction": (height, width, channels)}
+        rest = shapes.get(name, ())
+    dtype = np.dtype(np.uint8 if name == "reconstruction" else np.float32)
+    if values is None or values.shape != (count, *rest) or values.dtype != dtype:
+        got = "nothing" if values is None else f"{values.dtype} {values.shape}"
+        raise UserError(
+            f"the model gives {got} as {name} of {count} images, not {dtype} "
+            f"{(count, *rest)}; create it again"
+        )
+    if not np.isfinite(values).all():  # NaN would count as normal
+        raise UserError(f"the model gives a {name} that is not finite; its weights are damaged")

@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from anomaly_tf.data.images import read_image
+from anomaly_tf.deploy.answers import check_answer, checked_images
 from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
 from anomaly_tf.errors import UserError
+from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale, Threshold
+from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import printable
 
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
 
 
-# Metadata of a detector that can be changed after loading.
+# Quantization of a `.tflite` file; see `TrainedDetector.export`.
+Quantization = Literal["none", "float16", "dynamic", "int8"]
+# What of a detector's metadata may be set after it was loaded.
 CHANGEABLE = ("threshold", "heat_scale", "bit_depth")
 
 
@@ -86,10 +93,26 @@ class Detector(ABC):
         self._origin = _Origin(path.absolute(), trust, settings or {})
         return self
 
+    def keep(self, folder: tempfile.TemporaryDirectory) -> None:
+        """Keeps a temporary folder from which the detector was loaded as long as the detector."""
+        self._kept = folder
+
     @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs of `infer`."""
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Saves the detector with its current threshold; `Detector.load` loads it again.
+
+        Args:
+            path: A new or empty folder for a run directory or a SavedModel, a new file for a
+                `.tflite`; or the path from which the detector was loaded.
+
+        Raises:
+            UserError: A `ValueError`; if the path is in use or cannot be written.
+        """
 
     @abstractmethod
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -157,8 +180,46 @@ class Detector(ABC):
         return self.infer(images)["score"]
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Verdicts int8 `(N,)`, 1 = anomaly, 0 = normal; takes and raises what `score` does."""
+        """Verdicts int8 `(N,)`, 1 = anomaly, 0 = normal; see `score` for images and errors."""
         return (self.score(images) >= self.threshold).astype(np.int8)
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """Reads an image file as input of the detector.
+
+        The image is upright, in grey or colour, and resized by Pillow's bilinear filter with
+        antialiasing, exactly as in training and in the command `predict`.
+
+        Args:
+            path: An image file of any size.
+
+        Returns:
+            uint8 `(H, W, C)` of `image_shape`.
+
+        Raises:
+            UserError: A `ValueError`; if the file cannot be read.
+        """
+        return read_image(user_path(path), self.image_shape, self.info.bit_depth)
+
+    def score_files(
+        self, files: Iterable[str | Path], on_error: Literal["raise", "nan"] = "raise"
+    ) -> np.ndarray:
+        """Anomaly scores of image files, which are read by `read` on all threads of the processor.
+
+        Args:
+            files: Paths of image files.
+            on_error: Handling of files that cannot be read: `raise` raises an error, `nan` issues a
+                `UserWarning` and returns the score NaN.
+
+        Returns:
+            float32 `(N,)`, in the order of the files, higher is more anomalous.
+
+        Raises:
+            UserError: A `ValueError`; if a file cannot be read and `on_error` is `raise`.
+            TypeError: If `files` is a single path.
+        """
+        from anomaly_tf.deploy.file_scoring import scores_of
+
+        return scores_of(self, files, on_error)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """Conformal p-values float64 `(N,)`: how rarely normal images have scores as high.
@@ -193,9 +254,10 @@ class Detector(ABC):
         """
         scale = self.info.heat_scale
         if scale is None:
+            adding = command_line("evaluate", "--run-dir", "RUN")
             raise UserError(
                 "this detector is from an earlier version and has no scale for heat maps; "
-                "python evaluate.py --run-dir RUN adds it to its run, then export the run again"
+                f"{adding} adds it to its run, and new exports contain it"
             )
         return scale
 
@@ -262,7 +324,7 @@ class Detector(ABC):
         Raises:
             ValueError: As `score`, or if the detector lacks one of the outputs.
         """
-        images = self._checked(images)
+        images = checked_images(images, self.image_shape)
         for name in names:
             if name not in self.outputs:
                 raise ValueError(
@@ -288,52 +350,11 @@ class Detector(ABC):
                 f"the model cannot score these images ({reason}); create it again"
             ) from error
         for name in names:
-            self.check_answer(name, outputs.get(name), len(images))
+            self._check_answer(name, outputs.get(name), len(images))
         return outputs
 
-    def check_answer(self, name: str, values: np.ndarray | None, count: int) -> None:
-        """Checks the shape, type and values of an output of the model.
-
-        Args:
-            name: One of `outputs`.
-            values: Its values.
-            count: Number of images.
-
-        Raises:
-            UserError: If shape or type are wrong, or a value is not finite.
-        """
-        height, width, channels = self.image_shape
-        if name == "probabilities":
-            known = len(self.info.class_names or ())
-            rest: tuple[int, ...] = (known or (values.shape[-1] if values is not None else 0),)
-        else:
-            shapes = {"error_map": (height, width), "reconstruction": (height, width, channels)}
-            rest = shapes.get(name, ())
-        dtype = np.dtype(np.uint8 if name == "reconstruction" else np.float32)
-        if values is None or values.shape != (count, *rest) or values.dtype != dtype:
-            got = "nothing" if values is None else f"{values.dtype} {values.shape}"
-            raise UserError(
-                f"the model gives {got} as {name} of {count} images, not {dtype} "
-                f"{(count, *rest)}; create it again"
-            )
-        if not np.isfinite(values).all():  # NaN would count as normal
-            raise UserError(f"the model gives a {name} that is not finite; its weights are damaged")
-
-    def _checked(self, images: np.ndarray) -> np.ndarray:
-        right = isinstance(images, np.ndarray) and images.dtype == np.uint8
-        if right and images.shape[1:] == self.image_shape:
-            return images
-        if right and (*images.shape[1:], 1) == self.image_shape:
-            return images[..., np.newaxis]
-        height, width, channels = self.image_shape
-        expected = f"expected uint8 images (N, {height}, {width}, {channels}) in 0 to 255"
-        if not isinstance(images, np.ndarray):
-            raise ValueError(f"{expected}; got a {type(images).__name__}, not a numpy array")
-        if right:
-            raise ValueError(f"{expected}; got shape {images.shape}")
-        numbers = images.dtype.kind in "iufc" and images.size
-        values = f" with values {images.min():g} to {images.max():g}" if numbers else ""
-        raise ValueError(f"{expected}; got {images.dtype}{values}, shape {images.shape}")
+    def _check_answer(self, name: str, values: np.ndarray | None, count: int) -> None:
+        check_answer(name, values, self.image_shape, len(self.info.class_names or ()), count)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 |---|---|---|
 | `config.yaml` | train | the resolved configuration |
 | `split.json` | train | for a folder of images: the files of each set |
+| `validation.npz` | train | for arrays given in Python: the validation set |
 | `model.keras` | train | the detector: uint8 images to score, error map, reconstruction |
 | `detector.json` | train | threshold, calibration scores, training facts, digest of the model |
 | `history.csv` | train | losses and validation AUROC of every epoch |
@@ -18,7 +19,6 @@ run, under either name.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ from datetime import datetime
 from pathlib import Path
 
 from anomaly_tf.errors import UserError
+from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import RUN_FIELDS, DetectorInfo
 from anomaly_tf.runs.files import PARTIAL, locked, require_writable, sha256
 from anomaly_tf.runs.outputs import IsOwn, is_plot, is_scores, json_with, require_own_place
@@ -169,6 +170,11 @@ class RunDirectory:
         return self.path / "split.json"
 
     @property
+    def validation(self) -> Path:
+        """The validation set; exists if the data was arrays of a Python program."""
+        return self.path / "validation.npz"
+
+    @property
     def detector(self) -> Path:
         """Metadata of the detector."""
         return self.path / "detector.json"
@@ -228,11 +234,10 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
     """
     run = RunDirectory(user_path(path))
     if not run.path.is_dir():
-        raise UserError(f"run directory {path} does not exist; give the folder that train.py wrote")
+        raise UserError(f"run directory {path} does not exist; give a run directory")
     if not run.config.is_file():
         raise UserError(
-            f"{path} is not a run directory (no {run.config.name}); "
-            "give the folder that train.py wrote"
+            f"{path} is not a run directory (no {run.config.name}); give a run directory"
         )
     there = {
         run.detector.name: run.detector.is_file(),
@@ -244,7 +249,7 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
     if missing:
         raise UserError(
             f"run {path} is incomplete (no {missing[0]}): its training did not finish an epoch; "
-            f"resume it: python train.py --resume {path}"
+            f"resume it: {command_line('train', '--resume', path)}"
         )
     try:
         return run, DetectorInfo.read(run.detector, RUN_FIELDS)
@@ -266,7 +271,7 @@ def unfinished_training(run: RunDirectory, info: DetectorInfo) -> str | None:
     line += f" after epoch {training.epochs}; this is the detector of {kept}"
     if training.status == "non_finite_loss":
         return line
-    return f"{line}; resume it: {shlex.join(['python', 'train.py', '--resume', str(run.path)])}"
+    return f"{line}; resume it: {command_line('train', '--resume', run.path)}"
 
 
 def _unused(folder: Path) -> Path:
