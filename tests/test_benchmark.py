@@ -428,7 +428,7 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_table_nor_page(tmp_path):
     results = [result(roc_curve=curve), result(normal=1)]
     failures = write_page(results, "python benchmark.py", tmp_path)
     assert len(failures) == 1
-    assert failures[0].startswith("picture 'ROC, imbalance, normal class 0' was not drawn (Value")
+    assert failures[0].startswith("plot 'ROC, imbalance, normal class 0' was not drawn (Value")
     page = (tmp_path / "benchmark.html").read_text()
     assert "<figcaption>AUROC by anomaly, imbalance" in page
     assert "<figcaption>ROC" not in page
@@ -492,5 +492,5 @@ def test_a_benchmark_prints_its_table_before_pictures_and_without_escapes(
     ((before,), (after, errors)) = table_first, capsys.readouterr()
     assert before.startswith("[1/1] a\\n\\x1b[31mb\n\n| approach")
     assert after == f"written: {tmp_path}/a\\n\\x1b[31mb/benchmark.md and benchmark.html\n"
-    assert errors.startswith("error: picture 'ROC, one_class, normal class 1' was not drawn (Value")
+    assert errors.startswith("error: plot 'ROC, one_class, normal class 1' was not drawn (Value")
     assert errors.endswith("(ValueError: a\\n\\x1b[31mb)\n")

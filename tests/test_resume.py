@@ -320,7 +320,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(options, tmp_path):
     assert f"python train.py --resume {place}/run" in line
     assert "checkpoint.npz" in names
     assert not [name for name in names if name.startswith(".partial")]
-    going_on = "resuming after epoch 1, the last that was finished; the run keeps the weights of"
+    going_on = "resuming after epoch 1, the last finished one; the run keeps the weights of"
     assert re.search(rf"{going_on} epoch [12] \(validation AUROC \.?\d", done.stdout)
     run = Path(f"{place}.out")
     assert Detector.load(run).info.training.status == "completed"
@@ -424,7 +424,7 @@ def test_ctrl_c_never_replaces_a_detector_by_one_that_learnt_less(
     assert first[1:3] == (0, 7)
     # Interrupted again after a single step, and said what that keeps.
     interrupted(monkeypatch, 1, *resume)
-    said = "no epoch was finished: training begins anew"
+    said = "no epoch was finished: training starts again"
     kept_first = f"{said}; the run keeps the weights of the unfinished first epoch (the last one; "
     assert kept_first in capsys.readouterr().out
     assert kept(run) == first
@@ -436,7 +436,7 @@ def test_ctrl_c_never_replaces_a_detector_by_one_that_learnt_less(
     # Begun again from the first epoch, because its checkpoint is gone.
     RunDirectory(run).checkpoint.unlink()
     interrupted(monkeypatch, 1, *resume)
-    said = "the state after the last epoch was not kept: training begins anew"
+    said = "there is no checkpoint of the last epoch: training starts again"
     assert f"{said}; the run keeps the weights of epoch 1 (" in capsys.readouterr().out
     assert kept(run) == second
     # Without model and checkpoint there is nothing to go on from.
@@ -485,7 +485,7 @@ def test_of_a_model_that_training_did_not_save_nothing_is_kept(tiny, tmp_path, m
     (run / "model.keras").write_bytes(b"another")
     capsys.readouterr()
     interrupted(monkeypatch, 1, "--resume", run)
-    assert "no epoch was finished: training begins anew\n" in capsys.readouterr().out
+    assert "no epoch was finished: training starts again\n" in capsys.readouterr().out
     assert kept(run)[1:3] == (0, 1)
 
 

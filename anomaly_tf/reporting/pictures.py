@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, `plots/*.png` of a run."""
+"""The plots of an evaluation, `plots/*.png` of a run."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ def draw(
     Args:
         detector: The run's detector.
         split: The sets of the run's protocol.
-        evaluation: What was measured on the test set.
+        evaluation: The results on the test set.
         history: `history.csv` of the run.
-        output: Where to write.
+        output: Output folder.
 
     Returns:
-        A line for each picture that could not be drawn; the others are there all the same.
+        A line for each plot that could not be drawn; the other plots are written.
     """
     failures = []
     for name, figure in _pictures(detector, split, evaluation, history).items():
         path = output.plots / f"{name}.png"
         try:
             plots.save(figure(), path)
-        except Exception as error:  # which must not cost the other pictures
+        except Exception as error:  # must not prevent the other plots
             reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
             failures.append(f"{printable(str(path))} was not drawn ({reason})")
     return failures
 
 
 def _pictures(detector: Detector, split: Split, evaluation: Evaluation, history: Path) -> Pictures:
-    """What draws each picture, by its name."""
+    """Name of each plot to the function that draws it."""
     metrics, scores, labels = evaluation.metrics, evaluation.scores, split.test.labels
     pictures: Pictures = {
         "scores": lambda: plots.score_histogram(labels, scores, detector.threshold)
@@ -82,21 +82,21 @@ def _pictures(detector: Detector, split: Split, evaluation: Evaluation, history:
 
 
 def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> Pictures:
-    """Groups of test images with their maps and reconstructions, on the scale of heat maps."""
+    """Plots of groups of test images with maps and reconstructions, on the scale of heat maps."""
     test, names, scores = split.test, split.class_names, evaluation.scores
     groups, predicted = evaluation.examples, evaluation.predicted
 
     def caption(number: int) -> str:
         lines = [names[test.classes[number]]]
         if predicted is not None:
-            lines.append(f"taken for {names[predicted[number]]}")
+            lines.append(f"predicted {names[predicted[number]]}")
         name = image_name(test, number)
         lines.append(Path(name["file"]).name if "file" in name else f"number {name['number']}")
         return "\n".join([*map(printable, lines), f"{scores[number]:.3g}"])
 
     @cache
     def explained() -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Of the images of all groups in one pass."""
+        """Images, maps and reconstructions of all groups, computed in one pass."""
         images = test.images[np.concatenate([chosen for _, chosen in groups.values()])]
         return images, *detector.explain_and_reconstruct(images)
 
@@ -121,7 +121,7 @@ def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> P
 
 
 def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> Figure:
-    """Some of the anomalies that have a mask."""
+    """A plot of some anomalies with a mask."""
     assert evaluation.masked
     part, n_normal = evaluation.masked.part, evaluation.masked.n_normal
     count = min(PICTURES, len(part) - n_normal)
@@ -143,7 +143,7 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
 
 
 def _read_history(path: Path) -> dict[str, np.ndarray]:
-    """Columns of `history.csv`, each with the values of its epochs.
+    """Reads the columns of `history.csv`, each with a value per epoch.
 
     Raises:
         ValueError: If it is damaged.
@@ -155,7 +155,7 @@ def _read_history(path: Path) -> dict[str, np.ndarray]:
     if not rows:  # no epoch was finished
         return {}
     if "epoch" not in head or any(len(row) != len(head) for row in rows):
-        raise ValueError(f"{path} is damaged; train again to have this picture")
+        raise ValueError(f"{path} is damaged; train again for this plot")
     columns = zip(*rows, strict=True)
     return {
         name: np.array([float(value or "nan") for value in column])
