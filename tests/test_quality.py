@@ -128,7 +128,7 @@ def test_damaged_results_are_refused_and_left_as_they_are(content, tmp_path):
 
 
 def test_a_study_that_does_not_exist():
-    with pytest.raises(UserError, match="'sofa' does not exist; choose of one_class, sota, unseen"):
+    with pytest.raises(UserError, match="'sofa' does not exist; choose one of one_class, sota"):
         quality.main(["--studies", "sofa"])
 
 
