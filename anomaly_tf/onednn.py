@@ -35,7 +35,7 @@ def enable_onednn() -> None:
 
 def describe_kernels() -> str:
     """Describes the kernels in use, such as `oneDNN, AVX2`; imports TensorFlow."""
-    # TensorFlow has no public function that tells whether oneDNN is enabled.
+    # TensorFlow has no public function that reports whether oneDNN is enabled.
     from tensorflow.python.util import _pywrap_util_port
 
     if _pywrap_util_port.IsMklEnabled():

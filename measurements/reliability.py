@@ -105,8 +105,8 @@ def killed(place: Path, options: list[str], moments: np.random.Generator) -> dic
     """Evaluates a training without kills and the same training killed `KILLS` times."""
     options = [*options, "--training.epochs", "150", "--training.steps-per-epoch", "10"]
     options += ["--training.batch-size", "64"]
-    alone, run = place / "alone", place / "killed"
-    script("train.py", *options, "--run-dir", alone)
+    undisturbed, run = place / "undisturbed", place / "killed"
+    script("train.py", *options, "--run-dir", undisturbed)
     epochs_at_death: list[int] = []
     arguments = [*options, "--run-dir", str(run)]
     while len(epochs_at_death) < KILLS:
@@ -119,7 +119,7 @@ def killed(place: Path, options: list[str], moments: np.random.Generator) -> dic
         epochs_at_death.append(finished_epochs(run))
         arguments = ["--resume", str(run)]
     script("train.py", *arguments)
-    found = [result(path) for path in (alone, run)]
+    found = [result(path) for path in (undisturbed, run)]
     return {
         "kills": len(epochs_at_death),
         "finished_epochs_at_kills": epochs_at_death,

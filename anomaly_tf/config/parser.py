@@ -103,14 +103,14 @@ class OptionParser(Generic[Options]):
             base = self._parser.parse_object(values, defaults=True) if values else None
             parsed = self._parser.parse_args(arguments, namespace=base)
             beside = {name: parsed.pop(name) for name in self._beside}
-            made = self._parser.instantiate(parsed)
+            options = self._parser.instantiate(parsed)
         except OptionError as error:  # out of the range that the dataclass allows
             raise error.as_user_error(self._shown) from error
         except REFUSALS as error:
             raise self._explained(arguments, values, error) from error
         names = [item.name for item in dataclasses.fields(self._options)]
         try:
-            return self._options(**{name: made[name] for name in names}), beside
+            return self._options(**{name: options[name] for name in names}), beside
         except OptionError as error:
             raise error.as_user_error(self._shown) from error
 

@@ -22,7 +22,7 @@ from anomaly_tf.data.formats import FORMATS, what_else
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.paths import user_path
 
-# Pillow's names of JPEG files; an MPO holds several images, of which the first is used.
+# Pillow's names of JPEG files; an MPO holds several images, and the first is used.
 JPEG = ("JPEG", "MPO")
 # Exceptions that Pillow's parsers raise on damaged data.
 DAMAGE = (
@@ -358,7 +358,7 @@ def _eight_bits(path: Path, image: Image.Image, bit_depth: int | None) -> Image.
     if not grey:
         if bit_depth not in (None, 16):
             raise UnreadableImage(
-                f"{path} has {bit_depth}-bit colours stored in 16 bits, of which only the upper 8 "
+                f"{path} has {bit_depth}-bit colours stored in 16 bits, and only the upper 8 bits "
                 "can be read; save it with 8 bits per colour"
             )
         return image

@@ -93,8 +93,8 @@ def require_clear_guess(config: Config, dataset: ImageDataset, roles: Roles) -> 
         UserError: If the guess is not clear.
     """
     names = dataset.class_names
-    said = any(names[number].lower() in NORMAL_NAMES for number in roles.normal)
-    if config.normal_class is not None or said or len(names) != 2 or len(roles.normal) != 1:
+    known = any(names[number].lower() in NORMAL_NAMES for number in roles.normal)
+    if config.normal_class is not None or known or len(names) != 2 or len(roles.normal) != 1:
         return
     (normal,) = roles.normal
     other = 1 - normal

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Quantization of a `.tflite` file; see `TrainedDetector.export`.
 Quantization = Literal["none", "float16", "dynamic", "int8"]
-# What of a detector's metadata may be set after it was loaded.
+# Metadata of a detector that can be changed after loading.
 CHANGEABLE = ("threshold", "heat_scale", "bit_depth")
 
 

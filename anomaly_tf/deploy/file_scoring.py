@@ -217,8 +217,8 @@ def _draw(detector: Detector, file: ImageFile, heat: np.ndarray) -> str | None:
     mark = PngInfo()
     mark.add_text(SOFTWARE, HEAT_MAP)
     try:
-        picture = open_image(file.path, detector.info.bit_depth)
-        drawn = overlay(picture, detector.heat_scale.strength(heat))
+        image = open_image(file.path, detector.info.bit_depth)
+        drawn = overlay(image, detector.heat_scale.strength(heat))
         with atomic_path(file.heatmap) as path:
             drawn.save(path, pnginfo=mark)
     except UnreadableImage as error:  # the file was changed since it was scored

@@ -94,18 +94,18 @@ def _run(model: Any, inputs: list[Any], trace: Trace, keys: _Keys) -> Any:
             if isinstance(operation, keras.Model):
                 return _run(operation, read, trace, keys)
             keywords.pop("training", None)
-            made = operation.compute_output_spec(*arguments, **keywords)
-            outputs = [x for x in tree.flatten(made) if _is_tensor(x)]
+            result = operation.compute_output_spec(*arguments, **keywords)
+            outputs = [x for x in tree.flatten(result) if _is_tensor(x)]
             trace.add(_step(operation, read, outputs, keys))
-            return made
+            return result
 
         return call
 
     return model._run_through_graph(inputs, operation_fn=traced)
 
 
-def _step(operation: Any, read: list[Any], made: list[Any], keys: _Keys) -> Step:
-    shapes = [in_shape(x.shape) for x in made]
+def _step(operation: Any, read: list[Any], written: list[Any], keys: _Keys) -> Step:
+    shapes = [in_shape(x.shape) for x in written]
     values = sum(math.prod(shape) for shape in shapes)
     counts, workspace = FOR_EACH_VALUE * values, 0
     kernel = getattr(operation, "kernel", None)
@@ -121,8 +121,8 @@ def _step(operation: Any, read: list[Any], made: list[Any], keys: _Keys) -> Step
     elif hasattr(operation, "pool_size"):
         counts += values * math.prod(operation.pool_size)
     counts += FOR_EACH_VALUE * sum(math.prod(in_shape(x.shape)) for x in read)
-    sizes = [math.prod(s) * _itemsize(x.dtype) for s, x in zip(shapes, made, strict=True)]
-    outputs = [(keys.of(x), size) for x, size in zip(made, sizes, strict=True)]
+    sizes = [math.prod(s) * _itemsize(x.dtype) for s, x in zip(shapes, written, strict=True)]
+    outputs = [(keys.of(x), size) for x, size in zip(written, sizes, strict=True)]
     return Step([keys.of(x) for x in read], outputs, workspace, counts)
 
 

@@ -37,7 +37,7 @@ class SavedModelDetector(Detector):
 
     def __init__(self, model: Any, info: DetectorInfo) -> None:
         super().__init__(info)
-        self._model = model  # the signature alone would not keep its variables alive
+        self._model = model  # the signature does not keep its variables alive
         self._serve = model.signatures["serve"]
 
     @classmethod

@@ -73,10 +73,10 @@ def write_page(results: Results, command: str, output: Path) -> list[str]:
         A line for each plot that could not be drawn and is left out.
     """
     done = _completed(results)
-    pictures, failures = {}, []
+    figures, failures = {}, []
     for title, figure in _figures(done).items():
         try:
-            pictures[title] = _embedded(figure())
+            figures[title] = _embedded(figure())
         except Exception as error:  # must not prevent the page
             failures.append(f"plot {title!r} was not drawn ({type(error).__name__}: {error})")
     page = Environment(
@@ -89,7 +89,7 @@ def write_page(results: Results, command: str, output: Path) -> list[str]:
         head=HEAD,
         rows=table_rows(results),
         failed=[result for result in results if result["status"] == "failed"],
-        pictures=pictures,
+        figures=figures,
         command=command,
         machines=_machines(done),
         versions=sorted({f"{k} {v}" for result in done for k, v in result["versions"].items()}),

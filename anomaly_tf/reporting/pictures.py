@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # A line of history.csv has some hundred bytes.
 MAX_HISTORY = 16 * 2**20
-Pictures = dict[str, Callable[[], Figure]]
+Drawings = dict[str, Callable[[], Figure]]
 
 
 def draw(
@@ -42,7 +42,7 @@ def draw(
         A line for each plot that could not be drawn; the other plots are written.
     """
     failures = []
-    for name, figure in _pictures(detector, split, evaluation, history).items():
+    for name, figure in _drawings(detector, split, evaluation, history).items():
         path = output.plots / f"{name}.png"
         try:
             plots.save(figure(), path)
@@ -52,36 +52,36 @@ def draw(
     return failures
 
 
-def _pictures(detector: Detector, split: Split, evaluation: Evaluation, history: Path) -> Pictures:
+def _drawings(detector: Detector, split: Split, evaluation: Evaluation, history: Path) -> Drawings:
     """Name of each plot to the function that draws it."""
     metrics, scores, labels = evaluation.metrics, evaluation.scores, split.test.labels
-    pictures: Pictures = {
+    drawings: Drawings = {
         "scores": lambda: plots.score_histogram(labels, scores, detector.threshold)
     }
     if history.is_file():
         best = metrics["best_epoch"], metrics["chosen_by"]
-        pictures["losses"] = lambda: plots.loss_curves(_read_history(history), *best)
+        drawings["losses"] = lambda: plots.loss_curves(_read_history(history), *best)
     classified = metrics["protocol"] == "classification"
     names = split.class_names if classified else ("normal", "anomaly")
     if metrics["auroc"] is not None:
         rates = metrics["test_false_alarm_rate"], metrics["test_detection_rate"]
         truth = labels[split.judged], scores[split.judged]
-        pictures["roc"] = lambda: plots.roc(*truth, *rates)
-        pictures["precision_recall"] = lambda: plots.precision_recall(*truth)
-        pictures["auroc_by_class"] = lambda: plots.auroc_by_class(
+        drawings["roc"] = lambda: plots.roc(*truth, *rates)
+        drawings["precision_recall"] = lambda: plots.precision_recall(*truth)
+        drawings["auroc_by_class"] = lambda: plots.auroc_by_class(
             metrics["auroc_by_class"], metrics.get("unseen_classes", ())
         )
-    pictures["confusion_matrix"] = lambda: plots.confusion(metrics["confusion_matrix"], names)
+    drawings["confusion_matrix"] = lambda: plots.confusion(metrics["confusion_matrix"], names)
     if "auroc_by_strength" in metrics:
-        pictures["auroc_by_strength"] = lambda: plots.auroc_by_strength(
+        drawings["auroc_by_strength"] = lambda: plots.auroc_by_strength(
             metrics["auroc_by_strength"]
         )
     if evaluation.masked is not None:
-        pictures["localisation"] = lambda: _localisation(detector, split, evaluation)
-    return pictures | _explanations(detector, split, evaluation)
+        drawings["localisation"] = lambda: _localisation(detector, split, evaluation)
+    return drawings | _explanations(detector, split, evaluation)
 
 
-def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> Pictures:
+def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> Drawings:
     """Plots of groups of test images with maps and reconstructions, on the scale of heat maps."""
     test, names, scores = split.test, split.class_names, evaluation.scores
     groups, predicted = evaluation.examples, evaluation.predicted
@@ -112,12 +112,12 @@ def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> P
             [caption(number) for number in chosen],
         )
 
-    pictures: Pictures = {}
+    drawings: Drawings = {}
     first = 0
     for name, (title, chosen) in groups.items():
-        pictures[name] = partial(drawn, title, chosen, first)
+        drawings[name] = partial(drawn, title, chosen, first)
         first += len(chosen)
-    return pictures
+    return drawings
 
 
 def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> Figure:

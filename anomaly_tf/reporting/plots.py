@@ -96,15 +96,15 @@ def explanations(
         figure = Figure(figsize=(7.5, 0.6))
         figure.suptitle(f"{title}: none", wrap=True, fontsize="medium", y=0.5, va="center")
         return figure
-    pictures = {"original": images}
+    shown = {"original": images}
     if reconstructed is not None:
-        pictures["reconstruction"] = reconstructed
-    rows = len(pictures) + 1
+        shown["reconstruction"] = reconstructed
+    rows = len(shown) + 1
     size = 1.25 * max(len(images), 5) + 1.2, 1.35 * rows + 0.6
     figure = Figure(figsize=size, layout="compressed")
     figure.suptitle(title, wrap=True, fontsize="medium")
     axes = figure.subplots(rows)
-    for axis, (name, row) in zip(axes, pictures.items(), strict=False):
+    for axis, (name, row) in zip(axes, shown.items(), strict=False):
         _show_in_a_row(axis, name, row if row.shape[-1] == 3 else row[..., 0], "gray", (0, 255))
     name = "Grad-CAM" if reconstructed is None else "error"
     _show_in_a_row(axes[-1], name, maps, "Reds", (scale.low, scale.high))
