@@ -74,7 +74,7 @@ def test_the_level_decides():
 
 
 @pytest.mark.parametrize(("size", "calibrated"), [(0, 50), (19, 50), (50, 19), (0, 0)])
-def test_few_images_tell_nothing(size, calibrated):
+def test_few_images_are_not_tested_for_drift(size, calibrated):
     found = check_drift(np.zeros(size), np.arange(calibrated))
     assert found.drifted is None
     assert str(found).startswith(f"drift: not tested with {size} images; at least {MIN_IMAGES}")

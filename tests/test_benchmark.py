@@ -311,7 +311,7 @@ def test_sigterm_ends_the_trainings_too(small_options, tmp_path):
     assert len(list(Path(small_options.output).glob("runs/*/ended"))) == 2
 
 
-def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken(tmp_path):
+def test_a_cell_with_other_settings_or_a_damaged_one_is_not_used(tmp_path):
     path, cell, settings = tmp_path / "cell.json", result()["cell"], result()["settings"]
     path.write_text(json.dumps(result()))
     assert read_cell(path, cell, settings) == result()

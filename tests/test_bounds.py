@@ -170,7 +170,7 @@ def test_the_environment_raises_the_limits(run_copy, monkeypatch):
             Detector.load(run_copy)
 
 
-def test_the_peak_of_memory_counts_what_is_kept():
+def test_the_peak_of_memory_counts_kept_tensors():
     kept = [Step([], [(0, 10)]), Step([0], [(1, 20)]), Step([1], [(2, 5)], workspace=7)]
     assert peak(kept) == 32  # 20 + 5 + 7: the first is no longer needed
     assert peak([*kept, Step([0, 2], [])]) == 42
@@ -189,7 +189,7 @@ def test_the_peak_of_memory_counts_what_is_kept():
         (lambda x: x / 0.0, "a score that is not finite"),
     ],
 )
-def test_what_a_saved_model_answers_is_checked(act, words, saved_copy):
+def test_outputs_of_a_saved_model_are_checked(act, words, saved_copy):
     hostile.hostile_saved_model(saved_copy, act)
     detector = Detector.load(saved_copy)
     with pytest.raises(UserError) as refused:

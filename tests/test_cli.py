@@ -54,7 +54,7 @@ def said(trained_run) -> dict[str, dict[str, str]]:
     return json.loads((trained_run / "said.json").read_text())
 
 
-def test_train_says_what_it_does_and_what_comes_next(said, trained_run):
+def test_train_reports_its_steps_and_the_next_command(said, trained_run):
     assert said["train.py"]["stderr"] == ""
     said = said["train.py"]["stdout"]
     assert "normal class 0 (0), protocol imbalance: 5400 training, 600 validation" in said

@@ -83,7 +83,7 @@ def test_a_saved_configuration_reads_back_equal(tmp_path: Path):
 
 
 @pytest.mark.parametrize("approach", APPROACHES)
-def test_every_approach_has_a_yaml_whose_header_tells_its_story(approach):
+def test_every_approach_has_a_yaml_with_a_complete_header(approach):
     text = (Path("configs") / f"{approach}.yaml").read_text()
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     for word in ("python train.py", "AUROC:", "wall time:", "seed", "20"):
@@ -232,6 +232,6 @@ def test_a_cache_is_the_users_or_inside_the_run_or_foreign(tmp_path: Path):
     assert foreign_cache(None, None) is None
 
 
-def test_what_is_like_no_option_gets_no_suggestion():
+def test_a_name_unlike_any_option_gets_no_suggestion():
     with pytest.raises(UserError, match=r"^unknown option '--zzzz'; see --help$"):
         parse_train_options(["--zzzz", "1"])

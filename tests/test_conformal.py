@@ -81,7 +81,7 @@ def test_one_by_one_more_of_the_alarms_are_false(monkeypatch):
 
 
 @pytest.mark.parametrize("level", [0.01, 0.05])
-def test_a_clean_stream_is_seldom_taken_for_drift(level, draw):
+def test_a_clean_stream_is_seldom_reported_as_drift(level, draw):
     found = conformal.simulate_drift(draw, level, splits=SPLITS)
     assert_at_most(found["0"], level)
     if draw is not conformal.tied:  # the test is near its level, not merely silent

@@ -72,7 +72,7 @@ def of_arrays(tmp_path) -> Trained:
     return trained(AutoencoderConfig(data=str(path), data_dir=str(tmp_path)), tmp_path)
 
 
-def test_arrays_with_the_same_content_elsewhere_are_taken(of_arrays, tmp_path, capsys):
+def test_arrays_with_the_same_content_elsewhere_are_accepted(of_arrays, tmp_path, capsys):
     moved = shutil.copy(tmp_path / "a.npz", tmp_path / "moved.npz")
     before, after = opened(of_arrays), opened(of_arrays, moved)
     np.testing.assert_array_equal(after.test.images, before.test.images)
@@ -169,7 +169,7 @@ def files_of(run: Trained, name: str) -> list[str]:
     return [file for file in files if file.startswith("normal")]
 
 
-def test_a_folder_that_was_moved_or_has_more_files_is_taken(of_files, photos, tmp_path, capsys):
+def test_a_folder_that_was_moved_or_has_more_files_is_accepted(of_files, photos, tmp_path, capsys):
     moved = shutil.move(photos, tmp_path / "moved")
     shutil.copy(moved / "normal" / "00.png", moved / "normal" / "later.png")
     assert len(opened(of_files, moved).train) == len(files_of(of_files, "train"))

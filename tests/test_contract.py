@@ -116,9 +116,7 @@ BALANCED = [name for name in APPROACHES if issubclass(options_of(name), Balanced
 
 
 @pytest.mark.parametrize("approach", BALANCED)
-def test_of_several_candidates_those_told_worst_by_the_detector_are_learnt_from(
-    approach, small_dataset
-):
+def test_the_hardest_candidates_of_the_detector_are_learnt_from(approach, small_dataset):
     def built(candidates: int) -> Approach:
         keras.utils.set_random_seed(0)
         sampling = BalancedSamplingConfig(candidates=candidates)

@@ -128,7 +128,7 @@ def test_a_rate_that_the_calibration_images_cannot_promise(detector):
     assert copy.info.threshold == detector.info.threshold
 
 
-def test_what_is_not_a_run_is_refused(tmp_path, run_copy):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path, run_copy):
     with pytest.raises(UserError, match="does not exist"):
         Detector.load(tmp_path / "none")
     with pytest.raises(UserError, match="not a run directory"):
@@ -158,7 +158,7 @@ def test_a_loading_error_is_a_value_error():
     assert issubclass(UserError, ValueError)
 
 
-def test_detector_json_tells_how_the_run_came_to_be(trained_run):
+def test_detector_json_has_the_facts_of_the_training(trained_run):
     facts = json.loads((trained_run / "detector.json").read_text())
     assert facts["approach"] == "sota"
     assert facts["training"]["chosen_by"] == "val_auroc"

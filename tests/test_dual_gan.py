@@ -189,7 +189,7 @@ def test_the_classifier_learns_from_its_own_loss_beside_the_gan(batch):
     )
 
 
-def test_gradients_of_normal_images_are_part_of_the_score_if_asked_for(batch):
+def test_gradients_of_normal_images_are_part_of_the_score_if_configured(batch):
     images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
     without, model = build(), build(DualGanLosses(gradient_score_weight=0.5))
     assert without.adapts_to == 0 < model.adapts_to
@@ -201,7 +201,7 @@ def test_gradients_of_normal_images_are_part_of_the_score_if_asked_for(batch):
     np.testing.assert_allclose(more, 0.5 * distances, rtol=1e-3)
 
 
-def test_a_large_image_is_judged_by_its_errors_alone():
+def test_a_large_image_is_scored_by_its_errors_only():
     networks = dataclasses.replace(SMALL, filters=None, discriminator_filters=None)
     config = DualGanConfig(networks=networks, losses=DualGanLosses(gradient_score_weight=0.5))
     small, large = (
@@ -213,7 +213,7 @@ def test_a_large_image_is_judged_by_its_errors_alone():
 
 
 @pytest.mark.parametrize("skips", [False, True])
-def test_skip_connections_are_made_where_they_are_asked_for(skips, batch):
+def test_skip_connections_exist_if_configured(skips, batch):
     networks = dataclasses.replace(SMALL, skip_connections=skips)
     model = dual_gan.build(DualGanConfig(networks=networks), SHAPE, 10, jit_compile=False)
     for generator in (model.networks["generator"], model.averaged):

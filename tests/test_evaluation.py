@@ -92,7 +92,7 @@ def save(pixels: np.ndarray, path: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def test_each_picture_is_scored_as_what_it_is(metrics):
+def test_each_image_is_scored_with_its_label(metrics):
     # Dents of 8, 4 and 12 against 2, 10 and 0 win 2 + 2 + 3 of 9; stains of 1 and 6 win 1 + 2 of 6.
     assert metrics["auroc_by_class"] == pytest.approx({"dent": 7 / 9, "stain": 3 / 6})
     assert metrics["auroc"] == pytest.approx(10 / 15)
@@ -316,7 +316,7 @@ def test_an_unfinished_training_is_mentioned(status, words, run_copy):
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "export.py"])
-def test_scripts_say_that_a_training_is_unfinished(script, run_copy, tmp_path, without_tensorflow):
+def test_scripts_report_an_unfinished_training(script, run_copy, tmp_path, without_tensorflow):
     facts = json.loads((run_copy / "detector.json").read_text())
     facts["training"] |= {"status": "interrupted", "best_epoch": 0, "epochs": 0}
     (run_copy / "detector.json").write_text(json.dumps(facts))
@@ -388,7 +388,7 @@ def labels_of(figure: Figure) -> list[str]:
     ]
 
 
-def test_a_caption_keeps_its_lines_whatever_the_names(hostile, tmp_path):
+def test_a_caption_keeps_its_lines_for_any_names(hostile, tmp_path):
     detector, split, evaluation = hostile
     shown, masks = r"a\n\x1b[31mb", np.zeros((2, 8, 8), bool)
     masks[:, :2] = True

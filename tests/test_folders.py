@@ -147,7 +147,7 @@ def test_only_anomalies_or_one_normal_image(photos, tmp_path):
         make_split(config(tmp_path), dataset)
 
 
-def test_normal_images_alone_suffice_for_one_class_and_for_nothing_else(photos, tmp_path):
+def test_normal_images_suffice_for_one_class_only(photos, tmp_path):
     pictures(photos, 10)
     dataset = load_folder(photos, config(tmp_path))
     split = make_split(config(tmp_path), dataset)
@@ -162,7 +162,7 @@ def test_normal_images_alone_suffice_for_one_class_and_for_nothing_else(photos, 
 
 
 @pytest.mark.parametrize("approach", [AutoencoderConfig, DualGanConfig])
-def test_a_split_is_made_once_and_holds_every_image_once(approach, photos, tmp_path):
+def test_a_split_is_saved_and_holds_every_image_once(approach, photos, tmp_path):
     pictures(photos / "normal", 60)
     pictures(photos / "dent", 10)
     for rare in range(4):
@@ -239,7 +239,7 @@ def _moving(path: Path) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
-def test_strange_images_are_taken_for_what_they_show(photos, tmp_path):
+def test_unusual_images_are_read_correctly(photos, tmp_path):
     for name, write in STRANGE.items():
         write(photos / name)
     (photos / "loop").symlink_to(photos, target_is_directory=True)
@@ -291,7 +291,7 @@ def test_too_many_files_that_are_no_images_are_counted_as_such(photos, tmp_path)
         load_folder(photos, config(tmp_path, max_broken=1.0))
 
 
-def test_a_folder_of_broken_files_alone(photos, tmp_path):
+def test_a_folder_with_broken_files_only(photos, tmp_path):
     (photos / "a.png").write_bytes(b"no")
     with pytest.raises(UserError, match=r"no image in .* can be read; first: .*a\.png is not"):
         load_folder(photos, config(tmp_path, max_broken=1.0))
@@ -363,7 +363,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_cache_is_not_taken_for_files_that_were_changed(change, photos, tmp_path):
+def test_a_cache_is_not_used_for_files_that_were_changed(change, photos, tmp_path):
     for number in range(6):
         path = picture(photos / ("dent" if number == 5 else "normal") / f"{number}.bmp")
         os.utime(path, (1e9, 1e9))  # as files from an archive, all of one date
@@ -375,7 +375,7 @@ def test_a_cache_is_not_taken_for_files_that_were_changed(change, photos, tmp_pa
         np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
 
 
-def test_a_cache_is_not_taken_for_another_folder_with_the_same_names_lengths_and_dates(tmp_path):
+def test_a_cache_is_not_used_for_another_folder_with_the_same_names_lengths_and_dates(tmp_path):
     lines = [tmp_path / "line1", tmp_path / "line2"]
     for line in lines:
         for number in range(5):
@@ -387,7 +387,7 @@ def test_a_cache_is_not_taken_for_another_folder_with_the_same_names_lengths_and
             np.testing.assert_array_equal(image, read_image(line / f"{number}.bmp", (10, 12, 1)))
 
 
-def test_a_cache_is_not_taken_for_a_file_whose_length_and_date_were_kept(photos, tmp_path):
+def test_a_cache_is_not_used_for_a_changed_file_of_the_same_length_and_date(photos, tmp_path):
     pictures(photos, 3, size=(12, 10))
     file = picture(photos / "3.bmp")
     on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
@@ -438,7 +438,7 @@ def test_many_that_decode_one_folder_at_once_all_get_its_images(photos, tmp_path
             assert {path.name for path in cache.iterdir()} == {"images", "scan.json"}
 
 
-def test_each_size_that_is_asked_for_has_its_own_cache(photos, tmp_path):
+def test_each_image_size_has_its_own_cache(photos, tmp_path):
     pictures(photos, 5, size=(40, 30))
     for asked, shape in ((None, (30, 40)), (16, (16, 16)), ("8x16", (8, 16)), ("16x8", (16, 8))):
         on_disk = config(tmp_path, image_size=asked, folder=FolderConfig(storage="disk"))
@@ -461,7 +461,7 @@ def test_a_cache_of_another_version_is_not_opened(photos, tmp_path, monkeypatch)
     assert load_folder(photos, on_disk).train_images[:].any()
 
 
-def test_what_does_not_fit_into_memory_stays_on_disk(photos, tmp_path):
+def test_images_that_do_not_fit_into_memory_stay_on_disk(photos, tmp_path):
     pictures(photos, 9, size=(400, 400))
     small = config(tmp_path, image_size=400, folder=FolderConfig(memory_limit=1))
     assert isinstance(load_folder(photos, small).train_images, StoredImages)
@@ -525,7 +525,7 @@ def test_all_pictures_have_the_bit_depth_of_the_set(bits, storage, photos, tmp_p
     np.testing.assert_array_equal(again.train.images[:], split.train.images[:])
 
 
-def test_a_bit_depth_that_is_asked_for_holds_and_is_another_cache(photos, tmp_path):
+def test_a_given_bit_depth_is_used_and_has_its_own_cache(photos, tmp_path):
     deep_pictures(photos, 6, 10)
     for bits, white in ((10, 255), (12, 63), (16, 3), (10, 255)):
         asked = FolderConfig(storage="disk", bit_depth=bits)
@@ -593,7 +593,7 @@ def test_copies_in_a_training_folder_are_left_out_and_those_of_the_test_stay(pho
     assert "left out: 1 copies of other images (same content)" in dataset.report
 
 
-def test_test_images_that_were_trained_on_are_told(photos, tmp_path):
+def test_test_images_in_the_training_set_are_reported(photos, tmp_path):
     pictures(photos / "train", 5)
     pictures(photos / "test" / "good", 4)
     (photos / "test" / "good" / "known.png").write_bytes((photos / "train/000.png").read_bytes())
@@ -661,7 +661,7 @@ def test_images_of_one_name_in_two_classes_keep_their_own_masks(photos, tmp_path
 
 
 @pytest.mark.parametrize("name", ["{}_truth2.png", "{} map.png", "{}/000.png"])
-def test_masks_that_match_no_picture_are_said(name, photos, tmp_path):
+def test_masks_without_an_image_are_reported(name, photos, tmp_path):
     pictures(photos / "train" / "good", 6)
     pictures(photos / "test" / "good", 2)
     pictures(photos / "test" / "dent", 3)
@@ -684,7 +684,7 @@ def test_masks_that_match_no_picture_are_said(name, photos, tmp_path):
         assert words in later
 
 
-def test_training_says_on_stderr_what_it_leaves_out(photos, tmp_path, capsys, monkeypatch):
+def test_training_reports_left_out_files_on_stderr(photos, tmp_path, capsys, monkeypatch):
     pictures(photos / "train", 6)
     pictures(photos / "validation", 2)
     for file in ("1.heic", "train/2.HEIC", "train/notes.txt"):
@@ -766,7 +766,7 @@ def test_a_split_is_opened_with_its_classes_and_roles_from_where_the_data_is(pho
         np.testing.assert_array_equal(after.labels, before.labels)
 
 
-def test_synthetic_anomalies_are_made_anew_and_not_saved(photos, tmp_path):
+def test_synthetic_anomalies_are_generated_again_and_not_saved(photos, tmp_path):
     pictures(photos, 30)
     chosen = config(tmp_path, protocol="corruption", seed=3)
     dataset = load_folder(photos, chosen)
@@ -830,7 +830,7 @@ def test_a_test_set_without_a_masked_image_is_compared_on_normal_ones(photos, tm
     assert not chosen.masks.any()
 
 
-def test_layout_needs_names_alone(photos):
+def test_layout_needs_names_only(photos):
     pictures(photos / "part 10", 1)
     pictures(photos / "part 9", 1)
     assert recognise(photos).class_names == ("part 9", "part 10")
@@ -925,7 +925,7 @@ def test_a_complete_training_is_named_without_escapes(run_copy, tmp_path, capsys
     assert said.removesuffix("\n").isprintable()
 
 
-def test_a_cache_of_decoded_pictures_is_written_where_the_user_says_only(photos, tmp_path):
+def test_decoded_images_are_cached_only_in_the_folder_of_the_user(photos, tmp_path):
     pictures(photos / "good", 6)
     asked = config(tmp_path, folder=FolderConfig(storage="disk"))
     with only_read(tmp_path / "cache"):

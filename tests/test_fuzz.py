@@ -173,7 +173,7 @@ def test_any_array(array, layout, detectors):
         st.sampled_from((Ellipsis, object, np.uint8(3), range(3), np.float32("nan"))),
     )
 )
-def test_what_is_no_array(thing, detectors):
+def test_objects_that_are_not_arrays(thing, detectors):
     for detector in detectors.values():
         for method in (detector.score, detector.predict, detector.explain):
             with pytest.raises(ValueError, match="not a numpy array"):
@@ -485,7 +485,7 @@ def test_metadata_is_right_or_refused(kind, fields, deployed):
     ("kind", "name"), [("run", "detector.json"), ("saved_model", str(METADATA))]
 )
 @pytest.mark.parametrize("trust", [False, True])
-def test_any_metadata_of_what_tensorflow_runs(kind, name, trust, deployed, images, place):
+def test_any_metadata_of_models_that_tensorflow_runs(kind, name, trust, deployed, images, place):
     folder = place / f"{kind} {trust}"
     shutil.copytree(deployed[kind], folder)
     content = (folder / name).read_bytes()

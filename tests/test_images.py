@@ -108,7 +108,7 @@ def test_white_is_that_of_the_bit_depth(bits, suffix, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])
-def test_a_single_file_that_does_not_tell_what_white_is_is_asked_for(bits, tmp_path):
+def test_a_file_with_an_unknown_white_level_is_refused(bits, tmp_path):
     path = deep(tmp_path / "deep.png", bits)
     with pytest.raises(UnreadableImage, match=f"16 bits and no value .*--bit-depth {bits} or 16"):
         open_image(path)
@@ -157,7 +157,7 @@ def test_colours_of_sixteen_bits_are_read_if_they_fill_them(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_header_tells_the_size_of_the_upright_image(orientation, tmp_path):
+def test_the_header_has_the_size_of_the_upright_image(orientation, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     wide = orientation < 5
@@ -199,7 +199,7 @@ def test_transparent_pixels_lie_on_white(tmp_path):
     assert (colour[2:] == 255).all()
 
 
-def test_photos_are_turned_as_their_camera_says(shoe, tmp_path):
+def test_images_are_rotated_by_their_exif_tag(shoe, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
     turned = Image.fromarray(shoe).rotate(90)
@@ -207,7 +207,7 @@ def test_photos_are_turned_as_their_camera_says(shoe, tmp_path):
     np.testing.assert_array_equal(read_image(path, (28, 28, 1))[..., 0], shoe)
 
 
-def test_of_an_animation_the_first_picture_is_taken(shoe, tmp_path):
+def test_the_first_frame_of_an_animation_is_used(shoe, tmp_path):
     frames = [Image.fromarray(shoe), Image.fromarray(255 - shoe)]
     for suffix, options in (("webp", {"lossless": True}), ("png", {}), ("gif", {})):
         path = tmp_path / f"moving.{suffix}"
@@ -228,7 +228,7 @@ def test_pages_of_a_tiff_are_no_copies_of_the_first(shoe, tmp_path):
     np.testing.assert_array_equal(np.asarray(open_image(path)), np.rot90(shoe, -1))
 
 
-def test_sixteen_bits_of_which_zero_is_white_are_refused(tmp_path):
+def test_sixteen_bits_with_zero_as_white_are_refused(tmp_path):
     for name, mode in (("deep.tif", "I;16"), ("plain.tif", "L")):
         image = Image.new(mode, (4, 4), 0)
         image.putpixel((0, 0), 255)
@@ -278,7 +278,7 @@ def test_other_sizes_are_resized_and_averaged(tmp_path):
         ("short.png", png_header(28, 28), "is damaged"),
     ],
 )
-def test_what_is_no_picture(name, content, words, tmp_path):
+def test_files_that_are_not_images(name, content, words, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnreadableImage, match=words) as refused:
         read_image(tmp_path / name, (28, 28, 1))

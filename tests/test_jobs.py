@@ -31,7 +31,7 @@ def test_jobs_run_side_by_side():
     assert len(list(run_jobs(lambda item: both.wait(), range(2), 2))) == 2
 
 
-def test_what_fails_is_told_and_nothing_further_begins():
+def test_a_failure_is_raised_and_no_further_job_starts():
     begun = []
 
     def work(item: int) -> None:

@@ -34,7 +34,7 @@ from anomaly_tf.errors import UserError
         (["good/validation", "bad"], "validation", "good"),
     ],
 )
-def test_classes_below_a_class_are_asked_about(layout, below, remedy, tmp_path):
+def test_classes_below_a_class_are_refused(layout, below, remedy, tmp_path):
     folder = tmp_path / "data"
     for place in layout:
         for number in range(4):
@@ -44,7 +44,7 @@ def test_classes_below_a_class_are_asked_about(layout, below, remedy, tmp_path):
         load_folder(folder, config(tmp_path))
 
 
-def test_names_below_a_class_that_say_the_same_are_no_contradiction(tmp_path):
+def test_names_below_a_class_with_the_same_meaning_are_accepted(tmp_path):
     folder = tmp_path / "data"
     for place in ("good/ok", "good/monday", "bad/defect", "bad/deep/er"):
         pictures(folder / place, 4)
@@ -87,7 +87,7 @@ def test_masks_beside_their_pictures_are_none(name, tmp_path):
     assert any(line.startswith("left out: 4 masks that match no") for line in dataset.left_out)
 
 
-def test_what_looks_like_masks_beside_their_pictures_is_doubted(tmp_path):
+def test_files_that_look_like_masks_of_other_images_are_reported(tmp_path):
     folder = tmp_path / "data"
     for number in range(12):
         picture(folder / f"n{number:02}.png")

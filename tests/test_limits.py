@@ -71,7 +71,7 @@ def test_packed_arrays_are_measured_before_they_are_read(tmp_path, monkeypatch):
             read(place)
 
 
-def test_what_lies_unpacked_on_the_disk_may_be_as_large_as_it_is(tmp_path, monkeypatch):
+def test_uncompressed_files_may_have_any_size(tmp_path, monkeypatch):
     file = tmp_path / "plain.npz"
     np.savez(file, images=np.zeros((6, 400, 400), np.uint8), labels=np.arange(6) % 2)
     monkeypatch.setenv(MAX_GB, "0.001")
@@ -133,7 +133,7 @@ def test_members_are_packed_as_numpy_packs_them(packing, tmp_path):
         read_arrays(file, RIGHT)
 
 
-def test_of_a_packed_idx_file_only_what_it_announces_is_unpacked(tmp_path):
+def test_a_compressed_idx_file_is_unpacked_up_to_its_claimed_size(tmp_path):
     hostile.idx_of_zeros(tmp_path, 10)
     with gzip.open(tmp_path / "train-images-idx3-ubyte.gz", "ab") as file:
         file.write(bytes(5 * 10**7))
@@ -500,7 +500,7 @@ def test_nothing_is_written_through_a_link_in_a_run(command, name, run_copy, tmp
     assert not list(victim.iterdir())
 
 
-def test_an_evaluation_goes_through_no_link_and_over_no_other_file(run_copy, tmp_path):
+def test_an_evaluation_follows_no_link_and_replaces_no_other_file(run_copy, tmp_path):
     output, victim = tmp_path / "out", tmp_path / "victim"
     output.mkdir()
     victim.mkdir()

@@ -71,7 +71,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_a_mask_is_made_of_marks_the_anomaly(kind, tmp_path):
+def test_every_kind_of_mask_marks_the_anomaly(kind, tmp_path):
     image, words = KINDS[kind]
     path = tmp_path / "mask.png"
     image.save(path)
@@ -98,7 +98,7 @@ def loaded(folder: Path):
     return load_folder(folder, AutoencoderConfig(data=str(folder), data_dir=str(folder / "cache")))
 
 
-def test_masks_are_told_and_doubted(tmp_path):
+def test_masks_are_reported_with_warnings(tmp_path):
     for number in range(6):
         picture(tmp_path / "train" / "good" / f"{number}.png")
         picture(tmp_path / "test" / "good" / f"{number}.png")
@@ -177,7 +177,7 @@ def test_masks_in_a_folder_of_another_name_are_doubted(tmp_path):
     assert recognise(tmp_path).notes == ()
 
 
-def test_a_folder_of_masks_and_photos_is_asked_about(tmp_path):
+def test_a_folder_of_masks_and_images_is_refused(tmp_path):
     for number in range(4):
         picture(tmp_path / "good" / f"{number}.png")
         mask(tmp_path / "masks" / f"{number}.png")
@@ -190,7 +190,7 @@ def test_a_folder_of_masks_and_photos_is_asked_about(tmp_path):
         recognise(tmp_path)
 
 
-def test_a_folder_of_black_and_white_pictures_alone_holds_pictures(tmp_path):
+def test_a_folder_of_black_and_white_images_only_holds_images(tmp_path):
     for number in range(4):
         mask(tmp_path / "labels" / f"{number}.png")
     assert len(recognise(tmp_path).files) == 4

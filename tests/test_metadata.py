@@ -144,7 +144,7 @@ def test_colours_of_no_width_are_refused():
         (b" " * (MAX_BYTES + 1), "more than 64 MB"),
     ],
 )
-def test_what_is_no_metadata(content, words):
+def test_content_that_is_not_metadata(content, words):
     with pytest.raises(ValueError, match=words):
         DetectorInfo.parse(content, FIELDS)
 

@@ -85,7 +85,7 @@ def test_the_switch_is_set_once_on_x86_before_tensorflow(
         ("x86_64", None, "Eigen, because TensorFlow was imported before anomaly_tf"),
     ],
 )
-def test_why_it_is_off(machine, user, said, monkeypatch):
+def test_the_reason_why_it_is_off(machine, user, said, monkeypatch):
     from tensorflow.python.util import _pywrap_util_port
 
     monkeypatch.setattr(_pywrap_util_port, "IsMklEnabled", lambda: False)

@@ -148,7 +148,7 @@ def write_archive(
             archive.writestr(member, content)
 
 
-def test_the_file_of_a_run_is_taken_as_the_run(trained_run, images, tmp_path):
+def test_the_model_file_of_a_run_loads_the_run(trained_run, images, tmp_path):
     detector = Detector.load(trained_run / "model.keras")
     np.testing.assert_array_equal(detector.score(images), Detector.load(trained_run).score(images))
     alone = shutil.copy(trained_run / "model.keras", tmp_path / "model.keras")
@@ -446,7 +446,7 @@ def name_bare(graph: Any) -> None:
     ],
     ids=["in the list of functions", "by a function", "by a bare function"],
 )
-def test_what_saves_weights_cannot_be_called_by_any_name(name_it):
+def test_functions_that_save_weights_cannot_be_called_by_any_name(name_it):
     graph = graph_of({"first": "SaveV2", "other": "Relu"})
     assert list(origin._foreign_operations(graph)) == []
     name_it(graph)
@@ -471,7 +471,7 @@ def test_functions_are_found_in_every_attribute(call):
     assert list(origin._foreign_operations(graph)) == ["operation SaveV2"]
 
 
-def test_what_a_library_says_of_a_file_is_one_inert_line():
+def test_the_message_of_a_library_becomes_one_printable_line():
     said = str(origin.refused(Path("model"), ValueError("two\n  lines\r\x1b[31m\u202e")))
     assert said.startswith(
         r"model is damaged or not an anomaly_tf detector (two lines \x1b[31m\u202e)"
@@ -499,7 +499,7 @@ def user_object(graph: Any) -> Any:
         ),
     ],
 )
-def test_what_tensorflow_calls_by_itself(change, words, saved_copy):
+def test_functions_that_tensorflow_calls_itself(change, words, saved_copy):
     model = saved_model_pb2.SavedModel.FromString((saved_copy / "saved_model.pb").read_bytes())
     change(model.meta_graphs[0])
     (saved_copy / "saved_model.pb").write_bytes(model.SerializeToString())
@@ -507,7 +507,7 @@ def test_what_tensorflow_calls_by_itself(change, words, saved_copy):
     assert words in refusal(saved_copy)
 
 
-def test_what_runs_as_it_is_loaded_is_refused(saved_copy, tmp_path):
+def test_objects_that_run_code_on_loading_are_refused(saved_copy, tmp_path):
     file = tmp_path / "written by the model"
     module = Module(tf.no_op)
     module.resource = Resource(file)
@@ -557,7 +557,7 @@ def test_a_graph_that_is_none(content, saved_copy):
 # .tflite files.
 
 
-def test_a_tflite_file_runs_built_in_operations_alone(deployed, tmp_path):
+def test_a_tflite_file_runs_built_in_operations_only(deployed, tmp_path):
     written = tmp_path / "written by the model"
     signature = [tf.TensorSpec((1, 28, 28, 1), tf.uint8, name="images")]
 
@@ -651,5 +651,5 @@ def test_nothing_unpickles_or_evaluates():
         "keras.config.enable_unsafe_deserialization()",
     ],
 )
-def test_what_unpickles_would_be_found(source):
+def test_code_that_unpickles_would_be_found(source):
     assert list(dangers(ast.parse(source)))

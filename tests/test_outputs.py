@@ -60,7 +60,7 @@ def test_no_output_lies_in_a_folder_that_is_read(tmp_path):
     require_own_place("--output", photos / "new", {photos / "new" / "a.png": never}, read)
 
 
-def test_only_what_is_recognised_is_replaced(tmp_path):
+def test_only_recognised_files_are_replaced(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "a").write_text("mine")
@@ -286,7 +286,7 @@ def test_measurements_replace_no_other_file(tmp_path):
         assert kept_results(file)
 
 
-def test_links_are_not_what_they_lead_to(deployed, tmp_path):
+def test_links_are_not_treated_as_their_targets(deployed, tmp_path):
     run, link = tmp_path / "run", tmp_path / "link"
     run.mkdir()
     (run / "config.yaml").touch()

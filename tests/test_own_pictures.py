@@ -68,7 +68,7 @@ def test_digits_from_training_to_prediction(approach, storage, floor, digits, tm
     assert np.mean([row["is_anomaly"] for row in rows]) < 0.3
 
 
-def test_normal_pictures_alone(digits, tmp_path, capsys):
+def test_normal_images_only(digits, tmp_path, capsys):
     shutil.copytree(digits / "normal", tmp_path / "only")
     metrics = run(tmp_path / "only", tmp_path, "--approach", "vae", "--image-size", "16x12")
     assert metrics["auroc"] is None

@@ -97,7 +97,7 @@ def twelve_bits(grey: np.ndarray) -> np.ndarray:
     return np.ceil(grey * (4095 / 255)).astype(np.uint16)
 
 
-def test_sixteen_bits_are_read_as_in_training_or_as_the_user_says(
+def test_sixteen_bits_are_read_as_in_training_or_as_given(
     model, judged, without_tensorflow, tmp_path
 ):
     grey = judged["normal"][0].astype(np.uint16)
@@ -238,7 +238,7 @@ def test_all_images_of_a_call_are_judged_together(model, mixed, without_tensorfl
     assert done.stdout.endswith("71 images, 0 anomalies, at a false-discovery rate of 0.1\n")
 
 
-def test_a_stream_unlike_the_calibration_images_is_told(model, small_arrays, tmp_path):
+def test_a_stream_unlike_the_calibration_images_is_reported(model, small_arrays, tmp_path):
     _, _, images, classes = small_arrays
     clean = images[classes == 0][:100, ..., 0]
     noise = np.random.default_rng(0).normal(0, 40, clean.shape)
@@ -274,7 +274,9 @@ def test_a_stream_unlike_the_calibration_images_is_told(model, small_arrays, tmp
     "options",
     [("--check-drift",), ("--false-discovery-rate", "0.1"), ("--check_drift", "--format", "csv")],
 )
-def test_without_scipy_one_line_says_what_to_install(options, model, photos, without_tensorflow):
+def test_without_scipy_one_line_names_the_package_to_install(
+    options, model, photos, without_tensorflow
+):
     scipy = Path(without_tensorflow["PYTHONPATH"]) / "scipy"
     scipy.mkdir()
     (scipy / "__init__.py").write_text("raise ImportError('is not installed')")
@@ -354,7 +356,7 @@ def test_files_of_the_same_name_keep_their_maps(model, photos, without_tensorflo
     assert {path.name for path in (tmp_path / "heat").iterdir()} == {"a.png", "a-2.png"}
 
 
-def test_a_run_and_its_export_say_the_same(model, trained_run, photos, capsys):
+def test_a_run_and_its_export_give_the_same_output(model, trained_run, photos, capsys):
     said = (
         judge(capsys, "--model", path, photos, "--format", "jsonl")[1]
         for path in (trained_run, model)
@@ -512,7 +514,7 @@ def test_heat_maps_do_not_lie_in_the_model(deployed, photos):
             script.main([*options, str(folder)])
 
 
-def test_pictures_of_one_name_are_told_apart(model, photos, tmp_path, capsys):
+def test_images_of_the_same_name_get_different_heat_maps(model, photos, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     for name in ("a.png", "A.PNG"):
@@ -527,7 +529,7 @@ def test_pictures_of_one_name_are_told_apart(model, photos, tmp_path, capsys):
     ]
 
 
-def test_what_is_left_out_is_said_and_the_rest_is_judged(model, photos, tmp_path, capsys):
+def test_left_out_files_are_reported_and_the_others_are_scored(model, photos, tmp_path, capsys):
     for name in ("1.heic", "2.HEIC", "notes.txt", ".DS_Store", "Thumbs.db"):
         (photos / name).write_bytes(b"content")
     (tmp_path / "empty").mkdir()
@@ -575,7 +577,7 @@ def test_a_byte_order_mark_and_names_like_pictures(model, photos, without_tensor
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_names_nothing_keeps_no_picture_from_being_judged(model, photos, without_tensorflow):
+def test_an_empty_folder_does_not_prevent_the_other_scores(model, photos, without_tensorflow):
     done = predict(model, photos / "a.png", "-", input="", env=without_tensorflow)
     assert (done.returncode, done.stdout.count("a.png")) == (2, 1)
     assert done.stderr == "error: stdin names no files; give their names, one a line\n"

@@ -60,7 +60,7 @@ def test_the_test_set_is_whole(split, fashion):
     assert (len(split.train), len(split.validation)) == (54000, 6000)
 
 
-def test_the_share_of_the_validation_set_is_what_was_asked_for(small_dataset):
+def test_the_validation_set_has_the_given_share(small_dataset):
     config = DualGanConfig(sampling=BalancedSamplingConfig(validation_fraction=0.25))
     split = make_split(config, small_dataset)
     assert (len(split.train), len(split.validation)) == (4500, 1500)
@@ -89,7 +89,7 @@ def test_all_protocols_choose_on_the_same_images(split, fashion):
     np.testing.assert_array_equal(split.validation.normal, one_class.validation.normal)
 
 
-def test_one_class_trains_on_the_normal_class_alone(fashion):
+def test_one_class_trains_on_the_normal_class_only(fashion):
     split = make_split(AutoencoderConfig(normal_class=(3,)), fashion)
     assert set(split.train.classes) == {3}
     assert len(split.train) == 5400
@@ -97,7 +97,7 @@ def test_one_class_trains_on_the_normal_class_alone(fashion):
     np.testing.assert_array_equal(split.test.images, fashion.test_images)
 
 
-def test_unseen_classes_are_met_only_at_test(fashion):
+def test_unseen_classes_are_in_the_test_set_only(fashion):
     chosen = UnseenConfig(seen_classes=(0, 1), unseen_classes=(6, 7))
     config = DualGanConfig(normal_class=(3,), protocol="unseen", unseen=chosen)
     split = make_split(config, fashion)
@@ -140,7 +140,7 @@ def test_roles_that_cannot_be(chosen, words):
 
 
 @pytest.mark.parametrize("protocol", ["imbalance", "unseen"])
-def test_one_class_alone_has_no_anomalies(protocol):
+def test_a_single_class_has_no_anomalies(protocol):
     with pytest.raises(UserError, match=r"holds normal images only.*--protocol corruption"):
         class_roles(DualGanConfig(protocol=protocol), ("only",))
 
@@ -396,7 +396,7 @@ def test_names_that_say_which_class_is_normal(names, arrays, folder):
                 assert order[normal] == expected
 
 
-def test_a_guess_is_told_and_doubted_where_the_normal_class_is_the_smaller_one():
+def test_a_guess_is_reported_with_a_warning_if_the_normal_class_is_smaller():
     for counts, doubtful in (({"0": 60, "1": 15}, False), ({"0": 15, "1": 60}, True)):
         dataset = numbered(counts, files=False)
         roles = class_roles(AutoencoderConfig(), dataset.class_names)
@@ -435,7 +435,7 @@ def grey_split(**options) -> Split:
     )
 
 
-def test_corruptions_are_as_strong_as_asked_and_follow_the_seed():
+def test_corruptions_have_the_given_strength_and_follow_the_seed():
     first, again, other = grey_split(seed=1), grey_split(seed=1), grey_split(seed=2)
     noisy = first.test.images[first.test.classes == 1].astype(int)
     # Noise of 5 % of the range: 12.75 grey levels.

@@ -31,7 +31,7 @@ def rows_of(table: str) -> set[str]:
     return {line for line in table.splitlines() if line.startswith("|")}
 
 
-def test_what_is_published_is_registered_and_stands_in_the_readme():
+def test_published_results_are_registered_and_in_the_readme():
     assert set(PUBLISHED) <= set(APPROACHES)
     for approach in PUBLISHED:
         assert f"| `{approach}` " in README

@@ -96,7 +96,7 @@ def test_ways_of_scoring_are_compared_by_class_or_by_model():
     ]
 
 
-def test_what_was_measured_is_not_trained_again(tmp_path, monkeypatch, capsys):
+def test_measured_cells_are_not_trained_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quality, "read_study", lambda name: STUDY)
     path = tmp_path / "sota.json"
     path.write_text(json.dumps({"cells": MEASURED}), "utf-8")

@@ -219,7 +219,7 @@ def test_a_damaged_or_strange_checkpoint_is_refused_in_one_line(tmp_path):
         load_checkpoint(path, model, "digest")
 
 
-def test_what_a_checkpoint_holds_is_of_its_type_and_range(tmp_path):
+def test_the_content_of_a_checkpoint_has_checked_types_and_ranges(tmp_path):
     model, path = built("contrastive"), tmp_path / "checkpoint.npz"
     save_checkpoint(path, model, Progress("digest", 1, history=[{"loss": 1.0}]))
     with np.load(path) as file:
@@ -354,7 +354,7 @@ def test_a_model_that_was_not_yet_renamed_is_the_runs_if_its_digest_is(run_copy)
         (["--resume="], ("--resume is empty",)),
     ],
 )
-def test_what_cannot_go_on_is_told_in_one_line(arguments, words, without_tensorflow):
+def test_a_run_that_cannot_resume_is_reported_in_one_line(arguments, words, without_tensorflow):
     assert_one_line(run_script("train.py", *arguments, env=without_tensorflow), *words)
 
 
@@ -445,7 +445,7 @@ def test_ctrl_c_never_replaces_a_detector_by_one_that_learnt_less(
         train.main(["--resume", str(run)])
 
 
-def test_a_run_that_lost_its_model_goes_on_with_its_own_pictures_only(tmp_path, monkeypatch):
+def test_a_run_that_lost_its_model_resumes_with_its_own_images_only(tmp_path, monkeypatch):
     folder, run = tmp_path / "photos", RunDirectory(tmp_path / "run")
     noise = np.random.default_rng(0).integers(0, 255, (40, 16, 16), np.uint8)
     for number, image in enumerate(noise):

@@ -99,7 +99,7 @@ def test_other_formats_and_other_files_are_counted(photos):
     ]
 
 
-def test_what_systems_leave_is_neither_searched_nor_counted(photos):
+def test_system_files_are_neither_searched_nor_counted(photos):
     for name in SYSTEM_NAMES | {"__MACOSX", "@eaDir", "Thumbs.db", "$RECYCLE.BIN", ".hidden"}:
         picture(photos / name / "x.png")
     for name in (".DS_Store", "._a.png"):
@@ -133,7 +133,7 @@ def test_places_that_hold_each_other_are_read_once(photos):
     assert "2 folders reached twice" in found.left_out.lines()[0]
 
 
-def test_what_is_no_file_is_not_opened(photos):
+def test_pipes_and_links_without_target_are_not_opened(photos):
     os.mkfifo(photos / "pipe.bmp")  # which would wait for a writer
     (photos / "gone").symlink_to("nowhere")
     (photos / "gone.png").symlink_to("nowhere")
@@ -146,7 +146,7 @@ def test_what_is_no_file_is_not_opened(photos):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_cannot_be_read_is_said(photos):
+def test_a_folder_that_cannot_be_read_is_reported(photos):
     closed = picture(photos / "closed" / "b.png").parent
     closed.chmod(0)
     found, lines = search(photos)
@@ -177,7 +177,7 @@ def test_heat_maps_plots_and_runs_are_left_out(photos):
     assert len(find_images([photos / "b.png"]).files) == 1
 
 
-def test_what_may_not_be_looked_at_is_counted(tmp_path, without_root):
+def test_inaccessible_files_are_counted(tmp_path, without_root):
     top = Path(tempfile.mkdtemp())  # which the other user may enter
     picture(top / "all" / "a.png")
     picture(top / "all" / "closed" / "b.png")

@@ -188,7 +188,7 @@ for loads in (False, True):
 
 
 @pytest.mark.parametrize("kind", ["run", "tflite"])
-def test_a_forked_process_scores_or_says_why_not(kind, deployed):
+def test_a_forked_process_scores_or_reports_the_reason(kind, deployed):
     done = run_command(sys.executable, "-c", FORKED, deployed[kind], cwd=ROOT)
     said = done.stdout.splitlines()
     assert len(said) == 2
@@ -201,7 +201,7 @@ def test_a_forked_process_scores_or_says_why_not(kind, deployed):
 UNPICKLING = "import pickle, sys; print(pickle.load(sys.stdin.buffer).threshold)"
 
 
-def test_another_process_loads_what_was_pickled(deployed, tmp_path, without_tensorflow):
+def test_another_process_loads_a_pickled_detector(deployed, tmp_path, without_tensorflow):
     detector = Detector.load(deployed["tflite"])
     detector.set_false_alarm_rate(0.1)
     (tmp_path / "pickled").write_bytes(pickle.dumps(detector))
@@ -228,7 +228,7 @@ def test_trust_and_threads_are_kept(deployed, run_copy):
     assert pickle.loads(pickle.dumps(model))._threads == 1
 
 
-def test_what_was_replaced_since_is_not_taken_for_what_was_pickled(deployed, tmp_path):
+def test_a_model_replaced_after_pickling_is_refused(deployed, tmp_path):
     model = Path(shutil.copy(deployed["tflite"], tmp_path / "model.tflite"))
     content = pickle.dumps(Detector.load(model))
     info = Detector.load(model).info
@@ -245,7 +245,7 @@ def test_what_was_replaced_since_is_not_taken_for_what_was_pickled(deployed, tmp
         pickle.loads(content)
 
 
-def test_without_a_path_one_line_says_why_not():
+def test_without_a_path_one_line_gives_the_reason():
     detector = weighing_detector((8, 8, 1), (1,))
     for copied in (pickle.dumps, copy.deepcopy):
         with pytest.raises(TypeError, match=r"^cannot pickle this TrainedDetector: it was not"):

@@ -32,7 +32,7 @@ def values(variables: list[keras.Variable]) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("approach", APPROACHES)
-def test_every_average_follows_its_network_by_the_decay_that_was_asked_for(approach):
+def test_every_average_follows_its_network_with_the_given_decay(approach):
     config = small_config(approach, ema_decay=0.1)
     model = small_model(config)
     assert not model.jit_compile

@@ -75,7 +75,7 @@ def test_numbers_that_no_layer_has():
         ),
     ],
 )
-def test_what_a_layer_takes(layer, made, operations, workspace):
+def test_the_cost_of_a_layer(layer, made, operations, workspace):
     image = keras.Input((8, 8, 3))
     model = keras.Model(image, layer(image))
     trace = trace_keras(keras.saving.serialize_keras_object(model))
@@ -199,7 +199,7 @@ WINDOW = {"strides": [1, 4, 4, 1], "ksize": [1, 4, 4, 1], "padding": "VALID"}
     ],
     ids=lambda value: getattr(value, "op", ""),
 )
-def test_what_an_operation_takes(node, inputs, shape, operations, workspace):
+def test_the_cost_of_an_operation(node, inputs, shape, operations, workspace):
     trace = Trace()
     (made,) = _outputs(node, inputs, {}, trace, 0)
     assert made.shape == shape
@@ -267,7 +267,7 @@ def filled(*shape: int) -> Any:
     ],
     ids=["relu", "convolution", "depthwise", "maximum", "mean", "transposed"],
 )
-def test_what_an_operation_of_litert_takes(act, made, constants, operations, workspace):
+def test_the_cost_of_an_operation_of_litert(act, made, constants, operations, workspace):
     trace = trace_litert(tflite_of(act))
     step = trace.steps[-1]
     assert [size for _, size in step.outputs] == [4 * made]
@@ -330,7 +330,7 @@ def announce(*shape: int) -> Callable[[Any], None]:
     ],
     ids=["graphs", "strings", "calls", "announced", "made"],
 )
-def test_what_no_tflite_file_may_hold(change, words, monkeypatch):
+def test_tflite_files_that_are_refused(change, words, monkeypatch):
     assert len(trace_litert(forged(lambda model: None)).steps) == 2
     if "98" in words:  # or LiteRT would have to make gigabytes
         monkeypatch.setattr(litert_bounds, "MAX_VALUE", 20_000)

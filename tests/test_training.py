@@ -292,7 +292,7 @@ def test_a_resumed_training_keeps_its_best_epoch_and_continues_its_batches_and_r
     np.testing.assert_array_equal(Detector.load(run.path).score(split.validation.images), scores)
 
 
-def test_what_is_left_open_follows_from_protocol_and_images(split):
+def test_defaults_follow_from_protocol_and_images(split):
     """Of 90 normal and 210 other images of 28 x 28, and of larger ones."""
 
     def resolved(config: Config, side: int = 28) -> Config:
@@ -399,7 +399,7 @@ def batches_of(config: Config, split: Split, folder: Path, first_step: int = 0) 
 STILL = {"flip": 0.0, "shift": 0}
 
 
-def test_the_batches_are_made_as_the_configuration_says(numbered_split, tmp_path):
+def test_the_batches_follow_the_configuration(numbered_split, tmp_path):
     sampling = BalancedSamplingConfig(**STILL, candidates=3, synthetic=0.5, anomaly_clusters=2)
     batches = batches_of(DualGanConfig(sampling=sampling), numbered_split, tmp_path)
     assert len(batches) == 10
@@ -447,7 +447,7 @@ def test_who_learns_classes_gets_them_with_their_images(numbered_split, tmp_path
     assert batches_of(config, numbered_split, tmp_path, 8)[0][0].tolist() == batches[8][0].tolist()
 
 
-def test_under_corruption_anomalies_are_made_of_normal_images_as_configured(
+def test_under_corruption_anomalies_are_generated_from_normal_images_as_configured(
     numbered_split, tmp_path
 ):
     sampling = BalancedSamplingConfig(**STILL, candidates=2)
@@ -531,7 +531,7 @@ def test_every_kind_of_non_finite_number_is_noticed(value):
         callback.on_train_batch_end(7, {"patch": 1.0, "abc": tf.constant(value)})
 
 
-def test_a_training_that_blows_up_at_once_keeps_nothing_and_says_so(train):
+def test_a_training_that_diverges_in_its_first_step_keeps_nothing_and_reports_it(train):
     outcome, run = train(learning_rate=1e30)
     assert outcome.status == "non_finite_loss"
     assert outcome.info is None
@@ -548,7 +548,7 @@ def test_the_cpu_is_chosen_with_a_reason_and_without_xla(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" in select_device("auto").reason
 
 
-def test_a_gpu_is_taken_without_being_asked_for(monkeypatch):
+def test_a_gpu_is_selected_by_default(monkeypatch):
     """No GPU here: TensorFlow's answers are played, the decisions are ours."""
     growth = []
     gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")

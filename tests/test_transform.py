@@ -63,7 +63,7 @@ def test_resizing_keeps_the_middle():
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 1), (11, 16, 3)])
-def test_what_is_learnt_is_what_the_score_asks(shape):
+def test_training_and_score_use_the_same_transformations(shape):
     """Every transformation is drawn, with the number that the detector has for it."""
     model = build(shape)
     image = scaled(pictures(1, *shape))
@@ -100,7 +100,7 @@ def test_the_score_is_the_mean_surprise_and_the_distance_of_the_gradients(shape)
     np.testing.assert_allclose(outputs["features"], expected_features, rtol=1e-4, atol=1e-6)
 
 
-def test_each_step_draws_other_transformations_and_reports_how_they_were_told():
+def test_each_step_draws_other_transformations_and_reports_their_accuracy():
     shape = (12, 12, 1)
     model, twin = build(shape), build(shape)
     batch = scaled(pictures(64, *shape))

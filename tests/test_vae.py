@@ -92,7 +92,7 @@ def test_the_latent_is_sampled_anew_in_each_step_but_not_in_the_score(batch, ima
     np.testing.assert_array_equal(model.detector(images)["score"], model.detector(images)["score"])
 
 
-def test_errors_are_standardised_by_what_each_pixel_does_on_normal_images(batch):
+def test_errors_are_standardised_by_the_statistics_of_each_pixel_on_normal_images(batch):
     model = build(noise=0.2)
     statistics = model.averaged.get_layer("error_statistics")
     means, variances = np.linspace(-0.2, 0.2, PIXELS), np.linspace(0.0, 0.5, PIXELS)

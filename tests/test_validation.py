@@ -72,14 +72,14 @@ def test_of_labelled_anomalies_the_epoch_with_the_highest_auroc_is_the_best(tmp_
         assert measures["val_normal_score"] == pytest.approx(np.mean(PIXELS[:3], axis=0)[pixel])
 
 
-def test_a_training_that_is_resumed_has_to_beat_what_it_had(tmp_path):
+def test_a_resumed_training_must_beat_its_best_epoch(tmp_path):
     watched = Watched("val_auroc", tmp_path, best=0.7)
     for epoch, pixel in enumerate((1, 2, 0), start=4):
         watched.epoch(epoch, pixel)
     assert watched.epochs == [7]
 
 
-def test_without_labelled_anomalies_the_last_epoch_is_kept_whatever_they_would_say(tmp_path):
+def test_without_labelled_anomalies_the_last_epoch_is_kept(tmp_path):
     watched = Watched(LAST_EPOCH, tmp_path)
     for epoch, pixel in enumerate((0, 1, 2)):
         watched.epoch(epoch, pixel)
