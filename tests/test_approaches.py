@@ -1,4 +1,4 @@
-"""Every approach, trained for seconds on real images: it learns, and its evaluation is whole."""
+"""Every approach, trained for seconds on real images: it learns, and its evaluation is complete."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_classifier_explains_by_grad_cam_and_has_no_reconstruction(evaluated, 
     assert maps.min() >= 0
     assert len({float(part.max()) for part in maps}) > 10  # not rescaled per image
     probabilities = detector.probabilities(images)
-    # Near 1 a float32 probability has no more than 1e-7 to tell.
+    # Near 1, float32 probabilities have a resolution of 1e-7.
     np.testing.assert_allclose(
         -np.log(probabilities.max(axis=1)), detector.score(images), rtol=1e-3, atol=1e-6
     )

@@ -1,4 +1,4 @@
-"""IDX files, .npz files and TFDS: what they give, and what is said of damaged ones."""
+"""IDX files, .npz files and TFDS: their data sets, and the errors for damaged ones."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def test_any_damaged_byte_gives_a_user_error(npz):
         except UserError as error:
             messages.append(str(error))
     assert not any("\n" in message for message in messages)
-    # The rest are dates and the like.
+    # The rest are dates and similar fields.
     assert len(messages) > 0.6 * len(content)
 
 

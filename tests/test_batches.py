@@ -1,4 +1,4 @@
-"""Several images judged together, against exact arithmetic."""
+"""Joint decisions on several images, compared with exact arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark: cells, resuming, failures, and what is made of the results."""
+"""The benchmark: cells, resuming, failures, tables and plots."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_cells_side_by_side_all_end(small_options):
     options = dataclasses.replace(small_options, normal_classes=(77, 78, 79), jobs=2)
     done = list(run_cells(options))
     assert {cell.normal_class for cell, _, _ in done} == {77, 78, 79}
-    for cell, outcome, _ in done:  # neither is told what is the other's
+    for cell, outcome, _ in done:  # neither gets the options of the other
         assert f"normal class {cell.normal_class} does not exist" in outcome["reason"]
     assert [said.split("]")[0] for _, _, said in done] == ["[1/3", "[2/3", "[3/3"]
 
@@ -376,7 +376,7 @@ def test_a_table_for_each_protocol_with_several_normal_classes_or_corruptions():
     ]
     imbalance, unseen, corruption = tables.values()
     assert imbalance[0] == ("", "0", "2", "mean")
-    # Of seed 1, class 2 is missing, so the mean is that of seed 0 alone.
+    # Seed 1 lacks class 2, so that the mean is that of seed 0 only.
     assert imbalance[2:] == [("`gan`", ".910", ".940", "0.9200")]
     assert unseen[2:] == [
         ("`sota`", ".800", ".900", "0.8500"),
@@ -411,7 +411,7 @@ def test_the_page_needs_no_other_file_and_shows_every_picture(tmp_path):
     pictures = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
     assert len(pictures) == page.count("<figure>") == 6
     assert all(b"<svg" in base64.b64decode(picture) for picture in pictures)
-    # What a message says is shown as text.
+    # A message is shown as text.
     assert "&lt;b&gt;too large" in page
     assert "<b>" not in page
 

@@ -1,4 +1,4 @@
-"""Models from elsewhere are refused before they take much; what they answer is checked."""
+"""Untrusted models are refused before they need much memory or time; their outputs are checked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tflite_info(deployed) -> dict[str, Any]:
 
 
 def refusal(path: Path) -> str:
-    """What is said of a model that is refused soon."""
+    """The error for a model, which must be refused quickly."""
     begin = time.process_time()
     with pytest.raises(UserError) as refused:
         Detector.load(path)
@@ -125,7 +125,7 @@ def test_a_saved_model_that_would_take_too_much(kind, saved_copy):
 
 
 def test_functions_are_found_by_either_name(saved_copy):
-    """What only an object names, and not the list of functions, is gone through, too."""
+    """Functions that only an object names, and not the list of functions, are traced as well."""
     hostile.hostile_saved_model(saved_copy, lambda x: x)
 
     def hide(graph: Any) -> None:
@@ -178,7 +178,7 @@ def test_the_peak_of_memory_counts_kept_tensors():
         require_few_steps(MAX_STEPS + 1)
 
 
-# What models answer.
+# Outputs of models.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The two classifiers, `cnn` and `supervised`: what they are taught, and scores near 0."""
+"""The two classifiers, `cnn` and `supervised`: their losses, and scores near 0."""
 
 from __future__ import annotations
 

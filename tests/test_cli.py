@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, each in a process of its own."""
+"""The scripts as a user runs them, each in a separate process."""
 
 from __future__ import annotations
 
@@ -429,5 +429,5 @@ def test_help_explains_every_option_without_tensorflow(script, without_tensorflo
     if script == "train.py":
         for option in ("--approach", "--losses.abc-weight", "--training.steps-per-epoch"):
             assert option in done.stdout
-    # An option without an explanation shows its type alone.
+    # An option without an explanation shows its type only.
     assert "\n                        (type:" not in done.stdout

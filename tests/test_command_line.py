@@ -1,4 +1,4 @@
-"""From the command line to a typed configuration; every wrong word has its one line."""
+"""From the command line to a typed configuration; every wrong option gives one line."""
 
 from pathlib import Path
 

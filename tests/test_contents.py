@@ -1,4 +1,4 @@
-"""A run knows its data again: what is compared, and what is said of data that is not the run's."""
+"""The data of a run is compared when the run is opened, and other data is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RANDOM = np.random.default_rng(0)
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a training leaves of its data: its configuration, split.json and detector.json."""
+    """The records of a training on its data: configuration, split.json and detector.json."""
 
     config: Config
     split: Path
@@ -264,7 +264,7 @@ def test_images_on_disk_under_corruption_are_compared_as_they_were_kept(
     run = trained(config, tmp_path)
     assert run.info.data.n_test == 2
     assert opened(run).test.labels.tolist() == [0, 0, *[1] * 6]
-    # As train.py --resume does, which divides the folder anew.
+    # As train.py --resume does, which divides the folder again.
     make_split(config, open_dataset(config), run.info)
 
 

@@ -1,4 +1,4 @@
-"""Synthetic anomalies: how strong, how random, and the same from the same seed."""
+"""Synthetic anomalies: strength, randomness, and reproducibility by the seed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Thresholds and metrics against numbers worked out by hand."""
+"""Thresholds and metrics compared with hand-computed numbers."""
 
 import numpy as np
 import pytest

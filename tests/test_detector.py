@@ -1,4 +1,4 @@
-"""The Python API: scores, verdicts, maps, and what it says to wrong arrays."""
+"""The Python API: scores, verdicts, maps, and the errors for wrong arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dual-discriminator GAN: who learns from which loss."""
+"""The dual-discriminator GAN: the network that each loss trains."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def batch(small_dataset) -> tuple[tf.Tensor, tf.Tensor]:
 def build(losses: DualGanLosses = DualGanLosses(), ema_decay: float = 0.9) -> DualGan:  # noqa: B008
     keras.utils.set_random_seed(0)
     training = AdversarialTrainingConfig(ema_decay=ema_decay)
-    sampling = BalancedSamplingConfig()  # whatever is in a batch is learnt from
+    sampling = BalancedSamplingConfig()  # all images of a batch are learnt from
     config = DualGanConfig(networks=SMALL, losses=losses, training=training, sampling=sampling)
     return dual_gan.build(config, SHAPE, 10, jit_compile=False)
 
@@ -100,7 +100,7 @@ def worst_windows(difference: np.ndarray) -> float:
 def test_the_step_reports_the_losses_that_the_networks_give(batch):
     model = build()
     normal, anomaly = (part.numpy() for part in batch)
-    # BatchNorm's batch statistics are a function of the batch alone, so a clone tells the same.
+    # BatchNorm's batch statistics depend on the batch only, so that a clone gives the same result.
     twin = build()
     reported = {name: float(value) for name, value in model.train_step(batch).items()}
     both = np.concatenate([normal, anomaly])
@@ -194,8 +194,8 @@ def test_gradients_of_normal_images_are_part_of_the_score_if_configured(batch):
     without, model = build(), build(DualGanLosses(gradient_score_weight=0.5))
     assert without.adapts_to == 0 < model.adapts_to
     model.adapt(images)
-    told = keras.Model(model.detector.input, model.detector.get_layer("whitening").output)
-    distances = np.square(told(images)).sum(axis=1)
+    whitened = keras.Model(model.detector.input, model.detector.get_layer("whitening").output)
+    distances = np.square(whitened(images)).sum(axis=1)
     assert distances.mean() == pytest.approx(1.0, rel=1e-3)
     more = model.detector(images)["score"] - without.detector(images)["score"]
     np.testing.assert_allclose(more, 0.5 * distances, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""What evaluate.py measures on images whose scores and maps can be worked out by hand."""
+"""Metrics of evaluate.py on images whose scores and maps can be computed by hand."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ WITHOUT_MASK = ("stain", "a")
 
 @pytest.fixture(scope="module")
 def metrics(evaluated_folder) -> dict:
-    """What was measured."""
+    """The metrics of the evaluation."""
     return json.loads((evaluated_folder / "metrics.json").read_text())
 
 
@@ -333,7 +333,7 @@ HOSTILE = "a\n\x1b[31mb"
 
 
 def hostile_split() -> Split:
-    """Two normal pictures and two anomalies, of which one scores as normal."""
+    """Two normal images and two anomalies, one with the score of a normal image."""
     images = plain_images([20, 80, 10, 90], [0, 0, 1, 1])
     files = ("=1+1.png", f"x/{HOSTILE}.png", f"y/{HOSTILE}.png", "@y.png")
     test = LabelledImages(images.images, images.classes, files, labels=images.labels)
@@ -381,7 +381,7 @@ def test_an_interval_needs_more_than_one_anomaly(hostile):
 
 
 def labels_of(figure: Figure) -> list[str]:
-    """What stands above the pictures of a figure."""
+    """The titles above the images of a plot."""
     axis = figure.axes[0]
     return [text.get_text() for text in axis.get_xticklabels()] or [
         one.get_title() for one in figure.axes if one.get_title()

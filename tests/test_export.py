@@ -1,4 +1,4 @@
-"""Exports of every approach against the run that they were made from, and what can go wrong."""
+"""Exports of every approach compared with their run, and errors of exports."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def test_int8_learns_its_range_from_the_samples(brightest, expected):
     file = convert(model, 2, "int8", samples)
     info = dataclasses.replace(weighing_detector((8, 8, 1), (1,)).info, outputs=["score"])
     bright = np.full((1, 8, 8, 1), 204, np.uint8)
-    # What is brighter than every sample counts as bright as the brightest of them.
+    # Pixels brighter than all samples are clipped to the brightest sample.
     assert LiteRTDetector(file, info).score(bright)[0] == pytest.approx(expected, abs=0.01)
 
 
@@ -487,9 +487,9 @@ def test_a_loss_of_quality_ends_in_status_three(exported, monkeypatch, capsys, t
     monkeypatch.setattr(parity, "ALLOWED_LOSS", -1.0)
     options = ["--run-dir", str(run), "--format", "tflite", "--output", str(tmp_path)]
     assert export.main(options) == 3
-    told = capsys.readouterr()
-    assert "error: the export lost" in told.err
-    assert "AUROC" in told.out
+    output = capsys.readouterr()
+    assert "error: the export lost" in output.err
+    assert "AUROC" in output.out
     assert (tmp_path / "autoencoder.tflite").is_file()
 
 

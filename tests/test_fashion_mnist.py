@@ -1,4 +1,4 @@
-"""Where Fashion-MNIST comes from, and what is noticed when a source is damaged or not there."""
+"""Sources of Fashion-MNIST, and the detection of damaged or missing ones."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_damaged_cache_is_fetched_again(cache, offline, monkeypatch, fashion, 
         fashion.test_images,
         fashion.test_classes,
     )
-    # Another order than the cache's: whatever the source, the arrays come in one order.
+    # Another order than that of the cache: arrays of every source have the same order.
     for name, array in zip(IDX_NAMES, arrays, strict=True):
         header = bytes((0, 0, 8, 3 if array.ndim == 4 else 1))
         sizes = np.array(array.shape[:3], ">u4").tobytes()

@@ -1,4 +1,4 @@
-"""Folders of pictures: how they are understood, what is skipped, what is refused."""
+"""Folders of images: their layouts, skipped files, and refused folders."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_split_is_saved_and_holds_every_image_once(approach, photos, tmp_path)
     assert sum(map(len, files)) == len(set.union(*files)) == 74
     normal = [int((part.labels == 0).sum()) for part in (split.train, split.validation, split.test)]
     assert normal == [27, 13, MIN_CUT]
-    # What one_class does not learn from is tested on.
+    # Anomalies that one_class does not train on are in the test set.
     assert bool(split.train.labels.any()) == (approach is DualGanConfig)
     assert split.validation.labels.any()
     assert split.test.labels.sum() >= (10 if approach is AutoencoderConfig else 3)
@@ -649,7 +649,7 @@ def test_images_of_one_name_in_two_classes_keep_their_own_masks(photos, tmp_path
         Image.fromarray(mask).save(f"{path}_mask.png")
     pictures(photos / "train" / "good", 4)
     dataset = load_folder(photos, config(tmp_path))
-    # Normal images have no defect, whatever lies in ground_truth.
+    # Normal images have no defect, even if ground_truth has a mask.
     assert set(dataset.masks) == {name for name in truth if "good" not in name}
     masks = read_masks(photos, [*dataset.masks.values()], (10, 12, 1))
     for file, mask in zip(dataset.masks, masks, strict=True):

@@ -1,4 +1,4 @@
-"""Layers and updates in fewer operations give what Keras's own give."""
+"""Layers and updates in fewer operations give the results of Keras's own."""
 
 from __future__ import annotations
 

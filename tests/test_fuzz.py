@@ -1,4 +1,4 @@
-"""Generated inputs: whatever comes in, a right result comes out, or one line that says why not.
+"""Generated inputs: every input gives a correct result or a one-line error.
 
 `make fuzz` draws thousands of new inputs; here a few are drawn, always the same.
 """
@@ -240,7 +240,7 @@ def test_any_options(place, arguments):
 
 @st.composite
 def settings_of_files(draw: st.DrawFn) -> dict[str, Any]:
-    """What a YAML file might hold: known and unknown names, right and wrong values."""
+    """Content of YAML files: known and unknown names, valid and invalid values."""
     content: dict[Any, Any] = {}
     for _ in range(draw(st.integers(0, 4))):
         name = draw(st.one_of(st.sampled_from(NAMES), TEXTS))
@@ -351,8 +351,8 @@ def test_any_image_file(kind, place):
 
     @cases(150, 2500)
     @given(damaged(image_files(kind)), st.booleans(), st.sampled_from((1, 3)))
-    def check(content, mend, channels):
-        file.write_bytes(with_checksums(content) if mend and kind == "PNG" else content)
+    def check(content, repair, channels):
+        file.write_bytes(with_checksums(content) if repair and kind == "PNG" else content)
         shape = (8, 6, channels)
         try:
             width, height, grey, _ = read_header(file)
@@ -527,7 +527,7 @@ def test_any_keras_file(deployed, images, place):
     @given(st.one_of(damaged([content]), changed(config, values).map(repacked)), st.booleans())
     def check(changed_content, trust):
         (run / "model.keras").write_bytes(changed_content)
-        # The digest is made to fit, or it alone would refuse.
+        # The digest is adapted, because it would be refused otherwise.
         forged = info | {"model_sha256": sha256(run / "model.keras")}
         (run / "detector.json").write_text(json.dumps(forged))
         try:

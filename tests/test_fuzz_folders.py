@@ -1,4 +1,4 @@
-"""Folders as users have them: whatever lies in one is learnt from, or counted with its reason.
+"""Folders as users have them: every file is used, or counted with its reason.
 
 `make test` draws a few, always the same; `make fuzz` draws thousands.
 """

@@ -1,4 +1,4 @@
-"""GANomaly: what its losses and its score are made of."""
+"""GANomaly: its losses and its score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images, classes, files and labels stay in step, in memory and on disk."""
+"""Images, classes, files and labels stay aligned, in memory and on disk."""
 
 from __future__ import annotations
 

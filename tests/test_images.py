@@ -1,4 +1,4 @@
-"""Image files from anywhere: every kind that is promised, and every kind of damage."""
+"""Image files: all supported kinds, and all kinds of damage."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_colours_of_sixteen_bits_are_read_if_they_fill_them(tmp_path):
         dark = deep_colours(tmp_path / "dark.png", high)
         with pytest.raises(UnreadableImage, match=f"may be {high} .*--bit-depth 16 for the second"):
             open_image(dark)
-    with pytest.raises(UnreadableImage, match="12-bit colours stored in 16 bits, of which only"):
+    with pytest.raises(UnreadableImage, match="12-bit colours stored in 16 bits, and only"):
         open_image(camera, 12)
     assert open_image(camera, 16).getpixel((0, 0)) == (0, 15, 7)
     assert not read_header(saved(Image.new("RGB", (4, 4)), tmp_path / "plain.png")).is_deep

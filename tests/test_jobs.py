@@ -1,4 +1,4 @@
-"""Work side by side: every item once, on a share of the threads, and how it ends."""
+"""Parallel jobs: every item once, on a share of the threads, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What folders and the names in them mean, and what contradicts it."""
+"""The meaning of folder names, and contradictory layouts."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files that claim much are refused before they are read; what is read is of its type and range."""
+"""Files that claim large sizes are refused before they are read; types and ranges are checked."""
 
 from __future__ import annotations
 
@@ -459,7 +459,7 @@ def test_a_run_names_no_folder_to_write_to(command, run_copy, tmp_path):
     lines = [line for line in text.splitlines() if not line.startswith(("data:", "data_dir:"))]
     lines += ["data: fashion_mnist", f"data_dir: {victim}"]
     file.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="only the run's own configuration names that folder"):
+    with pytest.raises(UserError, match="the folder comes from the run's configuration"):
         main([*options, str(run_copy)])
     assert not list(victim.iterdir())
     assert may_write(victim)

@@ -1,4 +1,4 @@
-"""Pixel AUROC and AU-PRO against numbers worked out by hand, and the picture of the maps."""
+"""Pixel AUROC and AU-PRO compared with hand-computed numbers, and the plot of the maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks: which files are some, and what they mark."""
+"""Masks: the files that are masks, and the pixels that they mark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anomaly_tf.data.masks import looks_like_mask, marked, read_masks
 from anomaly_tf.errors import UserError
 
 RANDOM = np.random.default_rng(0)
-# What all masks of this file mark.
+# The pixels that all masks of this file mark.
 TRUTH = np.zeros((16, 20), bool)
 TRUTH[4:9, 6:13] = True
 

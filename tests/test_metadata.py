@@ -1,4 +1,4 @@
-"""What lies beside a model: every wrong value is refused before anything is computed from it."""
+"""Metadata of models: every wrong value is refused before it is used."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_wrong_value_is_refused(name, value):
         DetectorInfo.parse(json.dumps(changed(RIGHT, name, value)).encode(), FIELDS)
 
 
-# What nothing is computed from.
+# Fields that are not used in any computation.
 UNREAD = ("format", "format_version", "score_statistics", "preprocessing", "source", "quantization")
 
 
@@ -137,7 +137,7 @@ def test_colours_of_no_width_are_refused():
         (b"", "Expecting value"),
         (b"\xff{}", "decode"),
         (b"[1]", "expected an object"),
-        (b'{"threshold": 1e999}', "too large a number"),
+        (b'{"threshold": 1e999}', "is too large"),
         (b'{"other": -Infinity}', "-Infinity is not a number"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"a":' + b"1" * 5000 + b"}", "limit"),

@@ -1,4 +1,4 @@
-"""oneDNN is on by default on x86, the user decides otherwise, and scores stay what they are."""
+"""oneDNN is on by default on x86, the user can turn it off, and scores do not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anomaly_tf.onednn import SWITCH, X86, describe_kernels, enable_onednn, fast
 
 ON_X86 = platform.machine().lower() in X86
 WITHOUT = {name: value for name, value in ENVIRONMENT.items() if name != SWITCH}
-# What a program of a user's does: the library first, then a detector.
+# A user's program: it imports the library first, then loads a detector.
 SCORE = """
 import sys
 import numpy as np

@@ -1,4 +1,4 @@
-"""Models from elsewhere: real malicious files, each with digests forged to fit, run no code."""
+"""Untrusted models: malicious files with forged digests run no code."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def assert_refused(path: Path, *words: str, trust: bool = False) -> None:
         assert word in message
 
 
-# What our own detectors are made of.
+# The parts of this package's detectors.
 
 SHAPES = {"float32": (9, 9, 1), "mixed_bfloat16": (49, 53, 3)}
 
@@ -328,7 +328,7 @@ class Module(tf.Module):
 
 
 class Resource(tf.saved_model.experimental.TrackableResource):
-    """Writes a file when it is loaded: TensorFlow calls this function by itself."""
+    """Writes a file when it is loaded, because TensorFlow calls this function."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -358,7 +358,7 @@ def in_python(file: Path) -> None:
 
 
 def restored() -> list[tf.Tensor]:
-    """What the functions beside the signatures may do, and a signature may not."""
+    """Operations that functions beside the signatures may use, and signatures may not."""
     return tf.raw_ops.RestoreV2(
         prefix="/x", tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32]
     )
@@ -422,7 +422,7 @@ def test_operations_that_no_export_has(act, operation, saved_copy):
 
 
 def graph_of(functions: dict[str, str]) -> meta_graph_pb2.MetaGraphDef:
-    """A graph of functions that call one operation each, none of which anything names."""
+    """A graph of functions that call one operation each and are not named anywhere."""
     graph = meta_graph_pb2.MetaGraphDef()
     for name, operation in functions.items():
         function = graph.graph_def.library.function.add()
@@ -615,7 +615,7 @@ FORBIDDEN_OPTIONS = {("allow_pickle", True), ("safe_mode", False)}
 
 
 def dangers(tree: ast.AST) -> Iterator[str]:
-    """What of the above is in the source of a module."""
+    """The forbidden names above that occur in the source of a module."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):

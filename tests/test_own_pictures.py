@@ -1,4 +1,4 @@
-"""Folders of pictures from training to prediction, as a user goes."""
+"""Folders of images from training to prediction, as a user works."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_picture_that_is_gone_or_broken_after_training(surfaces, tmp_path):
         evaluate.main(options)
     moved = shutil.copytree(surfaces, tmp_path / "elsewhere")
     shutil.rmtree(photos)
-    with pytest.raises(UserError, match=r"are not in .*photos .*by --data"):
+    with pytest.raises(UserError, match=r"are not in .*photos .*with --data"):
         evaluate.main(options)
     evaluate.main([*options, "--data", str(moved)])
     assert (tmp_path / "run" / "metrics.json").is_file()

@@ -1,4 +1,4 @@
-"""Balanced batches: who is in them, in which order, and what augmentation may do."""
+"""Balanced batches: their images, their order, and augmentation."""
 
 import numpy as np
 import pytest
@@ -92,7 +92,7 @@ def test_candidates_multiply_the_batch_and_synthetic_anomalies_come_first():
     arguments = numbered(40), numbered(60, 100), np.arange(60) % 4, 8, 5
     normal, anomaly = drawn(balanced_batches(*arguments, sampling, 0))
     assert (normal < 100).all()
-    # Four are learnt from, of which two are made; the others are candidates.
+    # Four are learnt from, two of them synthetic; the others are candidates.
     by_batch = anomaly.reshape(5, 12)
     assert (by_batch[:, :2] < 100).all()
     assert (by_batch[:, 2:] >= 100).all()

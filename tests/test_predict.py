@@ -1,4 +1,4 @@
-"""predict.py as a user runs it: what it prints, its exit status, what it does with bad files."""
+"""predict.py as a user runs it: output, exit status, unreadable files."""
 
 from __future__ import annotations
 
@@ -540,7 +540,7 @@ def test_left_out_files_are_reported_and_the_others_are_scored(model, photos, tm
         "(2 .heic)",
         "left out: 1 other file, no image by the name (1 .txt)",
     ]
-    # What was named and could not be judged makes an error.
+    # A named file that cannot be scored is an error.
     status, again, said = judge(capsys, "--model", model, tmp_path / "empty", photos)
     assert (status, again) == (2, out)
     assert said[0].startswith(f"error: folder {tmp_path / 'empty'} holds no images")

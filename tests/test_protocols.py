@@ -1,4 +1,4 @@
-"""Which images are normal or anomaly, and that the three sets share none."""
+"""The normal images and anomalies of each protocol, and the three disjoint sets."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ def contents(part: LabelledImages) -> set[bytes]:
     ids=lambda config: config.protocol,
 )
 def test_the_three_sets_share_no_image(config, fashion):
-    # Fashion-MNIST's training files hold no image twice, so contents tell images apart.
+    # Fashion-MNIST's training files hold no image twice, so that their content identifies them.
     split = make_split(config, fashion)
     train, validation = contents(split.train), contents(split.validation)
     assert len(train) == len(split.train)
@@ -242,7 +242,7 @@ def test_a_set_without_a_test_set_is_cut_by_the_shares_and_the_seed(small_datase
 
 
 def numbered(train: dict[str, int], test: dict[str, int] | None = None, files: bool = True):
-    """A data set of so many images of each class, the first of which is normal by its name.
+    """A data set with a number of images of each class; the first class is normal by its name.
 
     Each image holds its own number, and its file is called by it.
     """
@@ -373,7 +373,7 @@ def test_which_classes_count_when_all_could_be_normal(is_folder):
         (("10", "9"), "9", None),
         (("False", "True"), "False", None),
         (FASHION_MNIST_CLASSES, "T-shirt/top", None),
-        # What does not tell is asked for.
+        # Names that are not known are asked for.
         (("cat", "dog"), None, None),
         (("-1",), None, None),
         (("bad", "defect"), None, None),

@@ -1,4 +1,4 @@
-"""What is published: README and docs show what the kept results of today's defaults gave.
+"""Published results: README and docs show the saved results of the current defaults.
 
 An approach is published when its figures stand in README, docs and results/; then its name stands
 here. Registered approaches that are not published yet do not matter to these tests.

@@ -1,4 +1,4 @@
-"""Training that is killed or runs out of room goes on from its last whole checkpoint."""
+"""A training that is killed or runs out of disk space resumes from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def weights(run: Path) -> list[np.ndarray]:
 
 
 def facts(run: Path) -> dict:
-    """What `detector.json` tells, without what differs between two equal runs."""
+    """Content of `detector.json`, without the facts that differ between equal runs."""
     content = json.loads((run / "detector.json").read_text())
     content.pop("model_sha256")
     for name in ("command", "reproduce", "train_seconds", "images_per_second"):
@@ -291,7 +291,7 @@ def test_of_two_trainings_in_one_folder_the_second_is_refused(options, tmp_path)
 
 
 # In a file system of its own, with room for one checkpoint and not for two: train, then make
-# room and go on.
+# room and resume.
 WITHOUT_ROOM = """
 mount -t tmpfs -o size=7500k none "$1" || exit 77
 "$2" train.py --run-dir "$1/run" "${@:3}"; echo "status $?" >&2
@@ -422,7 +422,7 @@ def test_ctrl_c_never_replaces_a_detector_by_one_that_learnt_less(
     capsys.readouterr()
     first = kept(run)
     assert first[1:3] == (0, 7)
-    # Interrupted again after a single step, and said what that keeps.
+    # Interrupted again after a single step; the message names the kept weights.
     interrupted(monkeypatch, 1, *resume)
     said = "no epoch was finished: training starts again"
     kept_first = f"{said}; the run keeps the weights of the unfinished first epoch (the last one; "
@@ -439,7 +439,7 @@ def test_ctrl_c_never_replaces_a_detector_by_one_that_learnt_less(
     said = "there is no checkpoint of the last epoch: training starts again"
     assert f"{said}; the run keeps the weights of epoch 1 (" in capsys.readouterr().out
     assert kept(run) == second
-    # Without model and checkpoint there is nothing to go on from.
+    # Without model and checkpoint there is nothing to resume from.
     (run / "model.keras").unlink()
     with pytest.raises(UserError, match=r"has lost its model\.keras, and there is no checkpoint"):
         train.main(["--resume", str(run)])

@@ -1,4 +1,4 @@
-"""Where a score comes from: error maps, and Grad-CAM against finite differences."""
+"""Error maps, and Grad-CAM compared with finite differences."""
 
 from __future__ import annotations
 

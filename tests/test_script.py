@@ -1,4 +1,4 @@
-"""What every script does around its work: consoles, pipes, statuses, and libraries kept quiet."""
+"""The frame of every script: consoles, pipes, exit statuses, and quiet libraries."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_a_cell_is_no_formula_and_no_escape_sequence(text, cell):
 
 
 def called_by_make(folder: Path, *arguments: object) -> list[str]:
-    """What make gives to Python, one call after the other."""
+    """The arguments of make's calls of Python, one call after the other."""
     calls, python = folder / "calls", folder / "bin" / "python"
     python.parent.mkdir()
     python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >> {calls}\n")

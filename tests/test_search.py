@@ -1,4 +1,4 @@
-"""What a search for pictures finds, and what it says it left out."""
+"""The search for images: files that are found and files that are left out."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_heat_maps_plots_and_runs_are_left_out(photos):
         f"left out: 1 run folder of anomaly_tf ({photos / 'runs' / 'first'})",
     ]
     assert recognise(photos).files == ["a.png"]
-    # Named by itself a file is what the user means.
+    # A file that is named directly is always used.
     assert len(find_images([photos / "b.png"]).files) == 1
 
 

@@ -1,4 +1,4 @@
-"""One detector for several threads, and for other processes, to which it is pickled."""
+"""One detector in several threads, and pickled to other processes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_threads_share_a_detector(kind, deployed, small_arrays):
     right = {(name, n): getattr(alone, name)(images[n]) for name in calls for n in range(THREADS)}
 
     def work(number: int) -> None:
-        # Each begins with another call, so that what is made at the first call is made at once.
+        # Each thread starts with another call, so that first calls happen at the same time.
         for place in range(3 * len(calls)):
             name = calls[(number + place) % len(calls)]
             found = getattr(shared, name)(images[number])

@@ -1,4 +1,4 @@
-"""Which source a name, a file or a folder stands for."""
+"""The source of data that is given by a name, a file or a folder."""
 
 from __future__ import annotations
 

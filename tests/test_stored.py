@@ -1,4 +1,4 @@
-"""Images that stay on disk: every one is read, in order, and a sample follows its seed."""
+"""Images that stay on disk: all are read in order, and a sample depends on its seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The drawn surfaces: files as MVTec AD has them, and neither trivial nor hopeless."""
+"""The generated surfaces: files in MVTec AD's layout, neither trivial nor impossible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model will take, against counts by hand; and what no description of a model may hold."""
+"""Costs of models compared with hand-computed counts, and refused descriptions of models."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_signature_takes_one_image(graph):
 
 
 def chain(count: int, calls: int) -> dict[str, Any]:
-    """Functions of which each calls the next one so often, and the last one nothing."""
+    """Functions that each call the next one several times; the last one calls nothing."""
     functions = {}
     for number in range(count + 1):
         function = functions[f"f{number}"] = function_pb2.FunctionDef()
@@ -310,7 +310,7 @@ def add_calls(model: Any) -> None:
 
 
 def announce(*shape: int) -> Callable[[Any], None]:
-    """Another shape of the result, which LiteRT works out for itself."""
+    """Another shape of the result, which LiteRT computes itself."""
 
     def change(model: Any) -> None:
         graph = model.subgraphs[0]
@@ -323,7 +323,7 @@ def announce(*shape: int) -> Callable[[Any], None]:
     ("change", "words"),
     [
         (add_graph, "it holds 2 graphs"),
-        (add_tensor(schema.TensorType.STRING, 1), "a tensor in it is of"),
+        (add_tensor(schema.TensorType.STRING, 1), "a tensor in it has type"),
         (add_calls, f"more than {MAX_STEPS:,} operations"),
         (announce(1, 2**20, 2**20, 3), r"has the shape \(1, 1048576, 1048576, 3\)"),
         (announce(1, 1, 1, 1), r"has the shape \(1, 98, 98, 3\)"),

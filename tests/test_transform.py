@@ -1,4 +1,4 @@
-"""The classifier of transformations: what it is taught, and what its score is made of."""
+"""The classifier of transformations: its training and its score."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_the_score_is_the_mean_surprise_and_the_distance_of_the_gradients(shape)
         for place, turn in enumerate(turns):
             copy = turned(changed(scaled(images), change), turn)
             logits, features = model.averaged(copy, training=False)
-            told = tf.nn.log_softmax(logits)[:, number * len(turns) + place]
-            surprise.append(-told.numpy())
+            log_probability = tf.nn.log_softmax(logits)[:, number * len(turns) + place]
+            surprise.append(-log_probability.numpy())
             if not surprise[1:]:
                 expected_features = features
     distance = keras.Model(model.detector.input, model.detector.get_layer("whitening").output)

@@ -1,4 +1,4 @@
-"""A model that is new on a machine scores first in a process of its own, within limits."""
+"""A model that is new on a machine computes its first score in a separate process with limits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def nothing_is_known(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def no_process(monkeypatch) -> None:
-    """No other process can be started, which a model that needs one tells by a warning."""
+    """No other process can be started; a model that needs one gives a warning."""
     monkeypatch.setattr(sys, "executable", "/no/python")
 
 

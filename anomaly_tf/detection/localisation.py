@@ -115,7 +115,7 @@ def _area_under_roc(
 def _check(masks: np.ndarray, maps: np.ndarray) -> None:
     if masks.dtype != bool or maps.dtype != np.float32 or masks.ndim != 3:
         raise ValueError(
-            "masks must be bool (N, H, W) and maps must be float32 (N, H, W); "
+            "masks must be bool (N, H, W) and maps float32 (N, H, W); "
             f"got {masks.dtype} {masks.shape} and {maps.dtype} {maps.shape}"
         )
     if masks.shape != maps.shape:
