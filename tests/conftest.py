@@ -260,7 +260,7 @@ class Evaluated:
 
     @property
     def pictures(self) -> set[str]:
-        """Names of the pictures, without suffix."""
+        """Names of the plots, without suffix."""
         return {path.stem for path in (self.run / "plots").iterdir()}
 
 

@@ -148,7 +148,7 @@ def test_the_classes_of_a_run_count_as_in_its_training(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Twenty normal pictures and six anomalies."""
+    """Twenty normal images and six anomalies."""
     for name, count in (("normal", 20), ("dent", 6)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(count):

@@ -39,7 +39,7 @@ def test_scores_verdicts_and_maps(detector, images):
     reconstructed = detector.reconstruct(images)
     assert reconstructed.shape == images.shape
     assert reconstructed.dtype == np.uint8
-    # The map is the distance of the two pictures, but for the rounding to whole grey levels.
+    # The map is the distance of the two images, but for the rounding to whole grey levels.
     distance = np.abs(images.astype(float) - reconstructed)[..., 0] / 127.5
     np.testing.assert_allclose(maps, distance, atol=0.5 / 127.5 + 1e-5)
 

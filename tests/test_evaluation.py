@@ -51,7 +51,7 @@ def metrics(evaluated_folder) -> dict:
 
 @pytest.fixture(scope="module")
 def evaluated_folder(tmp_path_factory) -> Path:
-    """Of a folder of blue pictures; a defect is red, and marked by a mask, each elsewhere."""
+    """Of a folder of blue images; a defect is red, and marked by a mask, each elsewhere."""
     folder = tmp_path_factory.mktemp("evaluation")
     photos = folder / "photos"
     colours = np.zeros((10, 8, 3), np.uint8)
@@ -142,7 +142,7 @@ def test_mistakes_are_named(metrics):
 
 
 def test_each_map_is_compared_with_the_mask_of_its_own_picture(metrics):
-    # Four masks of 8 + 4 + 12 + 6 pixels, all found. Of the 3 x 80 pixels of good pictures and the
+    # Four masks of 8 + 4 + 12 + 6 pixels, all found. Of the 3 x 80 pixels of good images and the
     # 4 x 80 - 30 others of marked ones, 12 are as red; the picture without a mask is left out.
     assert metrics["n_masks"] == 4
     assert metrics["pixel_auroc"] == pytest.approx((530 - 12 / 2) / 530)
@@ -214,7 +214,7 @@ def test_with_an_output_the_run_is_only_read_and_a_missing_picture_costs_nothing
     (run_copy / "history.csv").write_text("loss\n1\n")
     before = contents(run_copy)
     output = tmp_path / "place"
-    # An earlier evaluation is replaced, and its pictures do not stay beside other figures.
+    # An earlier evaluation is replaced, and its plots do not stay beside other figures.
     (output / "plots").mkdir(parents=True)
     shutil.copy(run_copy / "metrics.json", output)
     for name in ("losses", "of_before"):

@@ -46,7 +46,7 @@ def picture(path: Path, size: tuple[int, int] = (12, 10), mode: str = "L") -> Pa
 
 
 def mask(path: Path, levels: tuple[int, ...] = (255,)) -> Path:
-    """A mask as large as `picture` makes pictures: of each level a square, from left to right."""
+    """A mask as large as `picture` makes images: of each level a square, from left to right."""
     values = np.zeros((10, 12), np.uint8)
     for number, level in enumerate(levels):
         values[2:5, 1 + 3 * number : 4 + 3 * number] = level

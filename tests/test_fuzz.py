@@ -306,7 +306,7 @@ def encoded(image: Image.Image, kind: str, **keywords: Any) -> bytes:
 
 
 def image_files(kind: str) -> list[bytes]:
-    """Small pictures in every mode that a format has, with what it can hold beside."""
+    """Small images in every mode that a format has, with what it can hold beside."""
     random = np.random.default_rng(0)
     colour = Image.fromarray(random.integers(0, 256, (24, 20, 3), np.uint8))
     grey = colour.convert("L")

@@ -171,7 +171,7 @@ def test_masks_in_a_folder_of_another_name_are_doubted(tmp_path):
         mask(tmp_path / "bw" / f"{number}.png")
     (note,) = recognise(tmp_path).notes
     assert "WARNING: bw/ is read as a class but looks like masks" in note
-    # Of two classes of black-and-white pictures neither is.
+    # Of two classes of black-and-white images neither is.
     for number in range(5):
         mask(tmp_path / "crack" / f"{number}.png", ~TRUTH)
     assert recognise(tmp_path).notes == ()

@@ -43,7 +43,7 @@ def judged(model, small_arrays) -> dict[str, list[np.ndarray]]:
 
 @pytest.fixture
 def photos(judged, tmp_path) -> Path:
-    """Two normal pictures and an anomaly, one in a folder below."""
+    """Two normal images and an anomaly, one in a folder below."""
     (tmp_path / "photos" / "more").mkdir(parents=True)
     Image.fromarray(judged["normal"][0]).save(tmp_path / "photos" / "a.png")
     Image.fromarray(judged["normal"][1]).save(tmp_path / "photos" / "b.bmp")
@@ -171,7 +171,7 @@ def test_another_false_alarm_rate(model, judged, photos, without_tensorflow):
 
 @pytest.fixture
 def mixed(judged, tmp_path) -> Path:
-    """70 normal pictures and 30 anomalies, by the model's own threshold; more than one batch."""
+    """70 normal images and 30 anomalies, by the model's own threshold; more than one batch."""
     (tmp_path / "mixed").mkdir()
     for kind, count in (("normal", 70), ("anomaly", 30)):
         # Of few normal ones each comes several times.
@@ -190,7 +190,7 @@ def mixed(judged, tmp_path) -> Path:
     ],
 )
 def test_anomalies_in_any_part_of_the_images_count(kind, words, count, model, mixed, capsys):
-    # By name the anomalies come first, and the normal pictures fill more than the last part.
+    # By name the anomalies come first, and the normal images fill more than the last part.
     assert script.main(["--model", str(model), str(mixed), "--format", kind]) == 1
     assert capsys.readouterr().out.count(words) == count
 

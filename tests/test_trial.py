@@ -149,7 +149,7 @@ def test_a_known_model_is_not_tried(deployed, nothing_is_known, no_process):
     info = Detector.load(deployed["run"], trust=True).info
     trial.remember(info)
     assert not needs_a_process(deployed["run"])
-    info.image_shape = [56, 56, 1]  # with larger pictures the same model takes more
+    info.image_shape = [56, 56, 1]  # with larger images the same model takes more
     trial.require_first_score(trial.KERAS, deployed["run"], Detector.load(deployed["run"]).info)
     with pytest.warns(UserWarning, match=UNTRIED):
         trial.require_first_score(trial.KERAS, deployed["run"], info)
