@@ -50,7 +50,7 @@ class Config(Checked):
         data_dir: Folder in which downloaded or decoded data is cached.
         image_size: Size to which images are resized, such as 64 or 128x96 (height x width).
             Default: the original size; for a folder at most 128 pixels on the longer side.
-        max_broken: Share of unreadable files in a folder from which training is refused.
+        max_broken: Largest share of unreadable files in a folder; above it, training is refused.
         seed: Random seed of the split, the weights and the batches.
         deterministic: Use deterministic operations only, so that a repeated run gives bit-identical
             results.

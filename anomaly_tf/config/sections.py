@@ -205,11 +205,12 @@ class FolderConfig(Checked):
     Attributes:
         test_fraction: Share of each class that is kept for the test, if the data has no test set;
             with 0, the run has no test set and cannot be evaluated.
-        storage: Where the images are kept in training. memory; disk: read when needed; auto: memory
-            up to memory_limit, else disk.
+        storage: Where the images are kept during training. memory: all in memory; disk: read when
+            needed; auto: memory if they fit into memory_limit, else disk.
         memory_limit: Largest size of the images in memory, in megabytes (10^6 bytes).
-        bit_depth: Bits per pixel that 16-bit files use, such as 12 for many cameras. Default: the
-            smallest of 8, 10, 12, 14 and 16 that holds the largest value in the folder.
+        bit_depth: Bit depth of the grey levels in 16-bit files, such as 12 for many cameras.
+            Default: the smallest of 8, 10, 12, 14 and 16 that holds the largest value in the
+            folder.
         cache: With storage disk, keep the decoded images in one file in data_dir, so that each
             image is decoded once; otherwise images are decoded each time they are used.
     """

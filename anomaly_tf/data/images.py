@@ -69,8 +69,8 @@ def open_image(path: Path, bit_depth: int | None = None) -> Image.Image:
 
     Args:
         path: The file.
-        bit_depth: Bits per pixel that a 16-bit file uses; white is `2 ** bit_depth - 1`. None means
-            16, and is accepted only if the values of the file need 16 bits.
+        bit_depth: Bit depth of the grey levels in a 16-bit file; white is `2 ** bit_depth - 1`.
+            None means 16, and is accepted only if the values of the file need 16 bits.
 
     Raises:
         UnreadableImage: If the file cannot be read, is not in one of `FORMATS`, is damaged, holds
