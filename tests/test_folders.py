@@ -137,7 +137,7 @@ def test_only_anomalies_or_one_normal_image(photos, tmp_path):
     pictures(photos / "a", 5)
     pictures(photos / "b", 5)
     dataset = load_folder(photos, config(tmp_path))
-    with pytest.raises(UserError, match=r"no known name of a normal class.*of: a, anomaly, b"):
+    with pytest.raises(UserError, match=r"has a known name for normal images.*of: a, anomaly, b"):
         make_split(config(tmp_path), dataset)
     for name in ("a", "b"):
         shutil.rmtree(photos / name)

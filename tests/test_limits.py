@@ -139,7 +139,7 @@ def test_a_compressed_idx_file_is_unpacked_up_to_its_claimed_size(tmp_path):
         file.write(bytes(5 * 10**7))
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=r"\(10, 1, 1\) announced, 11 bytes of images"):
+        with pytest.raises(UserError, match=r"\(10, 1, 1\) expected, 11 bytes of images"):
             load_idx_folder(tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 5 * 10**6
     finally:

@@ -388,7 +388,7 @@ def test_names_that_say_which_class_is_normal(names, arrays, folder):
                 order = names  # where the first one counts
             if expected is None:
                 with pytest.raises(
-                    UserError, match=r"no known name .*--normal-class with one or several"
+                    UserError, match=r"has a known name .*--normal-class one or several"
                 ):
                     class_roles(AutoencoderConfig(), order, is_folder)
             else:

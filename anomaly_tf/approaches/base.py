@@ -27,7 +27,7 @@ class Approach(keras.Model):
         networks: The trained networks by name; replaced by the output of `fused`.
         averages: For each network that the detector uses, by the same name, a network of the same
             architecture. It holds the exponential moving average of the trained network's weights
-            and BatchNorm statistics, and is not trained itself. The most important one is first.
+            and BatchNorm statistics, and is not trained itself. The first one is `averaged`.
         ema_decay: Decay of the moving average per step.
     """
 

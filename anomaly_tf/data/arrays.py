@@ -64,8 +64,8 @@ def checked_images(name: str, images: np.ndarray, verb: str) -> np.ndarray:
         or not images.size
     ):
         raise UserError(
-            f"{name} must be uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), none of them "
-            f"0; got {images.dtype} {images.shape}{_as_uint8(images, verb)}"
+            f"{name} must be uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), and not empty; got "
+            f"{images.dtype} {images.shape}{_as_uint8(images, verb)}"
         )
     return grey
 

@@ -84,7 +84,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
             shape = tuple(int(size) for size in np.frombuffer(head[4:], ">u4"))
             size, length = math.prod(shape), path.stat().st_size
             if path.suffix != ".gz" and length != len(head) + size:
-                raise SourceUnavailable(f"{path} is truncated: {shape} announced, {length} bytes")
+                raise SourceUnavailable(f"{path} is truncated: {shape} expected, {length} bytes")
             # Twice the size: the images are read, and copied once when they are divided.
             require_memory(2 * size, f"{path}, read and divided,", 2 * length)
             # One byte more than the header gives, to detect a longer file.
@@ -93,7 +93,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise SourceUnavailable(f"{path} is unreadable: {error}") from error
     if read != size:
-        raise SourceUnavailable(f"{path} is truncated: {shape} announced, {read} bytes of images")
+        raise SourceUnavailable(f"{path} is truncated: {shape} expected, {read} bytes of images")
     return content[:size].reshape(shape)
 
 

@@ -194,8 +194,8 @@ def class_roles(
     if normal is None:
         kind = "folders in" if is_folder else "classes of"
         raise UserError(
-            f"the {kind} {config.data} have no known name of a normal class; give --normal-class "
-            f"with one or several of: {shortened(class_names, MAX_NAMED)}; or {ALL}"
+            f"none of the {kind} {config.data} has a known name for normal images; give "
+            f"--normal-class one or several of: {shortened(class_names, MAX_NAMED)}; or {ALL}"
         )
     others = tuple(number for number in every if number not in normal)
     if config.protocol == "one_class":

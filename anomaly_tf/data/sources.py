@@ -36,8 +36,8 @@ def open_dataset(config: Config) -> ImageDataset:
     folder = Path(config.data)
     if config.data == ARRAYS and not folder.exists():
         raise UserError(
-            "the run was trained from Python on arrays, which it does not hold; give them as an "
-            ".npz file by --data"
+            "the run was trained on arrays in Python and does not contain them; give them as an "
+            ".npz file with --data"
         )
     if config.data != FASHION_MNIST and folder.is_dir():
         if not has_idx_files(folder):

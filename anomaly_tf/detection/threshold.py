@@ -15,7 +15,7 @@ from anomaly_tf.errors import UserError
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
 
-# TensorFlow rounds smaller numbers to 0, so that a threshold below would have no effect.
+# TensorFlow rounds smaller numbers to 0, so that a threshold between 0 and this one would be lost.
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 

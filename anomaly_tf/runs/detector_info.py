@@ -225,7 +225,7 @@ class DetectorInfo:
         format_version: 1, in exported files.
         approach: Name of the approach.
         protocol: Name of the protocol.
-        dataset: Name of the data set.
+        dataset: Name of the data set, file or folder.
         class_names: Name of each class number.
         roles: Numbers of the classes that are `normal`, `seen` and `unseen`.
         seed: Seed of the run.
