@@ -1,4 +1,4 @@
-"""The one place that calls `fit`: from images to a run directory that can be used."""
+"""The training loop: calls `fit` and writes the run directory."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Outcome:
 
     Attributes:
         status: `completed`, `interrupted` (Ctrl-C) or `non_finite_loss`.
-        info: What `detector.json` holds of the best epoch; None if no epoch could be kept.
-        message: Why training ended early and what was kept; empty if completed.
-        remedy: What to do then; empty if completed.
+        info: Metadata of the best epoch; None if no epoch could be kept.
+        message: Reason for an early end, and the epoch that was kept; empty if completed.
+        remedy: Remedy for an early end; empty if completed.
     """
 
     status: Status
@@ -67,25 +67,25 @@ def train(
     console: Console,
     resume: bool = False,
 ) -> Outcome:
-    """Trains an approach and leaves a run directory.
+    """Trains an approach and writes a run directory.
 
     Args:
-        config: What to train.
-        dataset: Where the images came from.
-        split: The three sets; the test set is not touched.
+        config: The configuration.
+        dataset: The data set of the images.
+        split: The three sets; the test set is not used.
         run: The folder to write, new or empty.
         command: The command line, recorded with the run.
-        console: Where it says what it does.
-        resume: Whether the folder is that of a training of the same configuration that was
-            interrupted; it resumes after its last finished epoch.
+        console: Output of messages.
+        resume: Whether the folder is that of an interrupted training with the same configuration;
+            it resumes after the last finished epoch.
 
     Returns:
-        How training ended. After Ctrl-C or a non-finite loss the run holds the best epoch so
-        far; Ctrl-C within the first epoch keeps what was learnt until then.
+        How training ended. After Ctrl-C or a non-finite loss, the run holds the best epoch so far;
+        after Ctrl-C within the first epoch, it holds the current weights.
 
     Raises:
-        UserError: If the networks do not fit the images, another process works on the run, its
-            folder is full or not empty, or its checkpoint does not fit.
+        UserError: If the images are too small for the networks, another process is working on the
+            run, its folder is full or not empty, or its checkpoint does not match.
     """
     setup = TrainingSetup.of(config, dataset, split)
     run.path.mkdir(parents=True, exist_ok=True)
@@ -104,20 +104,20 @@ def train(
 
 
 def resume_command(run: RunDirectory) -> str:
-    """What continues an interrupted training."""
+    """The command that resumes an interrupted training."""
     return command_line("train", "--resume", run.path)
 
 
 def _describe_resuming(recorder: Recorder, progress: Progress) -> str:
-    """What resuming does, for the user."""
-    said = "no epoch was finished: training begins anew"
+    """A line for the user on the state from which training resumes."""
+    line = "no epoch was finished: training starts again"
     if recorder.info and recorder.info.training.epochs and not progress.epochs:
-        said = "the state after the last epoch was not kept: training begins anew"
+        line = "there is no checkpoint of the last epoch: training starts again"
     if progress.epochs:
-        said = f"resuming after epoch {progress.epochs}, the last that was finished"
+        line = f"resuming after epoch {progress.epochs}, the last finished one"
     if recorder.saved:
-        said += f"; the run keeps the weights of {recorder.best_weights()} until others are better"
-    return said
+        line += f"; the run keeps the weights of {recorder.best_weights()} until others are better"
+    return line
 
 
 def _train(
@@ -165,7 +165,7 @@ def _fit(
     progress: Progress,
     console: Console,
 ) -> tuple[Status, str, str]:
-    """Runs the epochs that are left; returns how they ended, what was kept, and the remedy."""
+    """Runs the remaining epochs; returns the status, a message and the remedy."""
     training, lines = setup.config.training, EpochLines(console)
     try:
         model.fit(
@@ -189,7 +189,7 @@ def _fit(
         remedy = "lower --training.learning-rate and train again"
         return "non_finite_loss", f"{error}; {recorder.kept()}", remedy
     except tf.errors.OpError as error:
-        # A file that went away or was damaged while it was read for training.
+        # A file was removed or damaged during training.
         if (unreadable := setup.unreadable()) is None:
             raise
         raise UserError(f"{unreadable}; {recorder.kept()}") from error
@@ -223,7 +223,7 @@ def _callbacks(
                 for name in ("auroc", "accuracy", "normal_score")
             ],
         )
-    # Validation comes before those that write its results.
+    # Validation comes before the callbacks that write its results.
     return [
         StopOnNonFiniteLoss(),
         validation,
@@ -234,7 +234,7 @@ def _callbacks(
 
 
 def _examples(images: LabelledImages, label: int) -> np.ndarray:
-    """A few images with a label: one of each class, or several if there is one class."""
+    """A few images with a label: one of each class, or several of a single class."""
     numbers = np.flatnonzero(images.labels == label)
     _, one_of_each = np.unique(images.classes[numbers], return_index=True)
     chosen = numbers[one_of_each] if len(one_of_each) > 1 else numbers
