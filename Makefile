@@ -15,7 +15,7 @@ LOCK := requirements$(if $(GPU),-gpu).lock
 READY := .venv/ready-$(basename $(LOCK))
 AUDIT := .venv-audit/ready
 PEER_READY := .venv-peer/ready
-SOURCES := anomaly_tf tests measurements train.py evaluate.py export.py predict.py benchmark.py
+SOURCES := anomaly_tf tests measurements setup.py train.py evaluate.py export.py predict.py benchmark.py
 
 # TensorBoard without the notes of TensorFlow, which look like faults.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()

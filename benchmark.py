@@ -1,63 +1,6 @@
-"""Compares approaches: `python benchmark.py --approaches autoencoder,vae --normal-classes 0,1,2`.
+"""Compares approaches; `python benchmark.py` is the same as `anomaly-tf benchmark`."""
 
-Trains and evaluates every combination of approach, protocol, normal class and seed, each as
-`train.py` and `evaluate.py` would. Each finished one is kept, so a benchmark that was stopped
-continues where it was when the same command is given again. The result is a table in Markdown and
-a page in HTML. Exit status 2 if one of them failed.
-"""
-
-from __future__ import annotations
-
-import shlex
-import sys
-from pathlib import Path
-from typing import Any
-
-from anomaly_tf.benchmark import (
-    BenchmarkOptions,
-    Cell,
-    cells_of,
-    ending_by_sigterm,
-    run_cells,
-)
-from anomaly_tf.command_line import parse_options
-from anomaly_tf.script import printable, run_script
-
-
-def main(arguments: list[str]) -> int:
-    """Runs the benchmark that the command line asks for; returns the exit status."""
-    options = parse_options(
-        BenchmarkOptions, "benchmark.py", __doc__ or "", arguments, takes_file=True
-    )
-    results: dict[Cell, dict[str, Any]] = {}
-    try:
-        with ending_by_sigterm():
-            for cell, result, progress in run_cells(options):
-                results[cell] = result
-                print(printable(progress), flush=True)
-    except KeyboardInterrupt:
-        where = printable(options.output)
-        print(f"stopped; the same command continues in {where}", file=sys.stderr)
-        return 130
-
-    # Imported late: matplotlib takes a second, and a wrong option should answer at once.
-    from anomaly_tf.reporting.comparison import write_page, write_table
-
-    command = shlex.join(["python", "benchmark.py", *arguments])
-    # In the order of the options, whichever ended first.
-    ordered = [results[cell] for cell in cells_of(options)]
-    table = write_table(ordered, command, Path(options.output))
-    print(f"\n{table}", flush=True)
-    failures = write_page(ordered, command, Path(options.output))
-    print(f"written: {printable(options.output)}/benchmark.md and benchmark.html")
-    for failure in failures:
-        print(f"error: {printable(failure)}", file=sys.stderr)
-    failed = sum(result["status"] != "completed" for result in results.values())
-    if failed:
-        print(f"error: {failed} of {len(results)} trainings failed", file=sys.stderr)
-        return 2
-    return 3 if failures else 0
-
+from anomaly_tf.cli import run
 
 if __name__ == "__main__":
-    run_script(main)
+    run("benchmark")

@@ -1,33 +1,60 @@
-"""anomaly_tf: learns from pictures what normal looks like.
+"""anomaly_tf: learns from images what normal looks like.
 
 The package in the order in which data flows; each folder imports from those below it only:
 
-- `command_line`: what the command lines of the scripts mean
+- `cli`: the commands `train`, `evaluate`, `export`, `predict`, `benchmark`
+- `estimator`: `AnomalyDetector`, a scikit-learn estimator
+- `api`: `train`, from data to a detector
 - `benchmark`: approaches compared, cell by cell
 - `training`: what a training needs, the one place that calls `fit`, what a run records of it
-- `reporting`: the evaluation of a run, pictures and tables
+- `reporting`: the evaluation of a run, plots and tables
 - `deploy`: `Detector`, what runs it, and its exports
 - `detection`: scores, thresholds, verdicts of a batch, metrics, localisation
 - `data`: sources, protocols (which images are normal or anomaly), tf.data pipelines
-- `approaches`: one folder each, and the registry
+- `approaches`: one folder each, the registry, and their configurations
 - `networks`: what two or more approaches share
 - `config`: options that belong to no single approach, and how they are read
 - `runs`: what lies in a run directory, `detector.json`, files written whole or not at all, what may
   be written over, paths
-- `script`, `jobs`, `onednn`, `errors`, `version`: what all of them share
+- `script`, `program`, `jobs`, `onednn`, `errors`, `version`: what all of them share
 
-Importing it first lets TensorFlow compute with oneDNN on every x86 processor (`onednn.py`).
-
->>> from anomaly_tf import Detector
->>> detector = Detector.load("runs/sota/first")
->>> detector.score(images), detector.predict(images)
+Importing it lets TensorFlow compute with oneDNN on every x86 processor (`onednn.py`); TensorFlow
+itself is imported when it is needed.
 """
 
-from anomaly_tf.deploy.detector import Detector
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from anomaly_tf.onednn import enable_onednn
 from anomaly_tf.version import VERSION
 
+if TYPE_CHECKING:
+    from anomaly_tf.api import train
+    from anomaly_tf.deploy import Detector
+    from anomaly_tf.errors import UserError
+    from anomaly_tf.estimator import AnomalyDetector
+
 enable_onednn()
 
-__all__ = ["Detector"]
+__all__ = ["AnomalyDetector", "Detector", "UserError", "train"]
 __version__ = VERSION
+
+# Where each public name lies. Loaded when it is asked for, so that the commands answer at once.
+_PUBLIC = {
+    "AnomalyDetector": "anomaly_tf.estimator",
+    "Detector": "anomaly_tf.deploy",
+    "UserError": "anomaly_tf.errors",
+    "train": "anomaly_tf.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'anomaly_tf' has no attribute '{name}'")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

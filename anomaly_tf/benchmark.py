@@ -8,7 +8,6 @@ that have none.
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import signal
 import statistics
@@ -22,13 +21,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from anomaly_tf.approaches import APPROACHES, options_of
-from anomaly_tf.command_line import CONFIG_FOLDER, require_approach
+from anomaly_tf.approaches.configs import require_approach
 from anomaly_tf.config import ALL_CLASSES_NORMAL, Checked, Protocol, number, plain
 from anomaly_tf.data.contents import digest_of_source
 from anomaly_tf.data.search import Search, folders_of
 from anomaly_tf.data.sources import known_class_names
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import run_jobs
+from anomaly_tf.program import command_line, program
 from anomaly_tf.runs.cells import read_cell
 from anomaly_tf.runs.files import locked, require_writable, write_json
 from anomaly_tf.runs.outputs import (
@@ -40,12 +40,10 @@ from anomaly_tf.runs.outputs import (
     require_own_place,
 )
 
-PROJECT = CONFIG_FOLDER.parent
-
 
 @dataclass(frozen=True)
 class BenchmarkOptions(Checked):
-    """Options of benchmark.py.
+    """Options of `benchmark`.
 
     Attributes:
         approaches: Names of the approaches.
@@ -56,7 +54,7 @@ class BenchmarkOptions(Checked):
         repeated: Approaches that take every seed, where the others take the first alone; by default
             all.
         epochs_share: Share of each approach's epochs to train for; below 1 for a quick look.
-        data: Data set, as in train.py.
+        data: Data set, as in `train`.
         data_dir: Folder in which downloaded data is cached.
         output: Folder for results and runs; a benchmark that was stopped continues there.
         jobs: Cells at a time, each on its share of the processor's threads; a cell takes longer
@@ -128,7 +126,7 @@ def cells_of(options: BenchmarkOptions) -> list[Cell]:
     if not cells:
         raise UserError(
             f"none of the approaches {', '.join(options.approaches)} serves any of the protocols "
-            f"{', '.join(options.protocols)}; see train.py --help"
+            f"{', '.join(options.protocols)}; see {program('train')} --help"
         )
     return list(dict.fromkeys(cells))
 
@@ -248,7 +246,7 @@ def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
     run = _run_folder(Path(options.output), cell)
     shutil.rmtree(run, ignore_errors=True)  # what a stopped benchmark left half-trained
     epochs = options_of(cell.approach)().training.epochs
-    train = ["train.py", "--approach", cell.approach, "--protocol", cell.protocol]
+    train = ["train", "--approach", cell.approach, "--protocol", cell.protocol]
     if cell.normal_class is not None:
         train += ["--normal-class", str(cell.normal_class)]
     train += ["--seed", str(cell.seed)]
@@ -256,7 +254,7 @@ def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
         train += ["--training.epochs", str(max(1, round(options.epochs_share * epochs)))]
     train += ["--data", options.data, "--data-dir", options.data_dir, "--run-dir", str(run)]
     start = time.monotonic()
-    for command in (train, ["evaluate.py", "--run-dir", str(run)]):
+    for command in (train, ["evaluate", "--run-dir", str(run)]):
         status, errors = _ended(command)
         if status == 130:
             raise KeyboardInterrupt
@@ -266,7 +264,7 @@ def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
             return {
                 "status": "failed",
                 "reason": reason.removeprefix("error: "),
-                "command": shlex.join(["python", *command]),
+                "command": command_line(*command),
             }
     return {
         "status": "completed",
@@ -276,14 +274,16 @@ def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
     }
 
 
+# How a process of its own runs a command.
+STARTED = ("-m", "anomaly_tf")
 # Trainings and evaluations under way.
 _UNDER_WAY: set[subprocess.Popen[str]] = set()
 
 
 def _ended(command: list[str]) -> tuple[int, str]:
-    """Runs a script to its end; its exit status, and what it wrote on stderr."""
+    """Runs a command to its end; its exit status, and what it wrote on stderr."""
     with subprocess.Popen(
-        [sys.executable, str(PROJECT / command[0]), *command[1:]],
+        [sys.executable, *STARTED, *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         encoding="utf-8",

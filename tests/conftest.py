@@ -23,10 +23,8 @@ import pytest
 from hypothesis import settings
 from keras import layers
 
-import evaluate
-import export
-import train
 from anomaly_tf.approaches import build_model, options_of
+from anomaly_tf.cli import evaluate, export, train
 from anomaly_tf.config import BalancedSamplingConfig, Config
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.sources import ImageDataset, load_dataset

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_command
 
-import benchmark as script
 from anomaly_tf import benchmark
 from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
 from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, kept_results, run_cells
-from anomaly_tf.command_line import parse_train_options
+from anomaly_tf.cli import benchmark as script
+from anomaly_tf.cli.options import parse_train_options
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting import comparison_plots
 from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_page, write_table
@@ -146,15 +146,15 @@ def test_results_that_could_not_be_kept_are_not_measured(module, options, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-# Scripts that write what they were called with, and the little that a benchmark reads.
+# A program that writes what it was called with, and the little that a benchmark reads.
 RECORDER = """
 import json, sys
 from pathlib import Path
 
-script, *arguments = sys.argv
+_, command, *arguments = sys.argv
 run = Path(arguments[arguments.index("--run-dir") + 1])
 run.mkdir(parents=True, exist_ok=True)
-(run / f"{Path(script).stem}.json").write_text(json.dumps(arguments))
+(run / f"{command}.json").write_text(json.dumps(arguments))
 (run / "detector.json").write_text('{"versions": {"keras": "3"}}')
 (run / "metrics.json").write_text('{"auroc": 0.75, "accuracy": 0.5}')
 """
@@ -166,9 +166,8 @@ run.mkdir(parents=True, exist_ok=True)
 def test_every_cell_trains_with_its_own_options_and_is_evaluated(
     share, epochs, tmp_path, monkeypatch
 ):
-    for name in ("train.py", "evaluate.py"):
-        (tmp_path / name).write_text(RECORDER)
-    monkeypatch.setattr(benchmark, "PROJECT", tmp_path)
+    (tmp_path / "recorder.py").write_text(RECORDER)
+    monkeypatch.setattr(benchmark, "STARTED", (str(tmp_path / "recorder.py"),))
     options = BenchmarkOptions(
         approaches=("gan", "cnn"),
         protocols=("unseen", "corruption"),
@@ -295,18 +294,18 @@ if len(list(folder.parent.glob("*/begun"))) == 2:
 signal.pause()
 """
 TWO_CELLS = """
-import pathlib, sys
+import sys
 from anomaly_tf import benchmark
-import benchmark as script
-benchmark.PROJECT = pathlib.Path(sys.argv[1])
+from anomaly_tf.cli import benchmark as script
+benchmark.STARTED = (sys.argv[1],)
 options = ["--normal-classes", "1,2", "--jobs", "2", "--output", sys.argv[2], "--data", sys.argv[3]]
 script.main(["--approaches", "vae", *options])
 """
 
 
 def test_sigterm_ends_the_trainings_too(small_options, tmp_path):
-    (tmp_path / "train.py").write_text(WAITER)
-    arguments = (tmp_path, small_options.output, small_options.data)
+    (tmp_path / "waiter.py").write_text(WAITER)
+    arguments = (tmp_path / "waiter.py", small_options.output, small_options.data)
     done = run_command(sys.executable, "-c", TWO_CELLS, *arguments, cwd=ROOT)
     assert done.returncode == 128 + signal.SIGTERM
     assert len(list(Path(small_options.output).glob("runs/*/ended"))) == 2
@@ -436,15 +435,16 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_table_nor_page(tmp_path):
 
 
 def test_a_cell_keeps_its_figures_without_a_picture_and_on_any_console(tmp_path, monkeypatch):
-    (tmp_path / "train.py").write_text(RECORDER.replace("metrics.json", "else.json"))
-    # As evaluate.py ends without a picture, on a console that writes other bytes than UTF-8.
-    ending = "sys.stderr.buffer.write(b'\\xe4'); sys.exit(3)\n"
-    (tmp_path / "evaluate.py").write_text(RECORDER + ending)
-    monkeypatch.setattr(benchmark, "PROJECT", tmp_path)
+    # As `evaluate` ends without a picture, on a console that writes other bytes than UTF-8.
+    ending = "if command == 'evaluate':\n    sys.stderr.buffer.write(b'\\xe4'); sys.exit(3)\n"
+    program = tmp_path / "recorder.py"
+    program.write_text(RECORDER + ending)
+    monkeypatch.setattr(benchmark, "STARTED", (str(program),))
     options = BenchmarkOptions(approaches=("vae",), protocols=("one_class",), output=str(tmp_path))
     ((_, outcome, _),) = run_cells(options)
     assert (outcome["status"], outcome["metrics"]["auroc"]) == ("completed", 0.75)
-    (tmp_path / "evaluate.py").write_text(ending.replace("(3)", "(2)").join(["import sys\n", ""]))
+    unmeasured = RECORDER.replace("metrics.json", "else.json")
+    program.write_text(unmeasured + ending.replace("(3)", "(2)"))
     ((_, outcome, _),) = run_cells(dataclasses.replace(options, output=str(tmp_path / "other")))
     assert (outcome["status"], outcome["reason"]) == ("failed", "\\xe4")
 

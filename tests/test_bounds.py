@@ -207,13 +207,13 @@ def test_every_output_is_checked(trained_run):
         "probabilities": np.zeros((2, 10), np.float32),
     }
     for name, values in right.items():
-        detector.check_answer(name, values, 2)
+        detector._check_answer(name, values, 2)
         wrong = [None, values[:1], values[..., :-1], values[..., None], values.astype(np.float64)]
         if name != "reconstruction":
             wrong.append(np.full_like(values, np.nan))
         for value in wrong:
             with pytest.raises(UserError, match=name):
-                detector.check_answer(name, value, 2)
+                detector._check_answer(name, value, 2)
 
 
 def test_grad_cam_of_weights_that_are_no_numbers_is_no_map():

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import train
 from anomaly_tf import Detector
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.classifier.options import ClassifierConfig
+from anomaly_tf.approaches.configs import load_config
 from anomaly_tf.approaches.contrastive.options import ContrastiveConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
-from anomaly_tf.command_line import load_config
+from anomaly_tf.cli import train
 from anomaly_tf.config import Config, CorruptionConfig
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.split import Split

@@ -19,11 +19,9 @@ from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import evaluate
-import export
-import train
 from anomaly_tf import Detector
-from anomaly_tf.command_line import load_config
+from anomaly_tf.approaches.configs import load_config
+from anomaly_tf.cli import evaluate, export, train
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.detection.threshold import conformal_threshold
 from anomaly_tf.training import loop

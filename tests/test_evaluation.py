@@ -17,9 +17,9 @@ from conftest import ROOT, assert_one_line, plain_images, run_command, run_scrip
 from matplotlib.figure import Figure
 from PIL import Image
 
-import evaluate as evaluate_script
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
+from anomaly_tf.cli import evaluate as evaluate_script
 from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.masks import MaskedImages

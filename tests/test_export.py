@@ -22,9 +22,9 @@ from ai_edge_litert.interpreter import Interpreter
 from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script, weighing_detector
 from keras import layers
 
-import export
 from anomaly_tf import Detector
 from anomaly_tf.approaches import APPROACHES, options_of
+from anomaly_tf.cli import export
 from anomaly_tf.deploy import exporters
 from anomaly_tf.deploy.conversion import convert, with_subpixel_convolutions
 from anomaly_tf.deploy.keras_run import TrainedDetector

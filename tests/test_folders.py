@@ -14,9 +14,9 @@ import pytest
 from conftest import assert_one_line, run_script, weighing_detector
 from PIL import Image
 
-import train
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
+from anomaly_tf.cli import train
 from anomaly_tf.config import FolderConfig
 from anomaly_tf.data import corruption_sets, folder_reading
 from anomaly_tf.data.cutting import MIN_CUT

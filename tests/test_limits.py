@@ -20,10 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluate
-import export
-import predict
-import train
+from anomaly_tf.cli import evaluate, export, predict, train
 from anomaly_tf.config.yaml_files import read_yaml
 from anomaly_tf.data import images
 from anomaly_tf.data.decoding import (

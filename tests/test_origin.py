@@ -19,11 +19,9 @@ from conftest import ROOT
 from PIL import Image
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-import evaluate
-import export
-import predict
 from anomaly_tf import Detector
 from anomaly_tf.approaches import APPROACHES, build_model, options_of
+from anomaly_tf.cli import evaluate, export, predict
 from anomaly_tf.deploy import origin
 from anomaly_tf.deploy.exporters import export_saved_model
 from anomaly_tf.deploy.keras_run import TrainedDetector

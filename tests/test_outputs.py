@@ -12,9 +12,9 @@ from conftest import assert_one_line, run_script
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import export
 from anomaly_tf.approaches import options_of
 from anomaly_tf.benchmark import BenchmarkOptions, Cell, run_cells
+from anomaly_tf.cli import export
 from anomaly_tf.config import FolderConfig
 from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.errors import UserError

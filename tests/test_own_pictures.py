@@ -11,10 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import evaluate
-import export
-import predict
-import train
+from anomaly_tf.cli import evaluate, export, predict, train
 from anomaly_tf.errors import UserError
 from measurements.surfaces import write_surfaces
 

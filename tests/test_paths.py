@@ -12,16 +12,17 @@ from PIL import Image
 
 from anomaly_tf import Detector
 from anomaly_tf.approaches import options_of
+from anomaly_tf.approaches.configs import load_config
 from anomaly_tf.benchmark import BenchmarkOptions
-from anomaly_tf.command_line import load_config, parse_options, parse_train_options
+from anomaly_tf.cli.evaluate import EvaluateOptions
+from anomaly_tf.cli.export import ExportOptions
+from anomaly_tf.cli.options import parse_options, parse_train_options
 from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.sources import load_dataset, open_dataset
 from anomaly_tf.deploy.litert import LiteRTDetector
 from anomaly_tf.deploy.saved_model import SavedModelDetector
 from anomaly_tf.runs.directory import open_run, plan_run
 from anomaly_tf.runs.paths import expand_home, user_path
-from evaluate import EvaluateOptions
-from export import ExportOptions
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ import pytest
 from conftest import ROOT, assert_one_line, run_command, run_script
 from PIL import Image
 
-import evaluate
-import export
-import predict as script
 from anomaly_tf import Detector
+from anomaly_tf.cli import evaluate, export
+from anomaly_tf.cli import predict as script
 from anomaly_tf.deploy.file_scoring import MANY, ImageFile, score_files
 from anomaly_tf.detection.batches import check_drift, select_anomalies
 from anomaly_tf.detection.threshold import conformal_threshold

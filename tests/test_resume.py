@@ -20,10 +20,9 @@ from conftest import (
 )
 from PIL import Image
 
-import evaluate
-import train
 from anomaly_tf.approaches import APPROACHES, build_model, options_of
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
+from anomaly_tf.cli import evaluate, train
 from anomaly_tf.data.contents import digest_of_sets
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.deploy.detector import Detector
@@ -41,7 +40,7 @@ from anomaly_tf.training.checkpoint import Progress, load_checkpoint, save_check
 # Runs train.py and kills it, as `kill -9` does, at the n-th call of a function.
 KILLED_AT = """
 import functools, importlib, os, signal, sys
-import train
+from anomaly_tf.cli import train
 from anomaly_tf.script import run_script
 
 module, owner, name, count, *arguments = sys.argv[1:]
@@ -321,7 +320,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(options, tmp_path):
     assert f"python train.py --resume {place}/run" in line
     assert "checkpoint.npz" in names
     assert not [name for name in names if name.startswith(".partial")]
-    going_on = "going on after epoch 1, the last that was finished; the run keeps the weights of"
+    going_on = "resuming after epoch 1, the last that was finished; the run keeps the weights of"
     assert re.search(rf"{going_on} epoch [12] \(validation AUROC \.?\d", done.stdout)
     run = Path(f"{place}.out")
     assert Detector.load(run).info.training.status == "completed"

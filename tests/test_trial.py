@@ -159,7 +159,7 @@ def test_what_was_made_here_is_known(nothing_is_known, tmp_path):
     detector = weighing_detector((8, 8, 1), (1,))
     images = np.zeros((3, 8, 8, 1), np.uint8)
     (tmp_path / "run").mkdir()
-    detector.save(RunDirectory(tmp_path / "run"))
+    detector.write(RunDirectory(tmp_path / "run"))
     assert len([*nothing_is_known.iterdir()]) == 1
     export_saved_model(detector, tmp_path / "saved")
     assert len([*nothing_is_known.iterdir()]) == 2

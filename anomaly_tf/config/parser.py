@@ -14,7 +14,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_origin
@@ -23,7 +23,7 @@ from jsonargparse import ArgumentParser
 
 from anomaly_tf.config.checked import Checked
 from anomaly_tf.config.yaml_files import dotted
-from anomaly_tf.errors import OptionError, UserError
+from anomaly_tf.errors import OptionError, UserError, as_option
 from anomaly_tf.version import VERSION
 
 Options = TypeVar("Options", bound=Checked)
@@ -53,6 +53,7 @@ class OptionParser(Generic[Options]):
         program: Name of the script, for `--help`.
         description: What it does, for `--help`.
         beside: Name to metavar and help of further options, whose values are text.
+        spelling: How the user writes the dotted name of an option, for messages.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class OptionParser(Generic[Options]):
         program: str = "",
         description: str = "",
         beside: dict[str, tuple[str, str]] | None = None,
+        spelling: Callable[[str], str] | None = None,
     ) -> None:
+        self._shown = spelling or as_option
         self._options, self._beside = options, beside or {}
         self._types: dict[str, Any] = _types(options) | dict.fromkeys(self._beside, str)
         self._sections = {name.split(".")[0] for name in self._types if "." in name}
@@ -102,29 +105,32 @@ class OptionParser(Generic[Options]):
             beside = {name: parsed.pop(name) for name in self._beside}
             made = self._parser.instantiate(parsed)
         except OptionError as error:  # out of the range that the dataclass allows
-            raise error.as_user_error() from error
+            raise error.as_user_error(self._shown) from error
         except REFUSALS as error:
             raise self._explained(arguments, values, error) from error
         names = [item.name for item in dataclasses.fields(self._options)]
         try:
             return self._options(**{name: made[name] for name in names}), beside
         except OptionError as error:
-            raise error.as_user_error() from error
+            raise error.as_user_error(self._shown) from error
 
     def _refuse_unknown_keys(self, values: dict[str, Any], file: Path | None) -> None:
         known = [*self._types, *self._sections, "help"]
         for key in dotted(values):
+            if key not in known and file is None:  # a keyword argument
+                raise UserError(unknown("option", self._shown(key), map(self._shown, self._types)))
             if key not in known:
                 raise UserError(f"{file}: {unknown('key', key, known)}")
             if key in self._sections:
-                raise UserError(f"{file}: '{key}' must hold options as 'key: value'")
+                where = f"{file}: " if file else ""
+                raise UserError(f"{where}'{key}' must hold options as 'key: value'")
 
     def _refuse_unknown_options(self, arguments: Sequence[str]) -> None:
         known = [*self._types, *self._sections, *ANSWERS]
         for argument in arguments:
             name = argument.removeprefix("--").split("=")[0]
             if argument.startswith("--") and name not in known:
-                raise UserError(unknown("option", _shown(name), map(_shown, known)))
+                raise UserError(unknown("option", self._shown(name), map(self._shown, known)))
 
     def _explained(
         self, arguments: Sequence[str], values: dict[str, Any], refusal: Exception
@@ -134,13 +140,13 @@ class OptionParser(Generic[Options]):
         for name, value in [*dotted(values).items(), *given]:
             if name in ANSWERS:
                 continue
-            option = _shown(name)
+            option = self._shown(name)
             if value is None and (name, None) in given:
                 return UserError(f"option {option} has no value; give it one")
             if name in self._sections:
                 return UserError(
                     f"option {option} is a section and takes no value; give one of its options, "
-                    f"such as {next(_shown(one) for one in self._types if one.startswith(name))}"
+                    f"such as {self._shown(next(x for x in self._types if x.startswith(name)))}"
                 )
             if reason := _refused(self._types[name], value):
                 return UserError(f"option {option} {reason}")
@@ -148,7 +154,7 @@ class OptionParser(Generic[Options]):
         for item in dataclasses.fields(self._options):
             required = item.default is item.default_factory is dataclasses.MISSING
             if required and item.name not in there:
-                return UserError(f"option {_shown(item.name)} is missing; give it a value")
+                return UserError(f"option {self._shown(item.name)} is missing; give it a value")
         return UserError(" ".join(str(refusal).split()))
 
     def _bracketed(self, arguments: list[str]) -> list[str]:
@@ -197,7 +203,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
     def likeness(candidate: str) -> float:
         # "epoch" is near to "training.epochs": the last part counts as much as the whole.
-        pairs = ((name, candidate), (name.strip("-"), candidate.split(".")[-1].strip("-")))
+        last = re.split(r"\.|__", candidate)[-1].strip("-")
+        pairs = ((name, candidate), (name.strip("-"), last))
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
     names = list(known)
@@ -277,8 +284,9 @@ def _given(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
     return given
 
 
-def _shown(name: str) -> str:
-    return f"--{name}".replace("_", "-")
+def as_keyword(name: str) -> str:
+    """`training.batch_size` as a keyword argument: `training__batch_size`."""
+    return name.replace(".", "__")
 
 
 def _with_underscores(arguments: Sequence[str]) -> list[str]:

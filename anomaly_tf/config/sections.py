@@ -197,8 +197,8 @@ class FolderConfig(Checked):
     """How a folder of pictures becomes a data set.
 
     Attributes:
-        test_fraction: Share of each class kept for the test, where the folder has no test/ of its
-            own.
+        test_fraction: Share of each class kept for the test set, where the data has none of its
+            own; 0 keeps none, and the run then cannot be evaluated.
         storage: Where pictures lie in training: memory, disk (read as they are needed), or auto,
             which is memory up to memory_limit.
         memory_limit: Megabytes (10^6 bytes) that pictures may take in memory.
@@ -210,7 +210,7 @@ class FolderConfig(Checked):
 
     section: ClassVar[str] = "folder."
 
-    test_fraction: float = number(0.2, 0.01, 0.9)
+    test_fraction: float = number(0.2, 0, 0.9)
     storage: Literal["auto", "memory", "disk"] = "auto"
     memory_limit: int = number(500, 1)
     bit_depth: int | None = number(None, 8, 16)

@@ -1,4 +1,4 @@
-"""What the sources of arrays share: order, image shape and number of classes."""
+"""What the sources of arrays share: checks, order, image shape and classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from anomaly_tf.data.image_set import ImageSet
-from anomaly_tf.data.images import fit_image
+from anomaly_tf.data.images import bits_of, fit_image
+from anomaly_tf.errors import UserError
 
 # Class numbers are int16.
 MAX_CLASSES = 32_000
@@ -42,3 +43,102 @@ def fit_array(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     if image.shape == shape:
         return image
     return fit_image(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), shape)
+
+
+def checked_images(name: str, images: np.ndarray, verb: str) -> np.ndarray:
+    """Images as uint8 `(N, H, W, C)`.
+
+    Args:
+        name: What the user calls them, for messages.
+        images: uint8 `(N, H, W)` or `(N, H, W, C)` with C 1 or 3.
+        verb: What the user does with them, `save` or `give`.
+
+    Raises:
+        UserError: If they are something else.
+    """
+    grey = images[..., np.newaxis] if images.ndim == 3 else images
+    if (
+        images.dtype != np.uint8
+        or grey.ndim != 4
+        or grey.shape[-1] not in (1, 3)
+        or not images.size
+    ):
+        raise UserError(
+            f"{name} must be uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), none of them "
+            f"0; got {images.dtype} {images.shape}{_as_uint8(images, verb)}"
+        )
+    return grey
+
+
+def checked_labels(name: str, labels: np.ndarray, count: int, verb: str) -> np.ndarray:
+    """Labels as `(N,)`; Keras' colour sets have `(N, 1)`.
+
+    Args:
+        name: What the user calls them, for messages.
+        labels: Integers, booleans or strings.
+        count: How many images there are.
+        verb: What the user does with them, `save` or `give`.
+
+    Raises:
+        UserError: If they are something else.
+    """
+    if labels.dtype.kind not in "biuU" or labels.shape not in ((count,), (count, 1)):
+        raise UserError(
+            f"{name} must be integers, booleans or strings ({count},), one per image; "
+            f"got {labels.dtype} {labels.shape}; {_as_labels(labels, verb)}"
+        )
+    return labels.ravel()
+
+
+def numbered(name: str, labels: list[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """Names of the classes, and the labels of each set as int16 class numbers.
+
+    Raises:
+        UserError: If the sets have labels of different kinds, or too many classes.
+    """
+    kinds = [part.dtype.kind.replace("u", "i") for part in labels]
+    if len(set(kinds)) > 1:
+        raise UserError(
+            f"{name}: training and test labels must be of one kind; got "
+            f"{' and '.join(str(part.dtype) for part in labels)}; save both as integers or strings"
+        )
+    found = [np.unique(part, return_inverse=True) for part in labels]
+    # As Python's integers: NumPy would join signed and unsigned 64 bits as floats.
+    values = sorted({value for unique, _ in found for value in unique.tolist()})
+    if len(values) > MAX_CLASSES:
+        raise UserError(
+            f"{name} has {len(values)} different labels; at most {MAX_CLASSES} classes are "
+            "possible; give labels that are classes"
+        )
+    number = {value: index for index, value in enumerate(values)}
+    classes = [
+        np.array([number[value] for value in unique.tolist()], np.int16)[inverse]
+        for unique, inverse in found
+    ]
+    return tuple(str(value) for value in values), classes
+
+
+def _as_uint8(images: np.ndarray, verb: str) -> str:
+    """What to do with images of another type: how their own range becomes 0 to 255."""
+    advice = f"; {verb} grey or colour images from 0 to 255"
+    if images.dtype == np.uint8 or images.dtype.kind not in "iuf" or not images.size:
+        return advice
+    low, high = images.min(), images.max()
+    if not 0 <= low <= high < 2**16:  # NaN, too
+        return advice
+    if high > 127 and high <= 255:
+        return f" with values {low:g} to {high:g}; if white is 255, {verb} numpy.uint8(images)"
+    white = 1 if images.dtype.kind == "f" and high <= 1 else 2 ** bits_of(int(high)) - 1
+    return (
+        f" with values {low:g} to {high:g}; if white is {white}, {verb} "
+        f"numpy.uint8(images * {255 / white:g})"
+    )
+
+
+def _as_labels(labels: np.ndarray, verb: str) -> str:
+    """What to do with labels of another kind."""
+    if labels.dtype.kind == "S":
+        return f"{verb} labels.astype(str)"
+    if labels.dtype.kind == "f":
+        return f"{verb} whole numbers, as by labels.astype(int)"
+    return f"{verb} one label for each image"

@@ -96,6 +96,8 @@ def _with_copies(
     part: LabelledImages, config: Config, first_class: int, stream: int
 ) -> LabelledImages:
     """Images and their corrupted copies; the kinds get class numbers from `first_class` on."""
+    if not len(part):
+        return part
     images = part.images[:]
     copies = [_corrupted(images, kind, config, stream) for kind in config.corruption.kinds]
     kinds = first_class + np.arange(len(copies), dtype=part.classes.dtype)

@@ -49,7 +49,20 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
         UserError: If the layout is none of those, holds no image, or too many are broken.
     """
     folder = user_path(folder)
-    layout = recognise(folder)
+    return load_layout(folder, recognise(folder), config)
+
+
+def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
+    """Loads the files of a layout, as `load_folder` does.
+
+    Args:
+        folder: The folder that the paths of the layout start from.
+        layout: Files and classes.
+        config: Size, storage and how many files may be broken.
+
+    Raises:
+        UserError: As `load_folder`.
+    """
     read_from = [folder, *folders_of(folder / file for file in layout.files)]
     data_dir = user_path(config.data_dir)
     cache: dict[Path, IsOwn] = {data_dir / CACHES / "any": Path.is_dir}

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_tf.data.arrays import MAX_CLASSES, dark_images
+from anomaly_tf.data.arrays import checked_images, checked_labels, dark_images, numbered
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet
-from anomaly_tf.data.images import bits_of
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.arrays import MAGIC, announced_arrays
 
@@ -39,9 +38,9 @@ def load_npz(path: Path) -> ImageDataset:
     """
     arrays, others = _read_npz(path)
     names = tuple(arrays)
-    images = [_npz_images(path, name, arrays[name]) for name in names[::2]]
+    images = [checked_images(f"{path}: {name}", arrays[name], "save") for name in names[::2]]
     labels = [
-        _npz_labels(path, name, arrays[name], len(part))
+        checked_labels(f"{path}: {name}", arrays[name], len(part), "save")
         for name, part in zip(names[1::2], images, strict=True)
     ]
     if images[0].shape[1:] != images[-1].shape[1:]:
@@ -49,7 +48,7 @@ def load_npz(path: Path) -> ImageDataset:
             f"{path}: {names[0]} and {names[2]} must hold images of one shape; "
             f"got {images[0].shape[1:]} and {images[-1].shape[1:]}; bring them to one"
         )
-    class_names, classes = _numbered(path, labels)
+    class_names, classes = numbered(str(path), labels)
     train = ImageSet(images[0], classes[0])
     test = ImageSet(images[1], classes[1]) if len(classes) > 1 else train.take(slice(0))
     left_out = (f"left out: arrays that are not read ({', '.join(others)})",) if others else ()
@@ -92,76 +91,3 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             f"cannot read {path}: {reading} should be plain numbers or text written by "
             f"numpy.savez, got {type(error).__name__} ({reason}); write the file again"
         ) from error
-
-
-def _npz_images(path: Path, name: str, images: np.ndarray) -> np.ndarray:
-    grey = images[..., np.newaxis] if images.ndim == 3 else images
-    if (
-        images.dtype != np.uint8
-        or grey.ndim != 4
-        or grey.shape[-1] not in (1, 3)
-        or not images.size
-    ):
-        raise UserError(
-            f"{path}: {name} must be uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), none of them "
-            f"0; got {images.dtype} {images.shape}{_as_uint8(images)}"
-        )
-    return grey
-
-
-def _as_uint8(images: np.ndarray) -> str:
-    """What to do with images of another type: how their own range becomes 0 to 255."""
-    advice = "; save grey or colour images from 0 to 255"
-    if images.dtype == np.uint8 or images.dtype.kind not in "iuf" or not images.size:
-        return advice
-    low, high = images.min(), images.max()
-    if not 0 <= low <= high < 2**16:  # NaN, too
-        return advice
-    white = 1 if images.dtype.kind == "f" and high <= 1 else 2 ** bits_of(int(high)) - 1
-    return (
-        f" with values {low:g} to {high:g}; if white is {white}, save "
-        f"numpy.uint8(images * {255 / white:g})"
-    )
-
-
-def _npz_labels(path: Path, name: str, labels: np.ndarray, count: int) -> np.ndarray:
-    """Labels as `(N,)`; Keras' colour sets have `(N, 1)`."""
-    if labels.dtype.kind not in "biuU" or labels.shape not in ((count,), (count, 1)):
-        raise UserError(
-            f"{path}: {name} must be integers, booleans or strings ({count},), one per image; "
-            f"got {labels.dtype} {labels.shape}; {_as_labels(labels)}"
-        )
-    return labels.ravel()
-
-
-def _as_labels(labels: np.ndarray) -> str:
-    """What to do with labels of another kind."""
-    if labels.dtype.kind == "S":
-        return "save labels.astype(str)"
-    if labels.dtype.kind == "f":
-        return "save whole numbers, as by labels.astype(int)"
-    return "save one label for each image"
-
-
-def _numbered(path: Path, labels: list[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """Names of the classes, and the labels as class numbers."""
-    kinds = [part.dtype.kind.replace("u", "i") for part in labels]
-    if len(set(kinds)) > 1:
-        raise UserError(
-            f"{path}: training and test labels must be of one kind; got "
-            f"{' and '.join(str(part.dtype) for part in labels)}; save both as integers or strings"
-        )
-    found = [np.unique(part, return_inverse=True) for part in labels]
-    # As Python's integers: NumPy would join signed and unsigned 64 bits as floats.
-    values = sorted({value for unique, _ in found for value in unique.tolist()})
-    if len(values) > MAX_CLASSES:
-        raise UserError(
-            f"{path} has {len(values)} different labels; at most {MAX_CLASSES} classes are "
-            "possible; give labels that are classes"
-        )
-    number = {value: index for index, value in enumerate(values)}
-    classes = [
-        np.array([number[value] for value in unique.tolist()], np.int16)[inverse]
-        for unique, inverse in found
-    ]
-    return tuple(str(value) for value in values), classes

@@ -75,7 +75,7 @@ def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
     _require_enough(config, dataset, roles)
     train, validation, test = _three_sets(config, dataset, roles)
     observed = roles.unseen if config.protocol == "one_class" else ()
-    if observed and not len(dataset.test):
+    if observed and not len(dataset.test) and len(test):
         # Training does not use these anomalies; the test does.
         test = test.joined(train.take(np.isin(train.classes, observed)))
     sets = (
@@ -132,8 +132,8 @@ def _three_sets(
     share, seed = config.sampling.validation_fraction, config.seed
     if len(test) and not dataset.is_folder:
         return *stratified_cut(train, share, seed, dataset.name), test
-    if not len(test):
-        fraction = config.folder.test_fraction
+    fraction = config.folder.test_fraction
+    if not len(test) and fraction:
         train, test = train.cut(random_share(train.classes, fraction, seed, roles.normal))
     return *train.cut(random_share(train.classes, share, seed, roles.normal)), test
 
@@ -169,10 +169,10 @@ def _require_enough(config: Config, dataset: ImageDataset, roles: Roles) -> None
 
 def _require_kinds(config: Config, dataset: ImageDataset, split: Split) -> None:
     """Refuses a protocol for which one kind of image is missing."""
-    needed = {
-        "training": (split.train, (0, 1) if split.roles.seen else (0,)),
-        "test": (split.test, (0, 1) if split.roles.seen or split.roles.unseen else (0,)),
-    }
+    needed = {"training": (split.train, (0, 1) if split.roles.seen else (0,))}
+    if len(split.test) or config.folder.test_fraction:
+        kinds = (0, 1) if split.roles.seen or split.roles.unseen else (0,)
+        needed["test"] = split.test, kinds
     for name, (part, labels) in needed.items():
         for label in labels:
             if label not in part.labels:

@@ -21,6 +21,8 @@ from anomaly_tf.runs.outputs import require_own_place
 from anomaly_tf.runs.paths import user_path
 
 FASHION_MNIST, TFDS = "fashion_mnist", "tfds:"
+# In the configuration of a run that was trained on arrays of a Python program.
+ARRAYS = "arrays"
 
 
 def open_dataset(config: Config) -> ImageDataset:
@@ -32,6 +34,11 @@ def open_dataset(config: Config) -> ImageDataset:
     if not config.data:  # which would stand for the folder that the command runs in
         raise UserError("--data is empty; give the name of a data set, a file or a folder")
     folder = Path(config.data)
+    if config.data == ARRAYS and not folder.exists():
+        raise UserError(
+            "the run was trained from Python on arrays, which it does not hold; give them as an "
+            ".npz file by --data"
+        )
     if config.data != FASHION_MNIST and folder.is_dir():
         if not has_idx_files(folder):
             return load_folder(folder, config)
@@ -68,7 +75,7 @@ def load_dataset(source: str, data_dir: Path, size: tuple[int, int] | None = Non
             f"nor an .npz file of arrays, nor {TFDS}NAME, a set of TensorFlow Datasets; give one "
             "by --data"
         )
-    return dataset if size is None else _resized(dataset, size)
+    return dataset if size is None else resized(dataset, size)
 
 
 def known_class_names(source: str) -> tuple[str, ...] | None:
@@ -76,7 +83,8 @@ def known_class_names(source: str) -> tuple[str, ...] | None:
     return FASHION_MNIST_CLASSES if source == FASHION_MNIST else None
 
 
-def _resized(dataset: ImageDataset, size: tuple[int, int]) -> ImageDataset:
+def resized(dataset: ImageDataset, size: tuple[int, int]) -> ImageDataset:
+    """A data set of arrays with every image brought to `size`, height and width."""
     shape = (*size, dataset.train.images.shape[-1])
     if dataset.train.images.shape[1:] == shape:
         return dataset

@@ -26,11 +26,12 @@ from anomaly_tf.data.contents import (
 from anomaly_tf.data.corruption_sets import with_corruptions
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.folder_layout import left_out_of
+from anomaly_tf.data.given import open_validation, save_validation
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.search import folders_of
-from anomaly_tf.data.sources import open_dataset
+from anomaly_tf.data.sources import ARRAYS, open_dataset
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_checks import read_split
 from anomaly_tf.data.stored import ImageFiles, StoredImages
@@ -42,13 +43,17 @@ from anomaly_tf.script import printable
 
 
 def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
-    """Writes which file is in which set; writes nothing for arrays, where the seed is enough.
+    """Writes which file is in which set; of arrays given in Python the validation set itself.
+
+    Writes nothing for other arrays, where the seed is enough.
 
     Args:
         split: With or without synthetic anomalies; they are left out.
         dataset: The data set that was divided.
         path: The file to write.
     """
+    if dataset.name == ARRAYS:
+        save_validation(split, dataset, RunDirectory(path.parent).validation)
     if not dataset.is_folder:
         return
     sets: dict[str, Any] = {}
@@ -87,6 +92,9 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     """
     if info is None and RunDirectory(path.parent).holds_detector:
         _, info = open_run(path.parent)
+    given = RunDirectory(path.parent).validation
+    if info and config.data == ARRAYS and given.is_file():
+        return with_corruptions(open_validation(given, info), config)
     if not path.is_file():
         return make_split(config, open_dataset(config), info)
     folder = Path(config.data)

@@ -6,4 +6,6 @@
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.loading import load_detector
 
+__all__ = ["Detector"]
+
 Detector.load = staticmethod(load_detector)

@@ -6,7 +6,6 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator
-from typing import Literal
 
 import keras
 import numpy as np
@@ -14,10 +13,9 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
+from anomaly_tf.deploy.detector import Quantization
 from anomaly_tf.deploy.litert import SIGNATURE
 from anomaly_tf.networks.blocks import depth_to_space
-
-Quantization = Literal["none", "float16", "dynamic", "int8"]
 
 
 def convert(

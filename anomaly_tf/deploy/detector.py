@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from anomaly_tf.data.images import read_image
+from anomaly_tf.deploy.answers import check_answer, checked_images
 from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
 from anomaly_tf.errors import UserError
+from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale, Threshold
+from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import printable
 
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
 
 
+# Arithmetic of a `.tflite` file; see `TrainedDetector.export`.
+Quantization = Literal["none", "float16", "dynamic", "int8"]
 # What of a detector's metadata may be set after it was loaded.
 CHANGEABLE = ("threshold", "heat_scale", "bit_depth")
 
@@ -86,10 +93,26 @@ class Detector(ABC):
         self._origin = _Origin(path.absolute(), trust, settings or {})
         return self
 
+    def keep(self, folder: tempfile.TemporaryDirectory) -> None:
+        """Keeps the temporary folder that the detector was loaded from as long as the detector."""
+        self._kept = folder
+
     @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
         """Names of what `infer` can give."""
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Writes the detector with its threshold as it is now, for `Detector.load`.
+
+        Args:
+            path: A new or empty folder for a run directory or a SavedModel, a new file for a
+                `.tflite`; or the place that the detector was loaded from.
+
+        Raises:
+            UserError: A `ValueError`; if something else is there, or it cannot be written.
+        """
 
     @abstractmethod
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -160,6 +183,44 @@ class Detector(ABC):
         """Verdicts int8 `(N,)`, 1 = anomaly, 0 = normal; takes and raises what `score` does."""
         return (self.score(images) >= self.threshold).astype(np.int8)
 
+    def read(self, path: str | Path) -> np.ndarray:
+        """Reads an image file as the detector wants it.
+
+        Upright, in grey or colour, resized by Pillow's bilinear filter with averaging: exactly as
+        in training and in the command `predict`.
+
+        Args:
+            path: An image file of any size.
+
+        Returns:
+            uint8 `(H, W, C)` of `image_shape`.
+
+        Raises:
+            UserError: A `ValueError`; if the file cannot be read.
+        """
+        return read_image(user_path(path), self.image_shape, self.info.bit_depth)
+
+    def score_files(
+        self, files: Iterable[str | Path], on_error: Literal["raise", "nan"] = "raise"
+    ) -> np.ndarray:
+        """Anomaly scores of image files, read as `read` does, on all threads of the processor.
+
+        Args:
+            files: Paths of image files.
+            on_error: What becomes of a file that cannot be read: `raise` raises its error, `nan`
+                gives it the score NaN and a `UserWarning`.
+
+        Returns:
+            float32 `(N,)`, in the order of the files, higher is more anomalous.
+
+        Raises:
+            UserError: A `ValueError`; if a file cannot be read and `on_error` is `raise`.
+            TypeError: If `files` is a single path.
+        """
+        from anomaly_tf.deploy.file_scoring import scores_of
+
+        return scores_of(self, files, on_error)
+
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """How rarely normal images score as high: the conformal p-values, float64 `(N,)`.
 
@@ -193,9 +254,10 @@ class Detector(ABC):
         """
         scale = self.info.heat_scale
         if scale is None:
+            adding = command_line("evaluate", "--run-dir", "RUN")
             raise UserError(
                 "this detector was made by an earlier version and holds no scale for heat maps; "
-                "python evaluate.py --run-dir RUN adds it to its run, export.py takes it along"
+                f"{adding} adds it to its run, and exports keep it"
             )
         return scale
 
@@ -262,7 +324,7 @@ class Detector(ABC):
         Raises:
             ValueError: What `score` raises, or if the detector lacks one of the outputs.
         """
-        images = self._checked(images)
+        images = checked_images(images, self.image_shape)
         for name in names:
             if name not in self.outputs:
                 raise ValueError(
@@ -288,52 +350,11 @@ class Detector(ABC):
                 f"the model cannot score these images ({reason}); make it again"
             ) from error
         for name in names:
-            self.check_answer(name, outputs.get(name), len(images))
+            self._check_answer(name, outputs.get(name), len(images))
         return outputs
 
-    def check_answer(self, name: str, values: np.ndarray | None, count: int) -> None:
-        """Makes sure that an output of the model is what it is said to be.
-
-        Args:
-            name: One of `outputs`.
-            values: What came for it.
-            count: How many images went in.
-
-        Raises:
-            UserError: If number, shape or type are others, or a value is no number.
-        """
-        height, width, channels = self.image_shape
-        if name == "probabilities":
-            known = len(self.info.class_names or ())
-            rest: tuple[int, ...] = (known or (values.shape[-1] if values is not None else 0),)
-        else:
-            shapes = {"error_map": (height, width), "reconstruction": (height, width, channels)}
-            rest = shapes.get(name, ())
-        dtype = np.dtype(np.uint8 if name == "reconstruction" else np.float32)
-        if values is None or values.shape != (count, *rest) or values.dtype != dtype:
-            got = "nothing" if values is None else f"{values.dtype} {values.shape}"
-            raise UserError(
-                f"the model gives {got} as {name} of {count} images, not {dtype} "
-                f"{(count, *rest)}; make it again"
-            )
-        if not np.isfinite(values).all():  # which would pass as normal
-            raise UserError(f"the model gives a {name} that is no number; its weights are damaged")
-
-    def _checked(self, images: np.ndarray) -> np.ndarray:
-        right = isinstance(images, np.ndarray) and images.dtype == np.uint8
-        if right and images.shape[1:] == self.image_shape:
-            return images
-        if right and (*images.shape[1:], 1) == self.image_shape:
-            return images[..., np.newaxis]
-        height, width, channels = self.image_shape
-        expected = f"expected uint8 images (N, {height}, {width}, {channels}) in 0 to 255"
-        if not isinstance(images, np.ndarray):
-            raise ValueError(f"{expected}; got a {type(images).__name__}, not a numpy array")
-        if right:
-            raise ValueError(f"{expected}; got shape {images.shape}")
-        numbers = images.dtype.kind in "iufc" and images.size
-        values = f" with values {images.min():g} to {images.max():g}" if numbers else ""
-        raise ValueError(f"{expected}; got {images.dtype}{values}, shape {images.shape}")
+    def _check_answer(self, name: str, values: np.ndarray | None, count: int) -> None:
+        check_answer(name, values, self.image_shape, len(self.info.class_names or ()), count)
 
 
 @dataclass(frozen=True)

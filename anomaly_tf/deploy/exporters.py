@@ -9,28 +9,82 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import io
 import json
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from anomaly_tf.approaches.configs import load_config
+from anomaly_tf.config import Config
+from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.split_file import open_split
 from anomaly_tf.data.stored import Images, apply
-from anomaly_tf.deploy.conversion import Quantization, convert
-from anomaly_tf.deploy.keras_run import TrainedDetector
-from anomaly_tf.deploy.litert import METADATA_NAME, LiteRTDetector
+from anomaly_tf.deploy.conversion import convert
+from anomaly_tf.deploy.detector import Quantization
+from anomaly_tf.deploy.litert import LiteRTDetector, write_file
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.deploy.trial import remember
 from anomaly_tf.detection.scoring import score_statistics
+from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import Calibration, DetectorInfo
-from anomaly_tf.runs.files import atomic_folder, atomic_path, folder_error, sha256
-from anomaly_tf.runs.outputs import EXPORT_FORMAT
+from anomaly_tf.runs.files import atomic_folder, folder_error, require_writable, sha256
+from anomaly_tf.runs.outputs import (
+    EXPORT_FORMAT,
+    IsOwn,
+    is_exported_file,
+    is_exported_folder,
+    is_exported_metadata,
+    require_own_place,
+)
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.script import quiet_libraries
+
+if TYPE_CHECKING:
+    from anomaly_tf.deploy.keras_run import TrainedDetector
+
+# How many images teach int8 the range of activations.
+REPRESENTATIVE_IMAGES = 500
+
+
+def export(detector: TrainedDetector, path: Path, quantization: Quantization, batch: int) -> None:
+    """Exports a detector with what its run says of its data; see `TrainedDetector.export`.
+
+    Raises:
+        UserError: If the data of the run is not there or not its own, or something else lies at
+            `path`.
+    """
+    path = user_path(path)
+    run = detector.run
+    is_file = path.suffix == ".tflite"
+    if not is_file and (quantization, batch) != ("none", 1):
+        raise UserError("quantize and batch_size are for a .tflite file; leave them out")
+    outputs: dict[Path, IsOwn] = {path: is_exported_folder}
+    if is_file:
+        outputs = {path: is_exported_file, path.with_suffix(".json"): is_exported_metadata}
+    require_writable(path.parent, "path")
+    require_own_place("path", path.parent, outputs, [run.path])
+    config = load_config(run.config)
+    validation = open_split(config, run.split, detector.info).validation
+    with quiet_libraries():
+        if not is_file:
+            export_saved_model(detector, path)
+            return
+        samples = representative(validation, config)
+        export_tflite(detector, path, quantization, batch, validation.normal, samples)
+
+
+def representative(validation: LabelledImages, config: Config) -> np.ndarray:
+    """Validation images from which int8 learns the range of activations, uint8 `(N, H, W, C)`."""
+    # What learns from normal images only is not to know others, not even for their range.
+    learnt = config.learns_from == "normal images"
+    images = validation.normal if learnt else validation.images
+    chosen = np.random.default_rng(0).permutation(len(images))[:REPRESENTATIVE_IMAGES]
+    return images[chosen]
 
 
 def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
@@ -89,8 +143,7 @@ def export_tflite(
 ) -> None:
     """Writes a LiteRT file with its threshold, set by the scores that the file itself gives.
 
-    The metadata lies beside the file as JSON, and inside it: the file is also a zip archive, after
-    LiteRT's convention of associated files.
+    The metadata lies beside the file as JSON, and inside it.
 
     Args:
         detector: The trained detector; its threshold says how to set the file's own.
@@ -121,16 +174,7 @@ def export_tflite(
         exported.set_false_alarm_rate(detector.info.threshold.setting)
     else:
         exported.set_percentile(detector.info.threshold.setting)
-    text = _json(metadata)
-    content = io.BytesIO(model)
-    with zipfile.ZipFile(content, "a", zipfile.ZIP_DEFLATED) as archive:
-        # A fixed date, so that the same export gives the same bytes.
-        member = zipfile.ZipInfo(METADATA_NAME)
-        archive.writestr(member, text, zipfile.ZIP_DEFLATED)
-    with atomic_path(path) as file, atomic_path(path.with_suffix(".json")) as beside:
-        file.write_bytes(content.getvalue())
-        beside.write_text(text, "utf-8")
-    remember(metadata)
+    write_file(path, model, metadata)
 
 
 def _exported_model(detector: TrainedDetector) -> keras.Model:

@@ -6,32 +6,39 @@ Needs what the detector itself needs, and no more.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL.PngImagePlugin import PngInfo
 
 from anomaly_tf.data.images import UnreadableImage, open_image, read_image
-from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.files import atomic_path, uninterrupted
 from anomaly_tf.runs.outputs import HEAT_MAP, SOFTWARE
-from anomaly_tf.script import quiet_libraries
+from anomaly_tf.runs.paths import user_path
+from anomaly_tf.script import quiet_libraries, shortened
+
+if TYPE_CHECKING:
+    from anomaly_tf.deploy.detector import Detector
 
 # Files that are read and scored together.
 PART = 64
 # From so many files on, processes save more than their start takes. Threads read small files one
 # after the other: most of that time is Python's own, and Python runs one thread at a time.
 MANY = 500
+SKIPPED = "; skipped"
 
 
 @dataclass(frozen=True)
@@ -62,16 +69,41 @@ class ScoredFile:
     error: str | None = None
 
 
+def scores_of(
+    detector: Detector, files: Iterable[str | Path], on_error: Literal["raise", "nan"]
+) -> np.ndarray:
+    """The scores of files; see `Detector.score_files`.
+
+    In threads only: processes would run the caller's program again that is no module.
+    """
+    if isinstance(files, (str, bytes, os.PathLike)):
+        raise TypeError(f"expected a list of image files; got {files!r}; give [{files!r}]")
+    if on_error not in ("raise", "nan"):
+        raise ValueError(f"expected on_error to be 'raise' or 'nan'; got {on_error!r}")
+    named = [ImageFile(user_path(file)) for file in files]
+    scores, errors = [], []
+    with closing(score_files(detector, None, named)) as parts:
+        for file in (file for part in parts for file in part):
+            if file.error and on_error == "raise":
+                raise UserError(file.error.removesuffix(SKIPPED))
+            errors += [file.error] if file.error else []
+            scores.append(np.nan if file.score is None else file.score)
+    if errors:
+        said = shortened([error.removesuffix(SKIPPED) for error in errors], 3)
+        warnings.warn(f"{len(errors)} files have no score: {said}", stacklevel=3)
+    return np.array(scores, np.float32)
+
+
 def score_files(
-    detector: Detector, model: Path, files: list[ImageFile]
+    detector: Detector, model: Path | None, files: list[ImageFile]
 ) -> Generator[list[ScoredFile]]:
     """Scores image files in their order, and draws their heat maps.
 
     Args:
         detector: The detector. Many files are scored by processes of which each loads its own, if
             that is quick.
-        model: Where it was loaded from.
-        files: At least one.
+        model: Where it was loaded from; None keeps all work in this process.
+        files: The files.
 
     Yields:
         What came of each part of the files.
@@ -80,9 +112,9 @@ def score_files(
         UserError: If a process that scores was ended.
     """
     threads = available_threads()
-    size = min(PART, -(-len(files) // threads))
+    size = max(1, min(PART, -(-len(files) // threads)))
     parts = (files[start : start + size] for start in range(0, len(files), size))
-    if detector.loads_quickly and threads > 1 and len(files) >= MANY:
+    if model and detector.loads_quickly and threads > 1 and len(files) >= MANY:
         # Spawned, because a copy of a process that has threads may lock.
         context = multiprocessing.get_context("spawn")
         settings = model, detector.threshold, detector.info.bit_depth
@@ -168,7 +200,7 @@ def _score(detector: Detector, part: list[ImageFile]) -> list[ScoredFile]:
         try:
             images[file] = read_image(file.path, detector.image_shape, detector.info.bit_depth)
         except UnreadableImage as error:
-            scored[file] = ScoredFile(file.path, error=f"{error}; skipped")
+            scored[file] = ScoredFile(file.path, error=f"{error}{SKIPPED}")
     if images:
         stacked = np.stack(list(images.values()))
         scores = detector.score(stacked)

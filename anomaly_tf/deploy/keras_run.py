@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
 
 from anomaly_tf.data.stored import Images, sample
-from anomaly_tf.deploy.answers import as_uint8, check_shapes
-from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.answers import as_uint8, check_shapes, checked_images
+from anomaly_tf.deploy.detector import Detector, Quantization
 from anomaly_tf.deploy.origin import TRUST, check_keras_file, refused
 from anomaly_tf.deploy.trial import KERAS, remember, require_first_score
 from anomaly_tf.detection.scoring import GradCam, Scorer
@@ -18,7 +20,9 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.runs.checks import OUTPUTS
 from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale
 from anomaly_tf.runs.directory import RunDirectory, open_run
-from anomaly_tf.runs.files import atomic_path, sha256, write_json
+from anomaly_tf.runs.files import atomic_folder, atomic_path, require_writable, sha256, write_json
+from anomaly_tf.runs.outputs import files_of_run, identity
+from anomaly_tf.runs.paths import user_path
 
 # Heat maps are transparent where nine in ten pixels of normal images lie, and full red from where
 # one in a thousand lies; measured on so many normal images.
@@ -73,7 +77,71 @@ class TrainedDetector(Detector):
         except Exception as error:  # what Keras raises on a file that anybody may have made
             raise refused(file, error) from error
 
-    def save(self, run: RunDirectory) -> None:
+    @property
+    def run(self) -> RunDirectory:
+        """The run directory that it was loaded from.
+
+        Raises:
+            ValueError: If it was not loaded from one.
+        """
+        if self._origin is None:
+            raise ValueError(
+                "expected a detector that was trained by anomaly_tf.train or loaded by "
+                "Detector.load; got one that is in memory only"
+            )
+        return RunDirectory(self._origin.path)
+
+    def save(self, path: str | Path) -> None:
+        """As `Detector.save`: a run directory, with everything that training left in it."""
+        source, target = self.run, RunDirectory(user_path(path))
+        if identity(target.path) == identity(source.path):
+            with source.locked():
+                self.save_info(source)
+            return
+        if target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir())):
+            raise UserError(f"{path} already exists; choose a new or empty folder")
+        require_writable(target.path, "path")
+        with atomic_folder(target.path, replace=False) as new:
+            for file in files_of_run(source.path):
+                (new / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source.path / file, new / file)
+            self.save_info(RunDirectory(new))
+        self._loaded_from(target.path, self._origin.trust if self._origin else False)
+
+    def export(
+        self,
+        path: str | Path,
+        quantize: Quantization = "none",
+        batch_size: int = 1,
+    ) -> None:
+        """Exports the detector with its threshold; an earlier export at this place is replaced.
+
+        The run's validation images, which set the threshold of a `.tflite` file, are read again
+        from where they were in training.
+
+        Args:
+            path: A name that ends in `.tflite` for a LiteRT file; any other is the folder of a
+                SavedModel.
+            quantize: Of a `.tflite` file. `none`: float32; `float16`: weights in half the size;
+                `dynamic`: weights int8; `int8`: weights and activations int8, the score in float32.
+            batch_size: Images that a `.tflite` file takes at once, at least 1; a SavedModel takes
+                any number.
+
+        Raises:
+            UserError: A `ValueError`; if something else lies at `path`, it cannot be written, or
+                the data of the run is gone or changed.
+            ValueError: If `quantize` or `batch_size` is not one of those.
+        """
+        from anomaly_tf.deploy.exporters import export
+
+        kinds = get_args(Quantization)
+        if quantize not in kinds:
+            raise ValueError(f"expected quantize to be one of {', '.join(kinds)}; got {quantize!r}")
+        if batch_size < 1:
+            raise ValueError(f"expected a batch_size of at least 1; got {batch_size}")
+        export(self, Path(path), quantize, batch_size)
+
+    def write(self, run: RunDirectory) -> None:
         """Writes the model and `detector.json`, together or not at all."""
         with atomic_path(run.new_model, durable=True) as temporary:
             self.model.save(temporary)
@@ -117,9 +185,9 @@ class TrainedDetector(Detector):
     def explain(self, images: np.ndarray) -> np.ndarray:
         """As `Detector.explain`, and always possible: Grad-CAM where there is no error map."""
         if self._grad_cam:
-            images = self._checked(images)
+            images = checked_images(images, self.image_shape)
             maps = self._grad_cam(images)
-            self.check_answer("error_map", maps, len(images))
+            self._check_answer("error_map", maps, len(images))
             return maps
         return super().explain(images)
 

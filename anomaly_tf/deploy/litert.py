@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import os
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,17 +22,17 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from anomaly_tf.data.images import read_image
 from anomaly_tf.deploy.answers import as_uint8, check_shapes
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.litert_bounds import trace_litert
-from anomaly_tf.deploy.trial import LITERT, require_first_score
+from anomaly_tf.deploy.trial import LITERT, remember, require_first_score
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.arrays import PLAIN
 from anomaly_tf.runs.detector_info import LITERT_FIELDS, MAX_BYTES, DetectorInfo
+from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.runs.limits import require_memory
-from anomaly_tf.runs.outputs import EXPORT_METADATA
+from anomaly_tf.runs.outputs import EXPORT_METADATA, identity
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import printable
 
@@ -107,9 +109,16 @@ class LiteRTDetector(Detector):
         """Names of what `infer` can give."""
         return tuple(self._indices)
 
-    def read(self, path: str | Path) -> np.ndarray:
-        """Reads an image file of any size: uint8 `(H, W, C)`; see `data/images.py`."""
-        return read_image(user_path(path), self.image_shape, self.info.bit_depth)
+    def save(self, path: str | Path) -> None:
+        """As `Detector.save`: the `.tflite` file and the metadata beside it."""
+        path = user_path(path)
+        if path.suffix != ".tflite":
+            raise UserError(f"{path} must end in .tflite; give such a name")
+        origin = self._origin and identity(self._origin.path)
+        if os.path.lexists(path) and (not origin or identity(path) != origin):
+            raise UserError(f"{path} already exists; choose a new name")
+        write_file(path, self._model, self.info)
+        self._loaded_from(path, settings=self._origin.settings if self._origin else None)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         batches = -(-len(images) // self._batch_size)
@@ -167,6 +176,30 @@ def _thread_count(threads: int | None) -> int:
     if threads is not None and threads < 1:
         raise ValueError(f"expected at least 1 thread; got {threads}")
     return threads or available_threads()
+
+
+def write_file(path: Path, model: bytes, metadata: DetectorInfo) -> None:
+    """Writes a model with its metadata inside and beside it, whole or not at all.
+
+    The file is also a zip archive, after LiteRT's convention of associated files.
+
+    Args:
+        path: The `.tflite` file, replaced if it is there.
+        model: The model itself.
+        metadata: Its metadata.
+
+    Raises:
+        OSError: If the files cannot be written.
+    """
+    text = json.dumps(metadata.to_json(), indent=2, allow_nan=False) + "\n"
+    content = io.BytesIO(model)
+    with zipfile.ZipFile(content, "a", zipfile.ZIP_DEFLATED) as archive:
+        # A fixed date, so that the same export gives the same bytes.
+        archive.writestr(zipfile.ZipInfo(METADATA_NAME), text, zipfile.ZIP_DEFLATED)
+    with atomic_path(path) as file, atomic_path(path.with_suffix(".json")) as beside:
+        file.write_bytes(content.getvalue())
+        beside.write_text(text, "utf-8")
+    remember(metadata)
 
 
 def read_file(path: Path) -> tuple[bytes, DetectorInfo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from anomaly_tf.deploy.origin import TRUST, check_saved_model, refused
 from anomaly_tf.deploy.trial import SAVED_MODEL, require_first_score
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import EXPORT_FIELDS, DetectorInfo
-from anomaly_tf.runs.files import sha256
+from anomaly_tf.runs.files import atomic_folder, require_writable, sha256, write_json
 from anomaly_tf.runs.outputs import SAVED_MODEL_METADATA
 from anomaly_tf.runs.paths import user_path
 
@@ -76,6 +77,27 @@ class SavedModelDetector(Detector):
         except Exception as error:  # what TensorFlow raises on files that anybody may have made
             raise refused(folder, error) from error
         return detector
+
+    def save(self, path: str | Path) -> None:
+        """As `Detector.save`: a copy of the SavedModel's folder, whose threshold is in its graph.
+
+        Raises:
+            UserError: Also if another threshold was set since it was loaded.
+        """
+        assert self._origin, "a SavedModel is loaded from a path"
+        origin, folder = self._origin.path, user_path(path)
+        if self.info.threshold != DetectorInfo.read(origin / METADATA, EXPORT_FIELDS).threshold:
+            raise UserError(
+                "the threshold of a SavedModel is part of its graph; set it on the run's detector "
+                "and export that, or pass it to the signature with_threshold"
+            )
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{path} already exists; choose a new or empty folder")
+        require_writable(folder, "path")
+        with atomic_folder(folder, replace=False) as new:
+            shutil.copytree(origin, new, dirs_exist_ok=True)
+            write_json(new / METADATA, self.info.to_json())
+        self._loaded_from(folder, self._origin.trust)
 
     def _check_signature(self) -> None:
         """Raises `ValueError` or `KeyError` if the metadata is not that of the model."""

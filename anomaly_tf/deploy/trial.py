@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.caches import user_caches
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.limits import MAX_GB, MAX_SECONDS, memory_limit, seconds_limit
 
@@ -96,5 +97,4 @@ def _place(info: DetectorInfo) -> Path:
     """The file that notes a model as known."""
     parts = [info.model_sha256, info.image_shape, sorted((info.files_sha256 or {}).items())]
     name = hashlib.sha256(repr(parts).encode()).hexdigest()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "anomaly_tf" / "known-models" / name
+    return user_caches() / "known-models" / name

@@ -6,6 +6,7 @@ it names is read; nothing is written there unless the user names that folder as 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,3 +29,8 @@ def may_write(path: Path) -> bool:
     """Whether a cache may be written to this path."""
     folder = _ONLY_READ.get()
     return folder is None or not path.absolute().is_relative_to(folder)
+
+
+def user_caches() -> Path:
+    """The user's folder of caches for this package; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anomaly_tf"

@@ -4,6 +4,7 @@
 |---|---|---|
 | `config.yaml` | train | the resolved configuration |
 | `split.json` | train | of a folder of pictures: which file is in which set |
+| `validation.npz` | train | of arrays given in Python: the validation set |
 | `model.keras` | train | the detector: uint8 images to score, error map, reconstruction |
 | `detector.json` | train | threshold, calibration scores, training facts, digest of the model |
 | `history.csv` | train | losses and validation AUROC of every epoch |
@@ -18,7 +19,6 @@ names its digest, whichever of the two names it then has.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ from datetime import datetime
 from pathlib import Path
 
 from anomaly_tf.errors import UserError
+from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import RUN_FIELDS, DetectorInfo
 from anomaly_tf.runs.files import PARTIAL, locked, require_writable, sha256
 from anomaly_tf.runs.outputs import IsOwn, is_plot, is_scores, json_with, require_own_place
@@ -95,7 +96,7 @@ class RunDirectory:
             path.name.startswith(PARTIAL) for path in self.path.iterdir()
         ):
             return
-        more = f", or go on with it by --resume {self.path}" if self.checkpoint.is_file() else ""
+        more = f", or resume it by --resume {self.path}" if self.checkpoint.is_file() else ""
         raise UserError(f"run directory {self.path} already exists; choose a new --run-dir{more}")
 
     def require_resumable(self) -> None:
@@ -168,6 +169,11 @@ class RunDirectory:
         return self.path / "split.json"
 
     @property
+    def validation(self) -> Path:
+        """The validation set; there if the data was arrays of a Python program."""
+        return self.path / "validation.npz"
+
+    @property
     def detector(self) -> Path:
         """What the detector needs beside its weights."""
         return self.path / "detector.json"
@@ -227,11 +233,10 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
     """
     run = RunDirectory(user_path(path))
     if not run.path.is_dir():
-        raise UserError(f"run directory {path} does not exist; give the folder that train.py made")
+        raise UserError(f"run directory {path} does not exist; give the folder of a training")
     if not run.config.is_file():
         raise UserError(
-            f"{path} is not a run directory (no {run.config.name}); "
-            "give the folder that train.py made"
+            f"{path} is not a run directory (no {run.config.name}); give the folder of a training"
         )
     there = {
         run.detector.name: run.detector.is_file(),
@@ -243,7 +248,7 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
     if missing:
         raise UserError(
             f"run {path} is incomplete (no {missing[0]}): its training did not finish an epoch; "
-            f"go on with it: python train.py --resume {path}"
+            f"continue it: {command_line('train', '--resume', path)}"
         )
     try:
         return run, DetectorInfo.read(run.detector, RUN_FIELDS)
@@ -265,9 +270,7 @@ def unfinished_training(run: RunDirectory, info: DetectorInfo) -> str | None:
     said += f" after epoch {training.epochs}; this is the detector of {kept}"
     if training.status == "non_finite_loss":
         return said
-    return (
-        f"{said}; {shlex.join(['python', 'train.py', '--resume', str(run.path)])} goes on with it"
-    )
+    return f"{said}; {command_line('train', '--resume', run.path)} continues it"
 
 
 def _unused(folder: Path) -> Path:

@@ -149,6 +149,12 @@ def is_own_run(folder: Path) -> bool:
     )
 
 
+def files_of_run(folder: Path) -> list[Path]:
+    """Files of a run, relative to its folder: what training and evaluation write there."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if _is_of_run(name, folder / name))
+
+
 def _is_of_run(name: Path, path: Path) -> bool:
     """Whether training or an evaluation writes a file of this name inside a run."""
     if path.is_symlink():
@@ -162,6 +168,7 @@ def _is_of_run(name: Path, path: Path) -> bool:
 
 RUN_FILES = {
     *("config.yaml", "split.json", "checkpoint.npz", "history.csv", "detector.json"),
+    "validation.npz",
     *("model.keras", "model-new.keras", "metrics.json", "scores.csv"),
 }
 PLOT_NAMES = {

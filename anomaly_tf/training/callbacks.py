@@ -73,7 +73,7 @@ class Validation(keras.callbacks.Callback):
         log_dir: TensorBoard folder for the histograms of normal and anomaly scores.
         on_improvement: Called with epoch (from 1), measures and scores whenever the criterion is
             the best so far.
-        best: The best so far of a training that goes on.
+        best: The best value so far of a training that is resumed.
     """
 
     def __init__(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +17,7 @@ from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import save_split
 from anomaly_tf.errors import UserError
+from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import folder_error
@@ -32,6 +31,8 @@ from anomaly_tf.training.callbacks import (
     write_history,
 )
 from anomaly_tf.training.checkpoint import Progress, load_checkpoint
+from anomaly_tf.training.console import Console
+from anomaly_tf.training.progress import EpochLines
 from anomaly_tf.training.recording import Recorder
 from anomaly_tf.training.setup import TrainingSetup
 
@@ -47,12 +48,14 @@ class Outcome:
     Attributes:
         status: `completed`, `interrupted` (Ctrl-C) or `non_finite_loss`.
         info: What `detector.json` holds of the best epoch; None if no epoch could be kept.
-        message: What the user should know about an early end; empty if completed.
+        message: Why training ended early and what was kept; empty if completed.
+        remedy: What to do then; empty if completed.
     """
 
     status: Status
     info: DetectorInfo | None
     message: str = ""
+    remedy: str = ""
 
 
 def train(
@@ -61,6 +64,7 @@ def train(
     split: Split,
     run: RunDirectory,
     command: str,
+    console: Console,
     resume: bool = False,
 ) -> Outcome:
     """Trains an approach and leaves a run directory.
@@ -71,8 +75,9 @@ def train(
         split: The three sets; the test set is not touched.
         run: The folder to write, new or empty.
         command: The command line, recorded with the run.
+        console: Where it says what it does.
         resume: Whether the folder is that of a training of the same configuration that was
-            interrupted; it goes on from its last finished epoch.
+            interrupted; it resumes after its last finished epoch.
 
     Returns:
         How training ended. After Ctrl-C or a non-finite loss the run holds the best epoch so
@@ -88,19 +93,19 @@ def train(
         if not resume:
             run.require_unused()
         try:
-            return _train(setup, run, command, resume)
+            return _train(setup, run, command, console, resume)
         except (OSError, tf.errors.OpError) as error:
             if (cause := folder_error(error)) is None:
                 raise
             raise UserError(
-                f"cannot write to {run.path}: {cause.strerror}; make room there, then go on from "
-                f"the last finished epoch: {resume_command(run)}"
+                f"cannot write to {run.path}: {cause.strerror}; make room there, then "
+                f"resume after the last finished epoch: {resume_command(run)}"
             ) from error
 
 
 def resume_command(run: RunDirectory) -> str:
     """What continues an interrupted training."""
-    return shlex.join(["python", "train.py", "--resume", str(run.path)])
+    return command_line("train", "--resume", run.path)
 
 
 def _describe_resuming(recorder: Recorder, progress: Progress) -> str:
@@ -109,18 +114,19 @@ def _describe_resuming(recorder: Recorder, progress: Progress) -> str:
     if recorder.info and recorder.info.training.epochs and not progress.epochs:
         said = "the state after the last epoch was not kept: training begins anew"
     if progress.epochs:
-        said = f"going on after epoch {progress.epochs}, the last that was finished"
+        said = f"resuming after epoch {progress.epochs}, the last that was finished"
     if recorder.saved:
         said += f"; the run keeps the weights of {recorder.best_weights()} until others are better"
     return said
 
 
-def _train(setup: TrainingSetup, run: RunDirectory, command: str, resumed: bool) -> Outcome:
+def _train(
+    setup: TrainingSetup, run: RunDirectory, command: str, console: Console, resumed: bool
+) -> Outcome:
     config, device, training = setup.config, setup.device, setup.config.training
-    print(
+    console.say(
         f"device: {device.name} ({device.reason}); {training.precision}, "
-        f"{training.epochs} epochs of {training.steps_per_epoch} batches of {training.batch_size}",
-        flush=True,
+        f"{training.epochs} epochs of {training.steps_per_epoch} batches of {training.batch_size}"
     )
     model = setup.build()
     progress = Progress(digest_of_sets(setup.split))
@@ -132,7 +138,7 @@ def _train(setup: TrainingSetup, run: RunDirectory, command: str, resumed: bool)
     recorder = Recorder(setup, run, model, command, progress.seconds)
     recorder.resume()
     if resumed:
-        print(_describe_resuming(recorder, progress), flush=True)
+        console.say(_describe_resuming(recorder, progress))
     if progress.epochs:
         write_history(run.history, progress.history)
     validation = Validation(
@@ -143,11 +149,11 @@ def _train(setup: TrainingSetup, run: RunDirectory, command: str, resumed: bool)
         recorder.save,
         recorder.best,
     )
-    status, message = _fit(setup, run, model, recorder, validation, progress)
+    status, *said = _fit(setup, run, model, recorder, validation, progress, console)
     recorder.finish(status, progress.epochs)
     if status == "completed":
         run.checkpoint.unlink(missing_ok=True)
-    return Outcome(status, recorder.info, message)
+    return Outcome(status, recorder.info, *said)
 
 
 def _fit(
@@ -157,9 +163,10 @@ def _fit(
     recorder: Recorder,
     validation: Validation,
     progress: Progress,
-) -> tuple[Status, str]:
-    """Runs the epochs that are left; returns how they ended, and what the user should know."""
-    training = setup.config.training
+    console: Console,
+) -> tuple[Status, str, str]:
+    """Runs the epochs that are left; returns how they ended, what was kept, and the remedy."""
+    training, lines = setup.config.training, EpochLines(console)
     try:
         model.fit(
             setup.batches(progress.epochs * training.steps_per_epoch),
@@ -169,26 +176,26 @@ def _fit(
             callbacks=[
                 *_callbacks(setup.config, setup.split.validation, run, validation, progress),
                 Checkpoints(run, progress, recorder.seconds),
+                lines,
             ],
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=0,
             shuffle=False,
         )
     except KeyboardInterrupt:
         if not progress.epochs:
             recorder.save_unfinished(*validation.measure())
-        return "interrupted", (
-            f"interrupted; {recorder.kept()}; go on with it: {resume_command(run)}"
-        )
+        return "interrupted", f"interrupted; {recorder.kept()}", f"resume: {resume_command(run)}"
     except NonFiniteLoss as error:
-        return "non_finite_loss", (
-            f"{error}; {recorder.kept()}; lower --training.learning-rate and train again"
-        )
+        remedy = "lower --training.learning-rate and train again"
+        return "non_finite_loss", f"{error}; {recorder.kept()}", remedy
     except tf.errors.OpError as error:
         # A file that went away or was damaged while it was read for training.
         if (unreadable := setup.unreadable()) is None:
             raise
         raise UserError(f"{unreadable}; {recorder.kept()}") from error
-    return "completed", ""
+    finally:
+        lines.clear()
+    return "completed", "", ""
 
 
 def _callbacks(

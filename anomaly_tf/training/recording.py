@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import math
-import shlex
 import time
 
 import numpy as np
@@ -14,6 +13,7 @@ from anomaly_tf.approaches.base import Approach
 from anomaly_tf.data.contents import facts_of
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.detection.scoring import score_statistics
+from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import Calibration, DetectorInfo, TrainingFacts
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import uninterrupted
@@ -114,7 +114,7 @@ class Recorder:
             detector.set_threshold(self._setup.config.threshold)
             unit = self._setup.config.score_map.unit
             detector.set_heat_scale(self._setup.split.validation.normal, unit)
-            detector.save(self._run)
+            detector.write(self._run)
             self.saved = True
 
     def finish(self, status: str, epochs: int) -> None:
@@ -156,7 +156,7 @@ def _first_info(
     training = TrainingFacts(
         status="running",
         command=command,
-        reproduce=shlex.join(["python", "train.py", "--config", str(run.config)]),
+        reproduce=command_line("train", "--config", run.config),
         hardware=hardware(setup.device),
         n_train=len(split.train),
         n_validation=len(split.validation),

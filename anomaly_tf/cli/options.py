@@ -1,29 +1,33 @@
-"""What the command lines of the scripts mean: a typed configuration, or one line on what is wrong.
+"""What the commands share: from a command line to typed options, or one line on what is wrong.
 
-Needs no TensorFlow; `config/parser.py` speaks with the parser.
+Imports no TensorFlow; `config/parser.py` has the parser itself.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from anomaly_tf.approaches import ALIASES, APPROACHES, options_of
+from anomaly_tf.approaches import options_of
+from anomaly_tf.approaches.configs import (
+    CONFIG_FOLDER,
+    config_file,
+    load_config,
+    require_approach,
+)
 from anomaly_tf.config import Config
-from anomaly_tf.config.parser import ANSWERS, OptionParser, Options, unknown, value_of
+from anomaly_tf.config.parser import ANSWERS, OptionParser, Options, value_of
 from anomaly_tf.config.yaml_files import read_yaml
 from anomaly_tf.errors import UserError
+from anomaly_tf.program import COMMANDS, program
 from anomaly_tf.runs.directory import RunDirectory
-from anomaly_tf.runs.paths import expand_home, user_path
+from anomaly_tf.runs.paths import expand_home
 
-CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 BESIDE = {
     "config": ("FILE", "Your own YAML file of options."),
     "run_dir": ("DIR", "Folder of the run; must be new or empty."),
-    "resume": ("RUN", "Continue an interrupted run; takes no other option but --data-dir."),
+    "resume": ("RUN", "Resume an interrupted run; the only other option allowed is --data-dir."),
 }
 
 
@@ -58,8 +62,8 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     file = _named_file(arguments)
     named = value_of("approach", arguments) or (file and read_yaml(file).get("approach")) or "sota"
     approach = require_approach(named)
-    description = "Trains a detector and writes its run directory."
-    parser = OptionParser(options_of(approach), "train.py", description, BESIDE)
+    description = COMMANDS["train"]
+    parser = OptionParser(options_of(approach), program("train"), description, BESIDE)
     source = file or CONFIG_FOLDER / f"{approach}.yaml"
     # Under its own name, whichever it was called by.
     arguments = [*arguments, f"--approach={approach}"]
@@ -78,23 +82,21 @@ def _config_of_run(folder: Path, arguments: Sequence[str]) -> Config:
     others = [name for name in names if name not in ("--resume", "--data-dir", "--data_dir")]
     if others:
         raise UserError(
-            f"--resume goes on with the configuration of the run; leave out {', '.join(others)}"
+            f"--resume uses the configuration of the run; leave out {', '.join(others)}"
         )
     data_dir = value_of("data_dir", arguments)
     file = RunDirectory(folder).config
     if not file.is_file():
-        raise UserError(
-            f"{folder} holds no training to go on with (no {file.name}); start a new one"
-        )
+        raise UserError(f"{folder} holds no training to resume (no {file.name}); start a new one")
     return load_config(file, data_dir=data_dir)
 
 
 def foreign_cache(run: str | None, data_dir: str | None) -> Path | None:
-    """The folder of caches that a run's configuration names and the user does not.
+    """The cache folder of a run's configuration, unless the user named one.
 
     Args:
         run: Folder of the run.
-        data_dir: The folder that the user names, if he does.
+        data_dir: The folder that the user named, if any.
     """
     file = RunDirectory(Path(run or ".")).config
     if run is None or data_dir is not None or not file.is_file():
@@ -104,44 +106,9 @@ def foreign_cache(run: str | None, data_dir: str | None) -> Path | None:
     return None if named == Config.data_dir or inside else Path(str(named))
 
 
-def require_approach(name: Any) -> str:
-    """The name under which an approach is kept.
-
-    Raises:
-        UserError: If there is none; the message suggests the nearest.
-    """
-    own = ALIASES.get(name, name) if isinstance(name, str) else None
-    if own not in APPROACHES:
-        raise UserError(unknown("approach", str(name), [*APPROACHES, *ALIASES]))
-    return own
-
-
-def load_config(path: Path, data: str | None = None, data_dir: str | None = None) -> Config:
-    """Reads the configuration that a run was trained with.
-
-    Args:
-        path: `config.yaml` of the run.
-        data: Another source of the same data, if the user names one.
-        data_dir: Another folder for cached data, if the user names one.
-
-    Raises:
-        UserError: If the file is not a configuration.
-    """
-    path = user_path(path)
-    values = read_yaml(path)
-    try:
-        approach = require_approach(values.get("approach"))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    config = OptionParser(options_of(approach)).parse([], values, path)[0]
-    return dataclasses.replace(
-        config, data=data or config.data, data_dir=data_dir or config.data_dir
-    )
-
-
 def parse_options(
     options: type[Options],
-    program: str,
+    name: str,
     description: str,
     arguments: Sequence[str],
     takes_file: bool = False,
@@ -150,7 +117,7 @@ def parse_options(
 
     Args:
         options: The dataclass.
-        program: Name of the script.
+        name: Name of the program, for `--help`.
         description: What it does, for `--help`.
         arguments: The command line without the program's name.
         takes_file: Whether `--config FILE` gives a YAML file of options.
@@ -160,10 +127,10 @@ def parse_options(
     """
     file = _named_file(arguments) if takes_file else None
     beside = {"config": ("FILE", "A YAML file of these options.")} if takes_file else {}
-    parser = OptionParser(options, program, description, beside)
+    parser = OptionParser(options, name, description, beside)
     return parser.parse(arguments, read_yaml(file) if file else {}, file)[0]
 
 
 def _named_file(arguments: Sequence[str]) -> Path | None:
     name = value_of("config", arguments)
-    return user_path(name) if name else None
+    return config_file(name) if name else None

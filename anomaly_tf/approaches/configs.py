@@ -1,0 +1,122 @@
+"""The configuration of an approach, from a run's file or from keyword arguments.
+
+Imports no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_tf.approaches import ALIASES, APPROACHES, options_of
+from anomaly_tf.config import Config
+from anomaly_tf.config.parser import OptionParser, as_keyword, unknown
+from anomaly_tf.config.yaml_files import dotted, read_yaml
+from anomaly_tf.errors import UserError
+from anomaly_tf.runs.paths import user_path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# In an installed package inside it, in a checkout beside it.
+CONFIG_FOLDER = next(
+    folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()
+)
+
+
+def require_approach(name: Any) -> str:
+    """The name of an approach in the registry.
+
+    Args:
+        name: Its name or an alias.
+
+    Raises:
+        UserError: If there is no such approach; the message suggests the nearest.
+    """
+    own = ALIASES.get(name, name) if isinstance(name, str) else None
+    if own not in APPROACHES:
+        raise UserError(unknown("approach", str(name), [*APPROACHES, *ALIASES]))
+    return own
+
+
+def config_file(name: str) -> Path:
+    """The YAML file that a user names: his own, else `configs/...` of this package."""
+    path = user_path(name)
+    shipped = CONFIG_FOLDER.parent / path
+    if path.parts[:1] == (CONFIG_FOLDER.name,) and not path.exists() and shipped.is_file():
+        return shipped
+    return path
+
+
+def load_config(path: Path, data: str | None = None, data_dir: str | None = None) -> Config:
+    """Reads the configuration that a run was trained with.
+
+    Args:
+        path: `config.yaml` of the run.
+        data: Another source of the same data, if the user names one.
+        data_dir: Another folder for cached data, if the user names one.
+
+    Raises:
+        UserError: If the file is not a configuration.
+    """
+    path = user_path(path)
+    values = read_yaml(path)
+    try:
+        approach = require_approach(values.get("approach"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    config = OptionParser(options_of(approach)).parse([], values, path)[0]
+    return dataclasses.replace(
+        config, data=data or config.data, data_dir=data_dir or config.data_dir
+    )
+
+
+def config_of(approach: str, options: Mapping[str, Any]) -> Config:
+    """The configuration of an approach from keyword arguments.
+
+    Args:
+        approach: Its name or an alias.
+        options: Option names to values. An option of a section is named with two underscores
+            (`training__epochs`) or a dot, or lies in a dictionary (`{"training": {...}}`).
+
+    Raises:
+        UserError: A `ValueError`; if there is no such approach or option (the message names the
+            nearest), or a value is wrong.
+    """
+    approach = require_approach(approach)
+    parser = OptionParser(options_of(approach), spelling=as_keyword)
+    return parser.parse([], _nested(options) | {"approach": approach})[0]
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"training__epochs": 3}` as `{"training": {"epochs": 3}}`, with plain values.
+
+    Raises:
+        UserError: If an option is given twice.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in dotted({name: _plain(value) for name, value in options.items()}).items():
+        *sections, name = key.replace("__", ".").split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UserError(f"option {section} is given twice; give it once")
+        if name in place:
+            raise UserError(f"option {as_keyword(key)} is given twice; give it once")
+        place[name] = value
+    return nested
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML has it: numbers of NumPy, paths and tuples become plain."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value

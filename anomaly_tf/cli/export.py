@@ -1,0 +1,136 @@
+"""Export the detector of a run.
+
+Writes a SavedModel for TensorFlow Serving or a .tflite file for LiteRT, then scores the test set
+with the run and with what was exported, prints how the two differ and keeps that as JSON. Exit
+status 3 if AUROC (or the accuracy of a classifier) fell by more than 0.002.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from anomaly_tf.approaches.configs import load_config
+from anomaly_tf.cli.options import foreign_cache, parse_options
+from anomaly_tf.config import Checked, number
+from anomaly_tf.data.split_file import folders_read, open_split
+from anomaly_tf.errors import UserError
+from anomaly_tf.program import command_line, program
+from anomaly_tf.runs.caches import only_read
+from anomaly_tf.runs.directory import open_run, unfinished_training
+from anomaly_tf.runs.files import require_writable, write_json
+from anomaly_tf.runs.outputs import (
+    IsOwn,
+    is_exported_file,
+    is_exported_folder,
+    is_exported_metadata,
+    json_with,
+    require_own_place,
+)
+from anomaly_tf.script import import_tensorflow, printable, quiet_libraries
+
+
+@dataclass(frozen=True)
+class ExportOptions(Checked):
+    """Options of `export`.
+
+    Attributes:
+        run_dir: Run directory of the detector.
+        format: saved_model for TensorFlow and TensorFlow Serving, tflite for LiteRT.
+        quantize: Of a tflite file. none: float32; float16: weights in half the size; dynamic:
+            weights int8; int8: weights and activations int8, the score in float32.
+        batch_size: Images that a tflite file takes at once; a SavedModel takes any number.
+        output: Where to write; by default the folder export in the run.
+        data: Another source of the same data than the run was trained on.
+        data_dir: Another folder for cached data than the run was trained with.
+        trust: Load a model of unknown origin, which may run code.
+    """
+
+    run_dir: str
+    format: Literal["saved_model", "tflite"]
+    quantize: Literal["none", "float16", "dynamic", "int8"] = "none"
+    batch_size: int = number(1, 1, 4096)
+    output: str | None = None
+    data: str | None = None
+    data_dir: str | None = None
+    trust: bool = False
+
+
+def main(arguments: list[str]) -> int:
+    """Exports what the command line asks for; returns the exit status."""
+    options = parse_options(ExportOptions, program("export"), __doc__ or "", arguments)
+    with only_read(foreign_cache(options.run_dir, options.data_dir)):
+        return _export(options)
+
+
+def _export(options: ExportOptions) -> int:
+    if options.format == "saved_model" and (options.quantize, options.batch_size) != ("none", 1):
+        raise UserError(
+            "--quantize and --batch-size are options of --format tflite; leave them out"
+        )
+    run, info = open_run(options.run_dir)
+    run.require_unlinked()
+    folder = Path(options.output or run.path / "export")
+    require_writable(folder, "--output")
+    config = load_config(run.config, options.data, options.data_dir)
+    split = open_split(config, run.split, info=info)
+    name, path = planned(options, config.approach, folder)
+    parity = folder / f"{name}-parity.json"
+    outputs: dict[Path, IsOwn] = {parity: json_with("format", "quantize", "lost")}
+    if options.format == "saved_model":
+        outputs[path] = is_exported_folder
+    else:
+        outputs |= {path: is_exported_file, path.with_suffix(".json"): is_exported_metadata}
+    require_own_place("--output", folder, outputs, [run.path, *folders_read(config, split)])
+    if note := unfinished_training(run, info):
+        print(f"note: {printable(note)}", file=sys.stderr)
+
+    # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
+    import_tensorflow()
+    from anomaly_tf.deploy.detector import Detector
+    from anomaly_tf.deploy.exporters import export_saved_model, export_tflite, representative
+    from anomaly_tf.deploy.keras_run import TrainedDetector
+    from anomaly_tf.reporting.parity import ALLOWED_LOSS, compare, parity_table
+
+    trained = TrainedDetector.load(options.run_dir, options.trust)
+    if options.format == "saved_model":
+        with quiet_libraries():
+            export_saved_model(trained, path)
+    else:
+        normal, samples = split.validation.normal, representative(split.validation, config)
+        with quiet_libraries():
+            export_tflite(trained, path, options.quantize, options.batch_size, normal, samples)
+    with quiet_libraries():
+        exported = Detector.load(path, options.trust)
+    report: dict[str, Any] = {"format": options.format, "quantize": options.quantize}
+    if not len(split.test):
+        print(
+            "note: the run has no test images; compared on its validation images", file=sys.stderr
+        )
+        split = dataclasses.replace(split, test=split.validation)
+    report |= compare(trained, exported, split, path)
+    write_json(parity, report)
+    print(f"{printable(str(path))}\n{parity_table(report)}")
+    print(printable(f"next: {command_line('predict', '--model', path)} IMAGES"))
+    if report["lost"] <= ALLOWED_LOSS:
+        return 0
+    print(
+        f"error: the export lost {report['lost']:.4f}, more than {ALLOWED_LOSS}, of AUROC or "
+        "accuracy; use another --quantize",
+        file=sys.stderr,
+    )
+    return 3
+
+
+def planned(options: ExportOptions, approach: str, folder: Path) -> tuple[str, Path]:
+    """The name of an export, and the file or folder that it becomes."""
+    if options.format == "saved_model":
+        return f"{approach}-saved_model", folder / approach / "1"
+    parts = [approach]
+    parts += [options.quantize] if options.quantize != "none" else []
+    parts += [f"batch{options.batch_size}"] if options.batch_size > 1 else []
+    name = "-".join(parts)
+    return name, folder / f"{name}.tflite"

@@ -1,0 +1,157 @@
+"""`AnomalyDetector`: a detector as scikit-learn has its outlier detectors."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from anomaly_tf.api import train
+from anomaly_tf.approaches.configs import config_of
+from anomaly_tf.deploy import Detector
+from anomaly_tf.errors import UserError
+from anomaly_tf.runs.outputs import files_of_run
+from anomaly_tf.training.console import Verbose
+
+Images = np.ndarray | Sequence[str | Path]
+
+
+class AnomalyDetector(OutlierMixin, BaseEstimator):
+    """A detector with scikit-learn's interface for outlier detection.
+
+    Scores and labels are scikit-learn's: higher is more normal, 1 is normal and -1 an anomaly. It
+    serves in a `Pipeline`, in `cross_val_score` and in searches over options.
+
+    >>> import numpy as np
+    >>> import anomaly_tf
+    >>> images = np.random.default_rng(0).integers(90, 110, (40, 16, 16), dtype=np.uint8)
+    >>> estimator = anomaly_tf.AnomalyDetector(training__epochs=1, training__steps_per_epoch=2)
+    >>> estimator.fit(images).predict(images[:3]).shape
+    (3,)
+
+    Args:
+        approach: Name of the approach; those that learn from labelled anomalies need `y`.
+        verbose: As for `anomaly_tf.train`.
+        options: Options of the approach, as for `anomaly_tf.train`.
+
+    Attributes:
+        detector_: The trained detector; see `Detector`.
+        offset_: `decision_function` is `score_samples - offset_`.
+    """
+
+    def __init__(self, approach: str = "vae", *, verbose: Verbose = 0, **options: Any) -> None:
+        self.approach, self.verbose = approach, verbose
+        self._options = options
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor by name."""
+        return {"approach": self.approach, "verbose": self.verbose, **self._options}
+
+    def set_params(self, **params: Any) -> Self:
+        """Sets arguments of the constructor.
+
+        Raises:
+            UserError: A `ValueError`; if there is no such option (the message names the nearest).
+        """
+        changed = self.get_params() | params
+        approach, verbose = changed.pop("approach"), changed.pop("verbose")
+        config_of(approach, changed)
+        self.approach, self.verbose, self._options = approach, verbose, changed
+        return self
+
+    def fit(self, X: Images, y: Any = None) -> Self:  # noqa: N803 - scikit-learn's name
+        """Learns what is normal.
+
+        Args:
+            X: uint8 images `(N, H, W)` or `(N, H, W, C)` with C 1 or 3, or a list of image files.
+            y: 1 for normal images and -1 for anomalies, `(N,)`; None: all are normal.
+
+        Raises:
+            UserError: A `ValueError`; as `anomaly_tf.train`, or if `y` holds other labels.
+        """
+        labels = None if y is None else _labels(y)
+        self._folder = tempfile.TemporaryDirectory(prefix="anomaly_tf-")
+        self.detector_: Detector = train(
+            X,
+            labels,
+            approach=self.approach,
+            run_dir=Path(self._folder.name) / "run",
+            verbose=self.verbose,
+            **self._options,
+        )
+        self.offset_ = -self.detector_.threshold
+        return self
+
+    def score_samples(self, X: Images) -> np.ndarray:  # noqa: N803
+        """How normal images are: float64 `(N,)`, the anomaly scores times -1.
+
+        Args:
+            X: As for `fit`; arrays of the shape that was fitted, files of any size.
+
+        Raises:
+            ValueError: If the images are something else, or a file cannot be read.
+            NotFittedError: Before `fit`.
+        """
+        check_is_fitted(self, "detector_")
+        if isinstance(X, np.ndarray) and X.dtype.kind not in "USO":
+            scores = self.detector_.score(X)
+        else:
+            scores = self.detector_.score_files(list(X))
+        return -scores.astype(np.float64)
+
+    def decision_function(self, X: Images) -> np.ndarray:  # noqa: N803
+        """`score_samples` less `offset_`, float64 `(N,)`: anomalies are 0 or below."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Images) -> np.ndarray:  # noqa: N803
+        """1 for normal images and -1 for anomalies, int64 `(N,)`."""
+        return np.where(self.decision_function(X) > 0, 1, -1)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "detector_")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the files of the run instead of the detector."""
+        state = {k: v for k, v in self.__dict__.items() if k not in ("detector_", "_folder")}
+        if hasattr(self, "detector_"):
+            state["_run"] = _packed(Path(self._folder.name) / "run")
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        packed = state.pop("_run", None)
+        self.__dict__.update(state)
+        if packed:
+            self._folder = tempfile.TemporaryDirectory(prefix="anomaly_tf-")
+            run = Path(self._folder.name) / "run"
+            with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+                archive.extractall(run)
+            self.detector_ = Detector.load(run)
+
+
+def _labels(y: Any) -> np.ndarray:
+    """Labels 0 and 1 from scikit-learn's 1 and -1."""
+    labels = np.asarray(y)
+    found = set(np.unique(labels).tolist()) if labels.dtype.kind in "if" else {*labels.tolist()}
+    if labels.ndim != 1 or not found <= {1, -1}:
+        raise UserError(
+            "y must hold 1 for normal images and -1 for anomalies, as scikit-learn's outlier "
+            f"detectors have it; got {sorted(map(str, found))[:5]}; for labels 0 and 1 give "
+            "numpy.where(y == 1, -1, 1)"
+        )
+    return (labels == -1).astype(np.int8)
+
+
+def _packed(run: Path) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for file in files_of_run(run):
+            if file.parts[0] != "tensorboard":
+                archive.write(run / file, str(file))
+    return content.getvalue()

@@ -1,0 +1,37 @@
+"""How the commands are called: `python train.py` in a checkout, `anomaly-tf train` elsewhere."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+# What each command does, in the order in which a user needs them.
+COMMANDS = {
+    "train": "Train a detector and write its run directory.",
+    "evaluate": "Score the test set of a run; write metrics, scores and plots.",
+    "export": "Export a run as a SavedModel or a .tflite file.",
+    "predict": "Score image files.",
+    "benchmark": "Train and evaluate several approaches and compare them.",
+}
+NAME = "anomaly-tf"
+
+
+def program(command: str) -> str:
+    """Name of a command in its help: `train.py` if that script runs, else `anomaly-tf train`."""
+    return f"{command}.py" if _is_script() else f"{NAME} {command}"
+
+
+def command_line(command: str, *arguments: object) -> str:
+    """A command with its arguments, quoted for a shell, as the user would give it.
+
+    >>> command_line("evaluate", "--run-dir", "runs/my parts")
+    "anomaly-tf evaluate --run-dir 'runs/my parts'"
+    """
+    words = ["python", f"{command}.py"] if _is_script() else [NAME, command]
+    return shlex.join([*words, *map(str, arguments)])
+
+
+def _is_script() -> bool:
+    started = Path(sys.argv[0] if sys.argv else "")
+    return started.suffix == ".py" and started.stem in COMMANDS

@@ -1,0 +1,88 @@
+"""One readable line for each epoch, and a progress bar within it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+
+from anomaly_tf.approaches.base import Approach
+from anomaly_tf.training.console import Console
+
+# Seconds between two pictures of the progress bar, and its width in characters.
+REFRESH, BAR = 0.2, 30
+# Measures of the validation set, in the order in which they stand in front of the losses.
+MEASURES = ("val_auroc", "val_accuracy")
+
+
+class EpochLines(keras.callbacks.Callback):
+    """Prints a line after each epoch: measures, losses that are minimised, time, time left.
+
+    Must stand behind all others: what a line reports is saved.
+
+    Args:
+        console: Where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self._shown = 0.0
+        self._compiling: float | None = None  # seconds until the end of the first step
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Notes the time."""
+        self._epoch, self._start = epoch, time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Moves the progress bar."""
+        now = time.monotonic()
+        if self._compiling is None:
+            self._compiling = now - self._start
+        if self._console.verbose == 1 and now - self._shown > REFRESH:
+            self._shown = now
+            steps = self.params["steps"]
+            bar = "#" * (BAR * (batch + 1) // steps)
+            losses = describe_losses(self.model, logs or {})
+            line = f"{self._head()}  [{bar:<{BAR}}] {batch + 1}/{steps}  {losses}"
+            print(f"\r\033[K{line}", end="", flush=True)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Prints the line."""
+        self.clear()
+        logs = logs or {}
+        seconds = time.monotonic() - self._start
+        left = (self.params["epochs"] - epoch - 1) * (seconds - (self._compiling or 0.0))
+        self._compiling = 0.0
+        words = [
+            self._head(),
+            *(f"{name} {logs[name]:.4f}" for name in MEASURES if name in logs),
+            describe_losses(self.model, logs),
+            duration(seconds),
+            f"{duration(left)} left" if left else "",
+        ]
+        self._console.say("  ".join(word for word in words if word))
+
+    def clear(self) -> None:
+        """Removes the progress bar, also where training ended within an epoch."""
+        if self._console.verbose == 1:
+            print("\r\033[K", end="", flush=True)
+
+    def _head(self) -> str:
+        epochs = str(self.params["epochs"])
+        return f"epoch {self._epoch + 1:>{len(epochs)}}/{epochs}"
+
+
+def describe_losses(model: Approach, logs: dict[str, Any]) -> str:
+    """The losses that networks minimise, by name: `generator 0.412  discriminator 0.693`."""
+    names = [name for name in ("loss", *model.optimizers) if name in logs]
+    return "  ".join(f"{name.replace('_', ' ')} {float(logs[name]):#.3g}" for name in names)
+
+
+def duration(seconds: float) -> str:
+    """A duration in words: `34 s`, `5 min`, `2 h 10 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,83 @@
+"""A training from its data to its run directory: what the command and the Python API share.
+
+Imports TensorFlow only when the data is known to be good.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anomaly_tf.config import Config
+from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.duplicates import copies
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roles import describe_guess, describe_roles
+from anomaly_tf.data.split import Split
+from anomaly_tf.data.split_file import require_same_split
+from anomaly_tf.detection.threshold import require_calibration
+from anomaly_tf.runs.directory import RunDirectory, open_run
+from anomaly_tf.script import import_tensorflow
+from anomaly_tf.training.console import Console
+
+if TYPE_CHECKING:
+    from anomaly_tf.training.loop import Outcome
+
+# How lines of a report begin that should not be overlooked.
+DOUBT = "WARNING"
+
+
+def train_on(
+    config: Config,
+    dataset: ImageDataset,
+    run: RunDirectory,
+    command: str,
+    console: Console,
+    resume: bool = False,
+) -> Outcome:
+    """Trains on a data set, after saying how it was read and divided.
+
+    Args:
+        config: What to train.
+        dataset: Where the images come from.
+        run: The folder to write, new or empty; with `resume`, that of the interrupted training.
+        command: What repeats the training, recorded with the run.
+        console: Where it says what it does.
+        resume: Whether to continue an interrupted training.
+
+    Raises:
+        UserError: If the data does not serve the protocol or the threshold, and what
+            `training.loop.train` raises.
+    """
+    for line in dataset.report:
+        if line in dataset.left_out:
+            console.leave_out(line)
+        else:
+            (console.doubt if line.startswith(DOUBT) else console.say)(line)
+    for line in copies(dataset):
+        console.doubt(line)
+    split = _divided(config, dataset, run, resume)
+    for line in split.left_out[len(dataset.left_out) :]:
+        console.leave_out(line)
+    require_calibration(config.threshold, int((split.validation.labels == 0).sum()))
+    for line in describe_guess(config, dataset, split.roles):
+        (console.doubt if line.startswith(DOUBT) else console.say)(line)
+
+    # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
+    import_tensorflow()
+    from anomaly_tf.training import loop
+
+    console.say(
+        f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
+        f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
+        f"{len(split.test)} test images"
+    )
+    return loop.train(config, dataset, split, run, command, console, resume)
+
+
+def _divided(config: Config, dataset: ImageDataset, run: RunDirectory, resume: bool) -> Split:
+    """The sets of the run, which are those that it began with if it is resumed."""
+    known = open_run(run.path)[1] if resume and run.holds_detector else None
+    split = make_split(config, dataset, known)
+    if resume and known is None:
+        require_same_split(run.split, split, dataset)
+    return split
