@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from anomaly_tf.approaches import APPROACHES, options_of
+from anomaly_tf.approaches import options_of
+from anomaly_tf.choice import describe_choice, first_choice
 from anomaly_tf.config import Config, ThresholdConfig
-from anomaly_tf.data.advice import ALIGNED, COMPARED, Findings, advice, alikeness, findings
+from anomaly_tf.data.advice import ALIGNED, COMPARED, FEW, Findings, advice, alikeness, findings
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.protocols import make_split
@@ -128,3 +129,95 @@ def test_images_on_disk_are_read_as_a_sample():
     assert len(split.train) > COMPARED
     findings(dataset, dataclasses.replace(split, train=on_disk))
     assert len(read) == COMPARED
+
+
+def test_a_good_data_set_needs_no_notes():
+    assert advice(config_of("vae"), MANY) == ()
+
+
+def test_a_dozen_images():
+    few = found_with(n_normal=7, n_calibration=2)
+    learning, threshold = advice(config_of("vae"), few)
+    assert learning.startswith("note: 7 normal images to learn from")
+    assert "the threshold rests on 2 normal images" in threshold
+    assert "one false alarm in 3, 33%" in threshold
+    promised = config_of("vae", threshold=ThresholdConfig("conformal", false_alarm_rate=0.4))
+    assert advice(promised, few) == (learning,)
+    assert advice(config_of("vae"), found_with(n_calibration=20)) == ()
+    assert len(advice(config_of("vae"), found_with(n_calibration=19))) == 1
+    assert advice(config_of("vae"), found_with(n_normal=FEW)) == ()
+
+
+@pytest.mark.parametrize(
+    ("approach", "changes", "said"),
+    [
+        ("vae", {"alikeness": 0.02}, "misses small and faint defects"),
+        ("vae", {"alikeness": ALIGNED}, ""),
+        ("vae", {"alikeness": None}, ""),
+        ("vae", {"alikeness": 0.02, "image_shape": (28, 28, 1)}, "turn"),
+        ("transform", {"alikeness": 0.02, "image_shape": (28, 28, 1)}, "turn"),
+        ("transform", {"alikeness": 0.02}, ""),
+    ],
+)
+def test_pictures_that_are_not_aligned(approach, changes, said):
+    lines = advice(config_of(approach), found_with(**changes))
+    assert len(lines) == bool(said)
+    for line in lines:
+        assert "not aligned (alikeness 0.02" in line
+        assert said in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "why"),
+    [
+        ({}, "vae", "large pictures (96x128), no labelled anomalies"),
+        ({"image_shape": (48, 64, 3)}, "transform", "small pictures (48x64)"),
+        ({"n_anomalies": 29, "n_kinds": 3}, "vae", "only 29 labelled anomalies"),
+        ({"n_anomalies": 30, "n_kinds": 3}, "sota", "30 labelled anomalies of 3 kinds"),
+        (
+            {"n_anomalies": 99, "n_kinds": 1, "image_shape": (28, 28, 1)},
+            "transform",
+            "only 99 labelled",
+        ),
+        ({"n_anomalies": 100, "n_kinds": 1, "image_shape": (28, 28, 1)}, "sota", "of 1 kind"),
+    ],
+)
+def test_first_choice(changes, first, why):
+    found = found_with(**changes)
+    name, reason = first_choice(found)
+    assert name == first
+    assert why in reason
+    assert describe_choice(config_of(first), found) == (
+        f"approach: {first} is the first choice for this data ({reason})",
+    )
+
+
+SMALL = {"image_shape": (28, 28, 1)}
+LABELLED = {"n_anomalies": 200, "n_kinds": 2}
+
+
+@pytest.mark.parametrize(
+    ("approach", "changes", "expected"),
+    [
+        ("autoencoder", SMALL, "0.928, of `transform` 0.955"),
+        ("vae", SMALL, "0.933, of `transform` 0.955"),
+        ("ganomaly", SMALL, "of `transform`"),
+        ("sota", SMALL | {"n_anomalies": 10}, "learnt by heart"),
+        ("gan", {"n_anomalies": 10}, "learnt by heart"),
+        ("vae", LABELLED, "vae learns nothing from labelled anomalies"),
+        ("supervised", LABELLED, "kinds of anomalies that are not in training"),
+        ("contrastive", LABELLED, "of `sota` 0.969"),
+        ("transform", {}, "many times longer"),
+        ("ganomaly", {}, "misses small defects"),
+    ],
+)
+def test_another_approach_than_the_first_choice(approach, changes, expected):
+    found = found_with(**changes)
+    (line,) = describe_choice(config_of(approach), found)
+    assert line.startswith(f"approach: {approach}; the first choice for this data is ")
+    assert expected in line
+
+
+def test_no_choice_where_the_protocol_decides():
+    assert describe_choice(config_of("cnn"), MANY) == ()
+    assert describe_choice(config_of("vae", protocol="corruption"), MANY) == ()

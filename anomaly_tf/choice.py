@@ -13,8 +13,6 @@ from __future__ import annotations
 from anomaly_tf.config import ALL_CLASSES_NORMAL, Config
 from anomaly_tf.data.advice import Findings
 
-# Shorter side in pixels up to which pictures show one thing, which is judged as a whole.
-MAX_SMALL = 48
 # Labelled anomalies from which on `sota` is ahead of what learns without them: of `transform` on
 # small pictures, of `vae` on others.
 MIN_LABELLED_SMALL, MIN_LABELLED = 100, 30
@@ -50,14 +48,13 @@ def first_choice(found: Findings) -> tuple[str, str]:
         The approach's name, and the reason in words.
     """
     height, width, _ = found.image_shape
-    is_small = min(height, width) <= MAX_SMALL
-    size = f"{'small' if is_small else 'large'} pictures ({height}x{width})"
+    size = f"{'small' if found.is_small else 'large'} pictures ({height}x{width})"
     labelled = f"{found.n_anomalies} labelled anomalies"
-    if found.n_anomalies >= (MIN_LABELLED_SMALL if is_small else MIN_LABELLED):
+    if found.n_anomalies >= (MIN_LABELLED_SMALL if found.is_small else MIN_LABELLED):
         kinds = "1 kind" if found.n_kinds == 1 else f"{found.n_kinds} kinds"
         return "sota", f"{labelled} of {kinds}"
     labelled = f"only {labelled}" if found.n_anomalies else "no labelled anomalies"
-    return "transform" if is_small else "vae", f"{size}, {labelled}"
+    return "transform" if found.is_small else "vae", f"{size}, {labelled}"
 
 
 def describe_choice(config: Config, found: Findings) -> tuple[str, ...]:
