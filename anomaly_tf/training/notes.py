@@ -15,7 +15,7 @@ MOVED = 0.01
 WORSE_EPOCHS = 3
 # How far below its best the validation AUROC lies then, and how many times its lowest value the
 # mean score of normal validation images is.
-AUROC_FALL, SCORE_RISE = 0.01, 1.25
+AUROC_FALL, SCORE_RISE = 0.01, 1.5
 # Above this an AUROC is not called chance, however few images it rests on.
 NEAR_CHANCE = 0.6
 # Losses of two networks that work against each other, and what else need not fall.
@@ -119,14 +119,16 @@ class Notes:
         if not self._falls_since(lowest):
             return ""
         return (
-            f"val_normal_score rose from {values[lowest]:.4g} (epoch {lowest + 1}) to "
-            f"{values[-1]:.4g} while the loss falls: the training images are fitted better than "
-            "new ones; the threshold accounts for it, and more images help"
+            f"new normal images score higher (val_normal_score {values[lowest]:.4g} in epoch "
+            f"{lowest + 1}, now {values[-1]:.4g}) while the loss falls: the training images are "
+            "learnt by heart; the threshold, set on new ones, accounts for it; more images help"
         )
 
     def _falls_since(self, epoch: int) -> bool:
-        """Whether the losses that should fall have done so, most of them, since an epoch."""
-        falls = [loss[-1] < loss[epoch] for loss in self._losses().values()]
+        """Whether most of the losses that should fall have done so since an epoch."""
+        falls = [
+            loss[epoch] - loss[-1] > MOVED * abs(loss[epoch]) for loss in self._losses().values()
+        ]
         return sum(falls) * 2 > len(falls)
 
     def _chance(self) -> str:
