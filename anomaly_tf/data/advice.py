@@ -32,7 +32,7 @@ ALIGNED = 0.15
 # .927` and `.902 .882 .902 .921` by reconstructions; false alarms at the 95th percentile of 2, 5,
 # 20 and 100 validation images: 33 to 63 %, 9 to 17 %, 5 to 10 %, 4 to 9 %.
 FEW = 50
-# A 95th percentile of fewer is the largest of them, or lies next to it.
+# Of fewer, the 95th percentile is exceeded by a tenth of all normal images or more.
 ENOUGH_CALIBRATION = 20
 
 
@@ -135,13 +135,16 @@ def _few_images(found: Findings) -> str:
 
 def _few_calibration(config: Config, found: Findings) -> str:
     """What few images for a percentile mean; the conformal method refuses too few by itself."""
-    size = found.n_calibration
+    size, share = found.n_calibration, config.threshold.percentile / 100
     if size >= ENOUGH_CALIBRATION or config.threshold.method == "conformal":
         return ""
+    # A new image exceeds the k-th smallest of n with a probability of (n + 1 - k) / (n + 1), and
+    # the percentile lies at k = 1 + share * (n - 1).
+    expected = (size - share * (size - 1)) / (size + 1)
     return (
-        f"note: the threshold rests on {size} normal images: expect up to one false alarm in "
-        f"{size + 1}, {1 / (size + 1):.0%}, whatever the percentile; to promise 5% takes 19, 1% "
-        "takes 99"
+        f"note: the threshold rests on {size} normal image{'s' * (size > 1)}: expect about "
+        f"{expected:.0%} false alarms, not {100 - config.threshold.percentile:g}%; no rate below "
+        f"{1 / (size + 1):.0%} can be promised (5% takes 19 images, 1% takes 99)"
     )
 
 
