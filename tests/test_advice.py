@@ -12,8 +12,10 @@ from scipy import ndimage
 from anomaly_tf.approaches import options_of
 from anomaly_tf.choice import describe_choice, first_choice
 from anomaly_tf.config import Config, ThresholdConfig
+from anomaly_tf.data import folder_report
 from anomaly_tf.data.advice import ALIGNED, COMPARED, FEW, Findings, advice, alikeness, findings
 from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.folder_reading import Scan
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.stored import StoredImages
@@ -153,7 +155,7 @@ def test_a_dozen_images():
 @pytest.mark.parametrize(
     ("approach", "changes", "said"),
     [
-        ("vae", {"alikeness": 0.02}, "misses small and faint defects"),
+        ("vae", {"alikeness": 0.02}, "takes smoother ones for normal"),
         ("vae", {"alikeness": ALIGNED}, ""),
         ("vae", {"alikeness": None}, ""),
         ("vae", {"alikeness": 0.02, "image_shape": (28, 28, 1)}, "turn"),
@@ -234,3 +236,13 @@ def test_the_false_alarms_that_are_expected_are_those_that_come(size):
     (line,) = advice(config_of("vae"), found_with(n_calibration=size))
     said = int(line.partition("about ")[2].partition("%")[0]) / 100
     assert said == pytest.approx(rate, abs=0.015)
+
+
+@pytest.mark.parametrize(("side", "lines"), [(1023, 0), (1024, 1), (4000, 1)])
+def test_large_photographs_lose_small_defects(side, lines):
+    scan = Scan((96, 128, 3), [[side, 700, 9], [64, 64, 3]], n_grayscale=0, broken={})
+    said = folder_report.shrunk(scan)
+    assert len(said) == lines
+    for line in said:
+        assert f"pictures of {side}x700 become {side / 128:.0f} times smaller" in line
+        assert f"below {side / 128:.0f} pixels" in line
