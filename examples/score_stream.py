@@ -41,10 +41,10 @@ def arriving(folder: Path) -> Iterator[Path]:
 
 
 def play_camera(folder: Path, images: np.ndarray) -> None:
-    """Writes an image into the folder every 0.2 seconds."""
+    """Writes an image into the folder every 0.1 seconds."""
     for number, image in enumerate(images):
         Image.fromarray(image).save(folder / f"{number:03}.png")
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def main() -> None:

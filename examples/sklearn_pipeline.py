@@ -36,7 +36,7 @@ def main() -> None:
             ("detector", anomaly_tf.AnomalyDetector("vae")),
         ]
     )
-    pipeline.set_params(detector__training__epochs=5)
+    pipeline.set_params(detector__training__epochs=4)
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
     # `vae` learns from the normal images of each training part; scoring needs both labels.
     scores = cross_val_score(pipeline, rows, labels, cv=folds, scoring="roc_auc")

@@ -33,7 +33,7 @@ def main() -> None:
         train_images,
         train_labels,
         approach="sota",
-        training__epochs=3,
+        training__epochs=2,
         sampling__validation_fraction=0.3,  # the normal ones among them set the threshold
     )
 
