@@ -68,7 +68,7 @@ class ProgramConsole(Console):
 
     def doubt(self, line: str) -> None:
         """What may be wrong with the data, as a `UserWarning`."""
-        warnings.warn(self.worded(line), stacklevel=_outside())
+        warnings.warn(self.worded(line).removeprefix("WARNING: "), stacklevel=_outside())
 
     def leave_out(self, line: str) -> None:
         """What is not used, as a `UserWarning`."""
