@@ -34,7 +34,7 @@ def fitted(images) -> AnomalyDetector:
     return AnomalyDetector(**SHORT).fit(pictures[y == 1])
 
 
-def test_scores_are_higher_for_what_is_more_normal(fitted, images):
+def test_scores_are_higher_for_more_normal_images(fitted, images):
     pictures, y = images
     scores = fitted.score_samples(pictures)
     assert scores.dtype == np.float64
@@ -115,7 +115,7 @@ def test_it_is_pickled_with_its_detector(fitted, images):
     assert pickle.loads(pickle.dumps(AnomalyDetector(seed=4))).get_params()["seed"] == 4
 
 
-def test_before_fit_it_says_so(images):
+def test_before_fit_an_error_is_raised(images):
     with pytest.raises(NotFittedError):
         AnomalyDetector().predict(images[0])
 

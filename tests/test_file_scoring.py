@@ -99,7 +99,7 @@ def test_the_maps_of_processes_are_those_of_this_one(model, photos, monkeypatch)
 
 
 def test_each_heat_map_lies_over_its_own_upright_picture(tmp_path):
-    # White where the defect is, of which the red channel alone counts; blue elsewhere.
+    # White where the defect is (only the red channel counts); blue elsewhere.
     files, places = [], [(2, 3), (5, 1), None, (9, 7), (0, 0)]
     for number, place in enumerate(places):
         path = tmp_path / f"{number}.png"

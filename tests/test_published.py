@@ -1,4 +1,4 @@
-"""What is published: README and docs show what the kept results of today's defaults gave.
+"""Published results: README and docs show the saved results of the current defaults.
 
 An approach is published when its figures stand in docs/ and results/; then its name stands here.
 Registered approaches that are not published yet do not matter to these tests.
@@ -34,7 +34,7 @@ def rows_of(table: str) -> set[str]:
     return {line for line in table.splitlines() if line.startswith("|")}
 
 
-def test_what_is_published_is_registered_and_stands_on_the_page_of_results():
+def test_published_results_are_registered_and_on_the_results_page():
     assert set(PUBLISHED) <= set(APPROACHES)
     for approach in PUBLISHED:
         assert f"| `{approach}` " in PAGE
