@@ -1,4 +1,4 @@
-"""Measures the guarantees of docs/reliability.md: `make bench-reliability`.
+"""Measures the guarantees of docs/explanation/reliability.md: `make bench-reliability`.
 
 - Kills: `kill -9` at random moments of one training, twenty times, compared with the same training
   without kills: weights and test AUROC, with `--deterministic` and without.

@@ -128,7 +128,7 @@ def test_a_detector_knows_the_bit_depth_of_its_training(model, judged, tmp_path)
     detector = Detector.load(model)
     detector.info.bit_depth = 12
     files = [ImageFile(plain), ImageFile(camera)]
-    first, second = (file.score for part in score_files(detector, model, files) for file in part)
+    first, second = (file.score for part in score_files(detector, files) for file in part)
     assert first == pytest.approx(second, rel=1e-6)
     np.testing.assert_array_equal(detector.read(camera)[..., 0], grey)
 
@@ -338,7 +338,7 @@ def test_a_run_without_a_scale_for_heat_maps_gets_it_by_an_evaluation(
     file.write_text(json.dumps(info))
     assert judge(capsys, "--model", run_copy, photos)[0] == 1
     heat = ("--heatmaps", tmp_path / "heat")
-    with pytest.raises(UserError, match=r"--heatmaps.*no scale for heat maps.*evaluate\.py"):
+    with pytest.raises(UserError, match=r"--heatmaps.*no scale for heat maps.*evaluate --run-dir"):
         judge(capsys, "--model", run_copy, photos, *heat)
     evaluate.main(["--run-dir", str(run_copy)])
     again = json.loads(file.read_text())

@@ -73,7 +73,7 @@ class OptionParser(Generic[Options]):
             prog=program,
             usage=usage,
             description=description,
-            version=f"anomaly_tf {VERSION}",
+            version=VERSION,
             exit_on_error=False,
         )
         for name, (metavar, explanation) in self._beside.items():

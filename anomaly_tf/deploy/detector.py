@@ -66,12 +66,14 @@ class Detector(ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._origin is None:
-            raise TypeError(
-                f"cannot pickle this {type(self).__name__}: it was not loaded from a path; save it "
-                "and load it with Detector.load"
-            )
+            name = type(self).__name__
+            raise TypeError(f"cannot pickle this {name}: it was not loaded with Detector.load")
         changed = {name: getattr(self.info, name) for name in CHANGEABLE}
         return _load_again, (self._origin, _digests(self.info), changed)
+
+    def single_threaded(self) -> Self:
+        """A copy that uses one thread in the process that it is pickled to."""
+        return self
 
     def __copy__(self) -> Self:
         copied = object.__new__(type(self))

@@ -28,7 +28,7 @@ from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.files import atomic_path, uninterrupted
 from anomaly_tf.runs.outputs import HEAT_MAP, SOFTWARE
 from anomaly_tf.runs.paths import user_path
-from anomaly_tf.script import quiet_libraries, shortened
+from anomaly_tf.script import shortened
 
 if TYPE_CHECKING:
     from anomaly_tf.deploy.detector import Detector
@@ -82,7 +82,7 @@ def scores_of(
         raise ValueError(f"expected on_error to be 'raise' or 'nan'; got {on_error!r}")
     named = [ImageFile(user_path(file)) for file in files]
     scores, errors = [], []
-    with closing(score_files(detector, None, named)) as parts:
+    with closing(score_files(detector, named, processes=False)) as parts:
         for file in (file for part in parts for file in part):
             if file.error and on_error == "raise":
                 raise UserError(file.error.removesuffix(SKIPPED))
@@ -95,15 +95,15 @@ def scores_of(
 
 
 def score_files(
-    detector: Detector, model: Path | None, files: list[ImageFile]
+    detector: Detector, files: list[ImageFile], processes: bool = True
 ) -> Generator[list[ScoredFile]]:
     """Scores image files in their order, and draws their heat maps.
 
     Args:
         detector: The detector. Many files are scored by several processes, and each loads its own
             detector, if loading is fast.
-        model: Path from which it was loaded; None scores all files in this process.
         files: The files.
+        processes: Whether other processes may be used.
 
     Yields:
         The results of each part of the files.
@@ -114,11 +114,11 @@ def score_files(
     threads = available_threads()
     size = max(1, min(PART, -(-len(files) // threads)))
     parts = (files[start : start + size] for start in range(0, len(files), size))
-    if model and detector.loads_quickly and threads > 1 and len(files) >= MANY:
+    if processes and detector.loads_quickly and threads > 1 and len(files) >= MANY:
         # Spawned, because a forked process with threads may deadlock.
         context = multiprocessing.get_context("spawn")
-        settings = model, detector.threshold, detector.info.bit_depth
-        with ProcessPoolExecutor(threads, context, _Worker.start, settings) as pool:
+        own = (detector.single_threaded(),)
+        with ProcessPoolExecutor(threads, context, _Worker.start, own) as pool:
             try:
                 yield from _in_order(pool, _Worker.score, parts, 2 * threads)
             except BrokenProcessPool as error:
@@ -178,14 +178,9 @@ class _Worker:
     detector: Detector
 
     @classmethod
-    def start(cls, model: Path, threshold: float, bit_depth: int | None) -> None:
+    def start(cls, detector: Detector) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with quiet_libraries():
-            from anomaly_tf.deploy.litert import LiteRTDetector
-
-            cls.detector = LiteRTDetector.load(model, threads=1)
-        cls.detector.info.threshold.value = threshold
-        cls.detector.info.bit_depth = bit_depth
+        cls.detector = detector
 
     @classmethod
     def score(cls, part: list[ImageFile]) -> list[ScoredFile]:

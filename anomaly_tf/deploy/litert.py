@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -118,6 +120,11 @@ class LiteRTDetector(Detector):
             raise UserError(f"{path} already exists; choose a new name")
         write_file(path, self._model, self.info)
         self._loaded_from(path, settings=self._origin.settings if self._origin else None)
+
+    def single_threaded(self) -> Self:
+        """A copy that uses one thread in the process that it is pickled to."""
+        assert self._origin, "pickled by its path"
+        return copy.copy(self)._loaded_from(self._origin.path, settings={"_threads": 1})
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         batches = -(-len(images) // self._batch_size)

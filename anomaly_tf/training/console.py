@@ -68,7 +68,7 @@ class ProgramConsole(Console):
 
     def doubt(self, line: str) -> None:
         """Issues a `UserWarning` about the data."""
-        warnings.warn(self.worded(line), stacklevel=_outside())
+        warnings.warn(self.worded(line).removeprefix("WARNING: "), stacklevel=_outside())
 
     def leave_out(self, line: str) -> None:
         """Issues a `UserWarning` on data that is not used."""
