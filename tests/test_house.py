@@ -27,7 +27,7 @@ FLOORS = (
     ("config",),
     ("networks",),
     ("approaches", "data"),
-    ("detection",),
+    ("choice", "detection"),
     ("deploy",),
     ("training", "reporting"),
     ("api", "benchmark"),

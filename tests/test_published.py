@@ -34,7 +34,7 @@ def rows_of(table: str) -> set[str]:
     return {line for line in table.splitlines() if line.startswith("|")}
 
 
-def test_published_results_are_registered_and_on_the_page_of_results():
+def test_published_results_are_registered_and_on_the_results_page():
     assert set(PUBLISHED) <= set(APPROACHES)
     for approach in PUBLISHED:
         assert f"| `{approach}` " in PAGE

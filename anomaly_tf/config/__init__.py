@@ -20,7 +20,13 @@ from anomaly_tf.config.run import (
     plain,
     save_config,
 )
-from anomaly_tf.config.score_map import GRAD_CAM, ScoreMap, ScoreRule, reconstruction_map
+from anomaly_tf.config.score_map import (
+    GRAD_CAM,
+    MAX_WHOLE,
+    ScoreMap,
+    ScoreRule,
+    reconstruction_map,
+)
 from anomaly_tf.config.sections import (
     AdversarialTrainingConfig,
     BalancedSamplingConfig,
@@ -37,6 +43,7 @@ __all__ = [
     "ALL_CLASSES_NORMAL",
     "GRAD_CAM",
     "LARGEST_SIDE",
+    "MAX_WHOLE",
     "SMALLEST_SIDE",
     "AdversarialTrainingConfig",
     "BalancedConfig",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 ScoreRule = Literal["mean", "maximum", "none"]
+# Shorter side in pixels up to which a picture shows one thing, not a surface or a scene.
+MAX_WHOLE = 48
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class ScoreMap:
 
 def reconstruction_map(unit: str) -> ScoreMap:
     """The map of reconstruction errors; the score is its mean (small images) or its maximum."""
-    return ScoreMap(unit, "mean", "maximum", whole_up_to=48)
+    return ScoreMap(unit, "mean", "maximum", whole_up_to=MAX_WHOLE)
 
 
 # Grad-CAM; the score does not depend on it.

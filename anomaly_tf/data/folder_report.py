@@ -17,6 +17,8 @@ from anomaly_tf.script import shortened
 LEFT_OUT = ("left out: ", "skipped: ")
 # Sizes, reasons and classes that are listed; further ones are only counted.
 MAX_SHOWN, MAX_CLASSES_SHOWN = 3, 12
+# How many times smaller the most frequent size has to become for a warning about small defects.
+MAX_SHRINKING = 8
 
 
 def counts(names: tuple[str, ...], classes: np.ndarray, in_test: np.ndarray) -> list[str]:
@@ -87,6 +89,19 @@ def read_as(scan: Scan, images: Images, config: Config) -> str:
         place = f"read from disk when needed ({cached})"
     chosen = "as given" if config.size else "chosen from the data"
     return f"read as {height}x{width} (height x width, {chosen}), {colours}; {place}, {size:.0f} MB"
+
+
+def shrunk(scan: Scan) -> list[str]:
+    """What is lost where large pictures become small; no line where little is."""
+    (width, height, _), *_ = scan.sizes
+    factor = max(width, height) / max(scan.image_shape[:2])
+    if factor < MAX_SHRINKING:
+        return []
+    return [
+        f"note: pictures of {width}x{height} become {factor:.0f} times smaller, and defects below "
+        f"{factor:.0f} pixels disappear; to keep them, crop to the part or give a larger "
+        "--image-size"
+    ]
 
 
 def _several(reasons: dict[str, str], what: str) -> str:

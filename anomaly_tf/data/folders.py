@@ -89,6 +89,7 @@ def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
         *layout.notes,
         *layout.left_out,
         report.read_as(scan, images, config),
+        *report.shrunk(scan),
     ]
     return ImageDataset(
         str(folder),

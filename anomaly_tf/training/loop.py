@@ -23,6 +23,7 @@ from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import folder_error
 from anomaly_tf.training.callbacks import (
     CRITERIA,
+    LAST_EPOCH,
     Checkpoints,
     NonFiniteLoss,
     Pictures,
@@ -32,6 +33,7 @@ from anomaly_tf.training.callbacks import (
 )
 from anomaly_tf.training.checkpoint import Progress, load_checkpoint
 from anomaly_tf.training.console import Console
+from anomaly_tf.training.notes import Notes
 from anomaly_tf.training.progress import EpochLines
 from anomaly_tf.training.recording import Recorder
 from anomaly_tf.training.setup import TrainingSetup
@@ -166,7 +168,8 @@ def _fit(
     console: Console,
 ) -> tuple[Status, str, str]:
     """Runs the remaining epochs; returns the status, a message and the remedy."""
-    training, lines = setup.config.training, EpochLines(console)
+    training = setup.config.training
+    lines = EpochLines(console, _notes(setup, progress))
     try:
         model.fit(
             setup.batches(progress.epochs * training.steps_per_epoch),
@@ -196,6 +199,17 @@ def _fit(
     finally:
         lines.clear()
     return "completed", "", ""
+
+
+def _notes(setup: TrainingSetup, progress: Progress) -> Notes:
+    """What explains the epochs to come, and knows those that were."""
+    labels = setup.split.validation.labels
+    keeps_last = CRITERIA[setup.config.learns_from] == LAST_EPOCH
+    n_normal, n_anomalies = (int((labels == label).sum()) for label in (0, 1))
+    notes = Notes(setup.config.training.epochs, n_normal, n_anomalies, keeps_last)
+    for epoch, row in enumerate(progress.history):
+        notes.notes_after(epoch, row)
+    return notes
 
 
 def _callbacks(

@@ -9,6 +9,7 @@ import keras
 
 from anomaly_tf.approaches.base import Approach
 from anomaly_tf.training.console import Console
+from anomaly_tf.training.notes import Notes
 
 # Seconds between two updates of the progress bar, and its width in characters.
 REFRESH, BAR = 0.2, 30
@@ -23,11 +24,12 @@ class EpochLines(keras.callbacks.Callback):
 
     Args:
         console: Where to print.
+        notes: What is said of figures that surprise, behind the line.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, notes: Notes) -> None:
         super().__init__()
-        self._console = console
+        self._console, self._notes = console, notes
         self._shown = 0.0
         self._compiling: float | None = None  # seconds until the end of the first step
 
@@ -63,6 +65,8 @@ class EpochLines(keras.callbacks.Callback):
             f"{duration(left)} left" if left else "",
         ]
         self._console.say("  ".join(word for word in words if word))
+        for line in self._notes.notes_after(epoch, logs):
+            self._console.say(line)
 
     def clear(self) -> None:
         """Removes the progress bar, also if training ended within an epoch."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anomaly_tf.choice import describe_choice
 from anomaly_tf.config import Config
+from anomaly_tf.data.advice import advice, findings
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.duplicates import copies
 from anomaly_tf.data.protocols import make_split
@@ -71,6 +73,10 @@ def train_on(
         f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
         f"{len(split.test)} test images"
     )
+    if not resume:
+        found = findings(dataset, split)
+        for line in (*describe_choice(config, found), *advice(config, found)):
+            console.say(line)
     return loop.train(config, dataset, split, run, command, console, resume)
 
 
