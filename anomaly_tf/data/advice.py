@@ -131,7 +131,7 @@ def _few_images(found: Findings) -> str:
         return ""
     return (
         f"note: {found.n_normal} normal images to learn from: scores are rough, and other images "
-        "would give others; aim for 200 normal pictures or more"
+        "would give others; aim for 200 normal images or more"
     )
 
 
@@ -146,7 +146,7 @@ def _few_calibration(config: Config, found: Findings) -> str:
     return (
         f"note: the threshold rests on {size} normal image{'s' * (size > 1)}: expect about "
         f"{expected:.0%} false alarms, not {100 - config.threshold.percentile:g}%; no rate below "
-        f"{1 / (size + 1):.0%} can be promised (5% takes 19 images, 1% takes 99)"
+        f"{1 / (size + 1):.0%} can be guaranteed (5% takes 19 images, 1% takes 99)"
     )
 
 
@@ -155,7 +155,7 @@ def _unaligned(config: Config, found: Findings) -> str:
     if found.alikeness is None or found.is_aligned:
         return ""
     start = (
-        f"note: the pictures are not aligned (alikeness {found.alikeness:.2f}; aligned from "
+        f"note: the images are not aligned (alikeness {found.alikeness:.2f}; aligned from "
         f"{ALIGNED} on): "
     )
     if found.is_small:

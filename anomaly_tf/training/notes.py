@@ -13,8 +13,8 @@ PATIENCE = 10
 MOVED = 0.01
 # Number of consecutive epochs, up to the current one, in which a metric must be below its best.
 WORSE_EPOCHS = 3
-# Required decrease of the validation AUROC from its best value, and required ratio of the mean score
-# of normal validation images to its lowest value.
+# Required decrease of the validation AUROC from its best value, and required ratio of the mean
+# score of normal validation images to its lowest value.
 AUROC_FALL, SCORE_RISE = 0.01, 1.5
 # An AUROC above this value is never reported as chance, even with few images.
 NEAR_CHANCE = 0.6
@@ -83,7 +83,7 @@ class Notes:
             return f"{stands}: training has settled, and more epochs would change little"
         return (
             f"{stands}: nothing has been learnt so far; try a ten times higher or lower "
-            "--training.learning-rate, and check that the pictures show something"
+            "--training.learning-rate, and check the images"
         )
 
     def _falling_auroc(self) -> str:
@@ -121,7 +121,7 @@ class Notes:
         return (
             f"new normal images score higher (val_normal_score {values[lowest]:.4g} in epoch "
             f"{lowest + 1}, now {values[-1]:.4g}) while the loss falls: the training images are "
-            "learnt by heart; the threshold, set on new ones, accounts for it; more images help"
+            "memorised; the threshold, computed from new ones, accounts for it; more images help"
         )
 
     def _falls_since(self, epoch: int) -> bool:
@@ -141,7 +141,7 @@ class Notes:
             return (
                 f"val_auroc is {value:.4f}, below 0.5: anomalies score lower than normal images; "
                 "either the labels are swapped (see --normal-class), or the anomalies are the "
-                "simpler pictures and need another approach"
+                "simpler images and need another approach"
             )
         if value < min(0.5 + 2 * error, NEAR_CHANCE):
             return (
