@@ -1,4 +1,4 @@
-"""What the commands share: from a command line to typed options, or one line on what is wrong.
+"""Parsing that the commands share: from a command line to typed options, or one error line.
 
 Imports no TensorFlow; `config/parser.py` has the parser itself.
 """
@@ -33,10 +33,10 @@ BESIDE = {
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the command line of `train.py` asks for.
+    """Options of `train`.
 
     Attributes:
-        config: What to train.
+        config: Configuration of the training.
         run_dir: Folder of a new run, if one was given.
         resume: Folder of an interrupted run to continue, whose configuration `config` is.
     """
@@ -47,7 +47,7 @@ class TrainOptions:
 
 
 def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
-    """Reads the options of `train.py`.
+    """Reads the options of `train`.
 
     Args:
         arguments: The command line without the program's name.
@@ -65,7 +65,7 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     description = COMMANDS["train"]
     parser = OptionParser(options_of(approach), program("train"), description, BESIDE)
     source = file or CONFIG_FOLDER / f"{approach}.yaml"
-    # Under its own name, whichever it was called by.
+    # Under the name of the registry, also if an alias was given.
     arguments = [*arguments, f"--approach={approach}"]
     config, beside = parser.parse(arguments, read_yaml(source), source)
     if beside["resume"] is not None:

@@ -20,7 +20,7 @@ from anomaly_tf.training.session import train_on
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the training that the command line asks for; returns the exit status."""
+    """Trains by the options on the command line; returns the exit status."""
     options = parse_train_options(arguments)
     with only_read(foreign_cache(options.resume, value_of("data_dir", arguments))):
         return _train(options, arguments)
