@@ -209,7 +209,7 @@ def test_who_asks_for_help_beside_resume_gets_it(asked, capsys):
     with pytest.raises(SystemExit) as end:
         parse_train_options(["--resume", "runs/mine", asked])
     assert end.value.code in (0, None)
-    assert "train.py" in capsys.readouterr().out
+    assert "anomaly-tf train" in capsys.readouterr().out
 
 
 def test_a_cache_is_the_users_or_inside_the_run_or_foreign(tmp_path: Path):

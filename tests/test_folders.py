@@ -30,7 +30,7 @@ from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.data.stored import StoredImages
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.caches import only_read
-from anomaly_tf.training import loop
+from anomaly_tf.training import loop, session
 from anomaly_tf.training.loop import Outcome
 from anomaly_tf.training.setup import resolve
 
@@ -695,7 +695,7 @@ def test_training_reports_left_out_files_on_stderr(photos, tmp_path, capsys, mon
     def stop(*arguments: object) -> None:
         raise UserError("enough")
 
-    monkeypatch.setattr(train, "make_split", stop)
+    monkeypatch.setattr(session, "make_split", stop)
     options = ["--approach", "vae", "--data", str(photos), "--max-broken", "0.5"]
     with pytest.raises(UserError, match="enough"):
         train.main([*options, "--run-dir", str(tmp_path / "run")])

@@ -48,7 +48,8 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
         print(describe_outcome(outcome.info))
         print(f"run: {printable(str(run.path))}\nnext: {_evaluation(run)}")
     if outcome.message:
-        print(f"error: {printable(f'{outcome.message}; {outcome.remedy}')}", file=sys.stderr)
+        said = "; ".join(filter(None, (outcome.message, outcome.remedy)))
+        print(f"error: {printable(said)}", file=sys.stderr)
     return {"completed": 0, "interrupted": 130, "non_finite_loss": 2}[outcome.status]
 
 
