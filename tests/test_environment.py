@@ -144,6 +144,13 @@ def test_an_environment_that_was_moved_or_not_finished_is_created_anew(checkout,
     assert run_setup(checkout, {"python3": "3.12"}).stdout.startswith("python3 create")
 
 
+def test_an_environment_may_be_a_link_to_another_disk(checkout, tmp_path):
+    has_environment(checkout, "3.11", where=tmp_path)
+    (checkout / ".venv").rename(tmp_path / ".venv")
+    (checkout / ".venv").symlink_to(tmp_path / ".venv")
+    assert run_setup(checkout, {"python3": "3.13"}).stdout.startswith("python update .venv")
+
+
 def test_a_disk_that_is_too_small_is_one_line(checkout):
     done = run_setup(checkout, {}, f"PYTHON={sys.executable}", "SIZE=1e9")
     words = ("disk space", str(checkout / ".venv"), "1300000000.0 GB needed", "GB free")
