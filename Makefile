@@ -25,7 +25,7 @@ SOURCES := anomaly_tf tests measurements tools setup.py train.py evaluate.py exp
 # TensorBoard without the notes of TensorFlow, which look like faults.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()
 
-.PHONY: help setup train test fuzz lint format tensorboard bench bench-export bench-folders bench-reliability study benchmark-quick audit lock clean FORCE
+.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-reliability study benchmark-quick audit lock clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -54,13 +54,19 @@ fuzz: $(READY) ## Try thousands of generated inputs (minutes)
 	$(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_files.py tests/test_fuzz_folders.py --hypothesis-profile fuzz
 
 lint: $(READY) ## Check formatting, style and types
-	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES) docs
+	$(BIN)/ruff check $(SOURCES) docs
 	$(BIN)/mypy
 
 format: $(READY) ## Format the code and mend what the linter can
-	$(BIN)/ruff check --fix $(SOURCES)
-	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES) docs
+	$(BIN)/ruff format $(SOURCES) docs
+
+docs: $(READY) ## Build the documentation into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx --fresh-env --quiet --fail-on-warning --keep-going docs docs/_build/html
+
+linkcheck: $(READY) ## Try the links of the documentation to other sites (needs internet)
+	$(BIN)/python -m sphinx --fresh-env --quiet -b linkcheck docs docs/_build/linkcheck
 
 tensorboard: $(READY) ## Open TensorBoard on runs/
 	$(BIN)/python -c "$(QUIET_TENSORBOARD)" --logdir runs
@@ -74,7 +80,7 @@ bench-export: $(READY) ## Measure quality, size and speed of every export (ARGS:
 bench-folders: $(READY) ## Measure quality, speed and memory of training on files (ARGS: its options)
 	$(BIN)/python -m measurements.folders $(ARGS)
 
-bench-reliability: $(READY) ## Measure the promises of docs/reliability.md (ARGS: its options)
+bench-reliability: $(READY) ## Measure the promises of docs/explanation/reliability.md (ARGS: its options)
 	$(BIN)/python -m measurements.reliability $(ARGS)
 
 study: $(READY) ## Measure what moves the quality, on validation images (ARGS: --studies NAME)
@@ -91,14 +97,15 @@ lock: $(READY) ## Renew the lock files from the requirements
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
-		requirements.txt requirements-dev.txt -o requirements.lock
+		requirements.txt requirements-dev.txt requirements-docs.txt -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
 		--constraints requirements.lock \
-		requirements.txt requirements-dev.txt requirements-gpu.txt -o requirements-gpu.lock
+		requirements.txt requirements-dev.txt requirements-docs.txt requirements-gpu.txt \
+		-o requirements-gpu.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
 		requirements-audit.txt -o requirements-audit.lock
 
 clean: ## Remove the virtual environment and caches, but no runs and no data
-	rm -rf .venv .venv-audit .venv-peer .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-audit .venv-peer docs/_build .mypy_cache .ruff_cache .pytest_cache

@@ -9,6 +9,7 @@ The package in the order in which data flows; each folder imports from those bel
 - `training`: what a training needs, the one place that calls `fit`, what a run records of it
 - `reporting`: the evaluation of a run, plots and tables
 - `deploy`: `Detector`, what runs it, and its exports
+- `choice`: which approach is the first choice for a data set
 - `detection`: scores, thresholds, verdicts of a batch, metrics, localisation
 - `data`: sources, protocols (which images are normal or anomaly), tf.data pipelines
 - `approaches`: one folder each, the registry, and their configurations

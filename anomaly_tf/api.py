@@ -105,8 +105,6 @@ def _opened(
 ) -> tuple[Config, ImageDataset]:
     """The configuration and the data set."""
     options = {"data_dir": str(user_caches() / "data")} | options
-    if "data" in options:
-        raise UserError("option data is the first argument; give it once")
     if isinstance(data, (str, os.PathLike)):
         if labels is not None:
             raise UserError("labels are for arrays and lists of files; leave them out for a folder")
@@ -185,6 +183,7 @@ def _with_keywords(message: str, approach: str) -> str:
         name = found[1].replace("-", "_")
         return as_keyword(name) if name in known else found[0]
 
+    message = message.replace("see --help", "see 'anomaly-tf train --help'")
     return re.sub(r"--([a-z]+(?:[._-][a-z]+)*)", as_python, message)
 
 

@@ -1,4 +1,4 @@
-"""The exceptions that a user can cause and can mend."""
+"""Exceptions for mistakes that the user can correct."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """Wrong input from outside: an option, a file, a folder.
+    """Wrong input: an option, a file or a folder.
 
-    The message is one line that names the thing and the remedy. The scripts print it on
-    stderr and end with exit status 2; nothing is left half-written.
+    The message is one line that names the wrong input and the remedy. The commands print it on
+    stderr and end with exit status 2; no file is left half-written.
     """
 
 
 def as_option(name: str) -> str:
-    """`training.batch_size` as a command line has it: `--training.batch-size`."""
+    """The command-line form of an option: `--training.batch-size` for `training.batch_size`."""
     return f"--{name}".replace("_", "-")
 
 
 class OptionError(ValueError):
-    """A value that an option cannot have; the message is `name reason`.
+    """An invalid value of an option; the message is `name reason`.
 
     Attributes:
-        name: The option, dots lead into a section: `training.batch_size`.
-        reason: What it must be, and what came.
+        name: Name of the option, with a dot after a section: `training.batch_size`.
+        reason: The allowed values and the value given.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -31,5 +31,5 @@ class OptionError(ValueError):
         self.name, self.reason = name, reason
 
     def as_user_error(self, spelling: Callable[[str], str] = as_option) -> UserError:
-        """The error for the user, who writes the option as `spelling` does."""
+        """The error for the user, with the option in the form that `spelling` gives."""
         return UserError(f"option {spelling(self.name)} {self.reason}")

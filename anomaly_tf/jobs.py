@@ -1,7 +1,7 @@
-"""The processor's threads, and several trainings at a time, each on its share of them.
+"""Runs several trainings in parallel, each on a share of the processor's threads.
 
-Networks for small images do not keep many threads busy: two trainings side by side, each on half of
-the threads, end sooner than one after the other on all of them.
+Networks for small images do not keep many threads busy: two trainings in parallel, each on half of
+the threads, end sooner than one after the other on all threads.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ def run_jobs(
     """Calls `work` on every item, `jobs` at a time.
 
     Args:
-        work: What it calls. A process that it starts runs on its share of the threads alone, where
-            the system lets a process choose (Linux); one job alone has all of them.
-        items: What it is called with, in this order.
-        jobs: At least 1.
+        work: Function of an item. On Linux, a process that it starts uses its share of the threads
+            only; a single job uses all threads.
+        items: The items, in the order of the calls.
+        jobs: Number of parallel calls, at least 1.
 
     Yields:
-        Each item and its result, as they end.
+        Each item and its result, in the order in which the calls end.
 
     Raises:
-        Exception: What `work` raises first. No further item is begun, and those under way end.
+        Exception: The first exception of `work`. No further items are started, and running calls
+            are completed.
     """
     if jobs == 1:
         for item in items:
@@ -50,9 +51,10 @@ def run_jobs(
 
 
 def thread_shares(jobs: int) -> list[list[int]]:
-    """Numbers of the processor's threads for each job: equal shares of what this process has.
+    """Numbers of the threads for each job: equal shares of the threads of this process.
 
-    Of more jobs than threads some share one; empty shares where the system does not say.
+    With more jobs than threads, some jobs share a thread. The shares are empty if the system does
+    not report the threads.
     """
     if not hasattr(os, "sched_getaffinity"):
         return [[]] * jobs
@@ -61,13 +63,13 @@ def thread_shares(jobs: int) -> list[list[int]]:
 
 
 def available_threads() -> int:
-    """How many threads of the processor this process may use at the same time."""
+    """Number of the processor's threads that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _keep_to(threads: list[int]) -> None:
-    # Of the calling thread alone, which hands it on to the processes that it starts.
+    # Applies to the calling thread only, and is inherited by the processes that it starts.
     if threads:
         os.sched_setaffinity(0, threads)

@@ -1,6 +1,6 @@
-"""Kernels of oneDNN for TensorFlow on x86 processors, and what computes in the end.
+"""Enables oneDNN for TensorFlow on x86 processors, and describes the kernels in use.
 
-TensorFlow turns oneDNN on by itself only where it finds AVX-512 VNNI or AMX; elsewhere its
+By default, TensorFlow enables oneDNN only on processors with AVX-512 VNNI or AMX; on others its
 convolutions run in Eigen, which is up to twice as slow. Needs the standard library only.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 SWITCH = "TF_ENABLE_ONEDNN_OPTS"
 X86 = ("x86_64", "amd64")
-# oneDNN's kernels for float32 by the processor's flags, the fastest first, and the names by which
-# ONEDNN_MAX_CPU_ISA allows no more than each.
+# Kernels of oneDNN for float32 and the processor flags that they need, fastest first; and the
+# values of ONEDNN_MAX_CPU_ISA that limit the kernels to each.
 INSTRUCTION_SETS = {
     "AVX-512": ("avx512f", "avx512bw", "avx512vl", "avx512dq"),
     "AVX2": ("avx2",),
@@ -25,17 +25,17 @@ LIMITS = {"SSE41": "SSE4.1", "AVX": "AVX", "AVX2": "AVX2", "AVX2_VNNI": "AVX2"}
 
 
 def enable_onednn() -> None:
-    """Turns oneDNN on before TensorFlow is imported, on x86, unless the user has set the variable.
+    """Enables oneDNN on x86, unless the user has set the environment variable.
 
-    Elsewhere TensorFlow decides by itself. Afterwards the switch would change nothing.
+    On other processors TensorFlow decides. The variable has no effect after TensorFlow is imported.
     """
     if platform.machine().lower() in X86 and "tensorflow" not in sys.modules:
         os.environ.setdefault(SWITCH, "1")
 
 
 def describe_kernels() -> str:
-    """What computes on this processor, for a reader: `oneDNN, AVX2`; imports TensorFlow."""
-    # TensorFlow has no public function that says whether oneDNN is on.
+    """Describes the kernels in use, such as `oneDNN, AVX2`; imports TensorFlow."""
+    # TensorFlow has no public function that reports whether oneDNN is enabled.
     from tensorflow.python.util import _pywrap_util_port
 
     if _pywrap_util_port.IsMklEnabled():
@@ -53,8 +53,8 @@ def fastest_instructions(flags: set[str], limit: str = "") -> list[str]:
     """The fastest of `INSTRUCTION_SETS` that a processor has; empty if it has none.
 
     Args:
-        flags: What the processor can, by the names of Linux.
-        limit: The value of ONEDNN_MAX_CPU_ISA.
+        flags: Flags of the processor, with the names of Linux.
+        limit: Value of ONEDNN_MAX_CPU_ISA.
     """
     names = list(INSTRUCTION_SETS)
     allowed = names[names.index(LIMITS.get(limit.upper(), names[0])) :]
@@ -62,7 +62,7 @@ def fastest_instructions(flags: set[str], limit: str = "") -> list[str]:
 
 
 def processor_info(name: str) -> str:
-    """What Linux says of the processor under this name; empty where nothing is said."""
+    """The first value of a name in Linux's /proc/cpuinfo; empty if there is none."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     found = (line.partition(":")[2].strip() for line in lines if line.startswith(name))

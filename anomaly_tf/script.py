@@ -1,6 +1,6 @@
-"""What every script does around its work: exit status, error lines, a quiet import of TensorFlow.
+"""The frame of every script: exit status, error lines, a quiet import of TensorFlow.
 
-Needs the standard library alone, because `predict.py` runs where nothing else is installed.
+Needs the standard library only, because `predict.py` runs where nothing else is installed.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import IO
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import FOLDER_ERRORS
 
-# What a spreadsheet takes for the beginning of a formula; spaces in front do not change that.
+# Characters that begin a formula in spreadsheets, also after spaces.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-# Exit status of a process that wrote into a closed pipe, as a shell gives it.
+# Exit status after writing to a closed pipe, as in shells.
 CLOSED_PIPE = 141
-# How TensorFlow's C++ part chooses what it logs: from 0, everything, to 3, fatal errors only.
+# Log level of TensorFlow's C++ part: from 0, everything, to 3, fatal errors only.
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # Lines that TensorFlow and LiteRT log before any level takes effect.
 NOTES = re.compile(
     rb"\A(WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} |INFO: |"
     rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWE] |To enable the following instructions:)"
 )
-# File descriptors are the whole process's: two threads must not put them aside at the same time.
+# File descriptors belong to the process: two threads must not redirect them at the same time.
 _DESCRIPTORS = threading.RLock()
 
 
@@ -37,15 +37,15 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
     """Runs a script's `main` and ends the process with its exit status.
 
     A `UserError` becomes one line on stderr and exit status 2, and so does one of
-    `FOLDER_ERRORS`; Ctrl-C outside of training exit status 130; a reader that closes the output,
-    as `head` does, exit status 141. Any other exception is a defect and keeps its traceback.
-    What a console's encoding cannot show is escaped.
+    `FOLDER_ERRORS`; Ctrl-C outside of training gives exit status 130; a reader that closes the
+    output, as `head` does, gives exit status 141. Any other exception is a defect and keeps its
+    traceback. Characters that the console's encoding lacks are escaped.
     """
     _prepare_output()
     try:
         status = _status_of(main)
         _flush()
-    except BrokenPipeError:  # who reads the output has seen enough, as in `... | head`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `... | head`
         _drop_output()
         status = CLOSED_PIPE
     except OSError as error:
@@ -76,7 +76,7 @@ def _status_of(main: Callable[[list[str]], int | None]) -> int | str:
         print(f"error: {place}{error.strerror}; free or choose another folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends the process at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends the process immediately
         print("interrupted", file=sys.stderr)
         return 130
 
@@ -90,7 +90,7 @@ def _has_current_folder() -> bool:
 
 
 def _prepare_output() -> None:
-    """Output that is always there, and escapes what its encoding has no character for."""
+    """Replaces closed outputs, and escapes characters that the encoding lacks."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:  # closed by the caller, as by `>&-`
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -101,7 +101,7 @@ def _prepare_output() -> None:
 
 
 def _drop_output() -> None:
-    """Sends what waits to be written nowhere, or Python would try again at its end."""
+    """Discards buffered output, which Python would try to write again at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -112,7 +112,7 @@ def _drop_output() -> None:
 
 
 def printable(text: str) -> str:
-    """What is no visible character, as in a file's name, escaped: one line stays one line."""
+    """Escapes invisible characters, such as line breaks in a file's name."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -123,10 +123,10 @@ def shortened(names: Sequence[str], most: int, kind: str = "") -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A cell of a CSV file that a spreadsheet takes as it is.
+    """A cell of a CSV file that a spreadsheet does not interpret.
 
-    Text that it would take for a formula begins with an apostrophe, by which spreadsheets mark
-    text; what is no visible character is escaped. Numbers stay numbers.
+    Text that looks like a formula is prefixed by an apostrophe, with which spreadsheets mark text;
+    invisible characters are escaped. Numbers are unchanged.
     """
     if not isinstance(value, str):
         return value
@@ -135,7 +135,7 @@ def csv_cell(value: object) -> object:
 
 
 def show_progress(done: int | None = None, total: int = 0, what: str = "images") -> None:
-    """On a terminal, a bar of how far long work is; without arguments wipes it away."""
+    """Shows a progress bar on a terminal; without arguments, removes it."""
     if sys.stderr.isatty():
         shown = ""
         if done is not None:
@@ -144,10 +144,10 @@ def show_progress(done: int | None = None, total: int = 0, what: str = "images")
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without the notes that its C++ part prints, unless it is imported already.
+    """Imports TensorFlow without the notes of its C++ part, unless it is already imported.
 
-    They say nothing about the run, and some come before any logging level takes effect. With
-    `TF_CPP_MIN_LOG_LEVEL` at 0 to 2 everything is shown as it asks.
+    The notes are irrelevant for a run, and some are printed before a log level takes effect. With
+    `TF_CPP_MIN_LOG_LEVEL` from 0 to 2 they are shown.
     """
     if "tensorflow" in sys.modules:
         return
@@ -158,11 +158,11 @@ def import_tensorflow() -> None:
 
 @contextmanager
 def without_notes() -> Iterator[None]:
-    """Hides what libraries log on stderr in the block; every other line is shown at its end.
+    """Hides log lines of libraries on stderr in the block; other lines are shown at its end.
 
-    With `TF_CPP_MIN_LOG_LEVEL` at 0 to 2 nothing is hidden.
+    With `TF_CPP_MIN_LOG_LEVEL` from 0 to 2 nothing is hidden.
     """
-    with _put_aside(2) as hidden:
+    with _redirected(2) as hidden:
         try:
             yield
         finally:
@@ -171,14 +171,14 @@ def without_notes() -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hides what C++ libraries print, which no logging level stops, unless the block fails.
+    """Hides the output of C++ libraries that ignore log levels, unless the block fails.
 
-    With `TF_CPP_MIN_LOG_LEVEL` at 0 to 2 nothing is hidden.
+    With `TF_CPP_MIN_LOG_LEVEL` from 0 to 2 nothing is hidden.
     """
-    with _put_aside(1, 2) as hidden:
+    with _redirected(1, 2) as hidden:
         try:
             yield
-        except UserError:  # which says all that is to be said
+        except UserError:  # the message is sufficient
             raise
         except BaseException:
             hidden.show(hidden.lines())
@@ -186,13 +186,13 @@ def quiet_libraries() -> Iterator[None]:
 
 
 class _Hidden:
-    """What was printed while the output was put aside, and where it would have gone."""
+    """Output that was printed while it was redirected, and the original descriptor."""
 
     def __init__(self, file: IO[bytes] | None = None, shown: int = -1) -> None:
         self._file, self._shown = file, shown
 
     def lines(self) -> list[bytes]:
-        """All of it so far."""
+        """All lines so far."""
         if self._file is None:
             return []
         _flush()
@@ -200,7 +200,7 @@ class _Hidden:
         return self._file.readlines()
 
     def show(self, lines: Iterable[bytes]) -> None:
-        """Prints lines after all."""
+        """Prints lines to the original output."""
         for line in lines:
             os.write(self._shown, line)
 
@@ -212,8 +212,8 @@ def _flush() -> None:
 
 
 @contextmanager
-def _put_aside(*descriptors: int) -> Iterator[_Hidden]:
-    """Sends what is written to file descriptors elsewhere, unless a log level asks to see it."""
+def _redirected(*descriptors: int) -> Iterator[_Hidden]:
+    """Redirects file descriptors to a temporary file, unless the log level shows everything."""
     if os.environ.get(LOG_LEVEL, "3") in ("0", "1", "2"):
         yield _Hidden()
         return

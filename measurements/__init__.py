@@ -1,1 +1,1 @@
-"""Measurements that the README quotes; each prints what it measured."""
+"""Measurements that the documentation quotes; each prints its results."""

@@ -1,13 +1,13 @@
-"""Whether the promises of thresholds hold, by simulation: `python -m benchmarks.conformal`.
+"""Simulations of the guarantees of thresholds: `python -m measurements.conformal`.
 
 Scores of normal images are divided at random into calibration images and new ones, many times:
 
-- the false-alarm rate of the conformal threshold, and of a percentile beside it;
-- the share of false alarms among the alarms of batches judged together;
-- how often the drift check takes a stream for another one, clean or shifted.
+- the false-alarm rate of the conformal threshold, compared with a percentile;
+- the share of false alarms among the alarms of batches that are decided together;
+- how often the drift check reports drift, for clean and for shifted streams.
 
-The scores are drawn: continuous, or rounded so that many are equal. With `--run-dir` those that a
-run gives to its normal validation and test images are divided, too. Prints JSON.
+The scores are simulated: continuous, or rounded so that many are equal. With `--run-dir`, the
+scores of a run for its normal validation and test images are divided as well. Prints JSON.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class ConformalOptions(Checked):
     """Options of this benchmark.
 
     Attributes:
-        calibration_size: Normal images that set the threshold, in each division.
-        stream_size: New images in each division.
-        batch_size: Images that are judged together.
+        calibration_size: Number of calibration images in each division.
+        stream_size: Number of new images in each division.
+        batch_size: Number of images in a batch.
         splits: Number of random divisions.
         seed: Seed of all random choices.
-        run_dir: A run whose scores are divided, beside drawn ones.
-        data_dir: Another folder for cached data than the run was trained with.
+        run_dir: A run whose scores are divided, in addition to simulated ones.
+        data_dir: Folder for cached data, if it is not that of the training.
     """
 
     calibration_size: int = number(600, 99)
@@ -60,12 +60,12 @@ class ConformalOptions(Checked):
 
 
 def continuous(random: np.random.Generator, splits: int, size: int) -> np.ndarray:
-    """Scores like reconstruction errors, no two alike: float32 `(splits, size)`."""
+    """Scores like reconstruction errors, all different: float32 `(splits, size)`."""
     return random.gamma(6.0, 0.02, (splits, size)).astype(np.float32)
 
 
 def tied(random: np.random.Generator, splits: int, size: int) -> np.ndarray:
-    """The same, rounded to about ten values: float32 `(splits, size)`."""
+    """Scores as `continuous`, rounded to about ten values: float32 `(splits, size)`."""
     return np.round(continuous(random, splits, size) / 0.03).astype(np.float32)
 
 
@@ -91,16 +91,16 @@ def simulate(
     """False-alarm rates over random divisions into calibration images and new normal ones.
 
     Args:
-        draw: Where scores come from.
-        calibration_size: Scores that set the threshold.
-        stream_size: Scores that are judged by it.
+        draw: Source of the scores.
+        calibration_size: Number of scores from which the threshold is computed.
+        stream_size: Number of scores to which it is applied.
         splits: Number of divisions.
-        seed: Seed of them.
-        set_threshold: From scores `(n,)` and a rate to a threshold.
+        seed: Seed of the divisions.
+        set_threshold: Function from scores `(n,)` and a rate to a threshold.
 
     Returns:
-        Rate that was asked for to `mean` of the rates that came, its `standard_error`, and
-        `percentile_5` and `percentile_95` over the divisions.
+        Requested rate to the `mean` of the observed rates, its `standard_error`, and `percentile_5`
+        and `percentile_95` over the divisions.
     """
     calibration, stream, _ = _divisions(draw, seed, splits, calibration_size, stream_size)
     found = {}
@@ -125,21 +125,21 @@ def simulate_batches(
     splits: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Batches with anomalies, judged together by `select_anomalies`.
+    """Results of `select_anomalies` for batches with anomalies.
 
     Args:
-        draw: Where normal scores come from.
+        draw: Source of the normal scores.
         level: False-discovery rate.
         anomaly_share: Share of anomalies in each batch.
-        shift: How far they score above normal images, in standard deviations of those.
-        calibration_size: Normal images that p-values come from.
-        batch_size: Images in each batch.
+        shift: Distance of their scores from normal scores, in standard deviations of the latter.
+        calibration_size: Number of calibration images for the p-values.
+        batch_size: Number of images in each batch.
         splits: Number of batches, each with its own calibration images.
-        seed: Seed of them.
+        seed: Seed of the batches.
 
     Returns:
         `false_discoveries`, the share of false alarms among the alarms (0 without an alarm), and
-        `detection`, the share of anomalies that was found: each `mean` and `standard_error`.
+        `detection`, the detection rate: each with `mean` and `standard_error`.
     """
     calibration, batches, spread = _divisions(draw, seed, splits, calibration_size, batch_size)
     anomalies = round(anomaly_share * batch_size)
@@ -166,20 +166,20 @@ def simulate_drift(
     seed: int = 0,
     shifts: tuple[float, ...] = SHIFTS,
 ) -> dict[str, dict[str, float]]:
-    """How often `check_drift` takes a stream of normal images for another one.
+    """How often `check_drift` reports drift for streams of normal images.
 
     Args:
-        draw: Where scores come from.
+        draw: Source of the scores.
         level: Level of the check.
-        calibration_size: Scores of calibration images.
-        stream_size: Images in each stream.
+        calibration_size: Number of scores of calibration images.
+        stream_size: Number of images in each stream.
         splits: Number of streams, each with its own calibration images.
-        seed: Seed of them.
-        shifts: How far scores of a stream are moved, in their standard deviations.
+        seed: Seed of the streams.
+        shifts: Shifts of the scores of a stream, in their standard deviations.
 
     Returns:
-        Shift to the share of streams that
-        were told: `mean` and `standard_error`. Of shift 0 it should be at most the level.
+        Shift to the share of streams reported as drifted: `mean` and `standard_error`. For shift 0
+        it should be at most the level.
     """
     calibration, stream, spread = _divisions(draw, seed, splits, calibration_size, stream_size)
     return {
@@ -198,7 +198,7 @@ def simulate_drift(
 def _divisions(
     draw: Draw, seed: int, splits: int, calibration_size: int, new_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.floating]:
-    """Scores of calibration and of new images, a row per division, and the deviation of all."""
+    """Scores of calibration and new images, a row per division, and their standard deviation."""
     scores = draw(np.random.default_rng(seed), splits, calibration_size + new_size)
     calibration, new = np.split(scores, [calibration_size], axis=1)
     return calibration, new, scores.std()
@@ -210,12 +210,12 @@ def _mean(values: np.ndarray) -> dict[str, float]:
 
 
 def percentile_of_rate(scores: np.ndarray, rate: float) -> float:
-    """What the percentile method makes of a rate."""
+    """The threshold of the percentile method for a rate."""
     return percentile_threshold(scores, 100 * (1 - rate))
 
 
 def scores_of_run(run_dir: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Scores that a run gives to its normal validation and to its normal test images."""
+    """Scores of a run for its normal validation and normal test images."""
     run, info = open_run(run_dir)
     config = load_config(run.config, data_dir=data_dir)
     split = open_split(config, run.split, info=info)
@@ -230,7 +230,7 @@ def scores_of_run(run_dir: str, data_dir: str | None) -> tuple[np.ndarray, np.nd
 
 
 def main(arguments: list[str]) -> None:
-    """Simulates and prints."""
+    """Runs the simulations and prints the results."""
     options = parse_options(ConformalOptions, "conformal.py", __doc__ or "", arguments)
     sources: dict[str, Draw] = {"continuous": continuous, "tied": tied}
     results: dict[str, Any] = {}
@@ -255,7 +255,7 @@ def main(arguments: list[str]) -> None:
             ),
             "batches_at_0.1": simulate_batches(draw, **batches),
             "batches_without_anomalies_at_0.1": simulate_batches(draw, **batches, anomaly_share=0),
-            # Moved off their grid, rounded scores would be told by that alone.
+            # Shifted off their grid, rounded scores would always be reported.
             "drift_at_0.01": simulate_drift(
                 draw, **streams, shifts=SHIFTS[: 1 if name == "tied" else None]
             ),

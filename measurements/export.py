@@ -1,13 +1,13 @@
-"""What each export keeps and what it costs: `make bench-export`.
+"""Quality, size and speed of every export: `make bench-export`.
 
-One run of the approach `sota`, its default configuration, trained first if the run is not there:
+Uses one run of approach `sota` with the default configuration, which is trained if it is missing:
 
 - every format exported by `export.py`, with its parity report on the test set;
-- latency from one uint8 image to its verdict on one thread, LiteRT in each precision and ONNX
-  Runtime with the same weights in float32, in turn, medians of the rounds;
-- duration of a whole `predict.py` process on one image with the int8 file, and pictures per second
-  of one on the 10,000 test images as PNG files, which it scores on all threads;
-- the same latency of `vae`, not trained, on one colour picture of 256x256, whose error map is
+- latency from one uint8 image to its verdict on one thread, for LiteRT in each precision and ONNX
+  Runtime with the same weights in float32, alternating, medians of the rounds;
+- duration of a `predict.py` process on one image with the int8 file, and images per second of a
+  process on the 10,000 test images as PNG files, on all threads;
+- the same latency of an untrained `vae` on one colour image of 256x256, whose error map is
   smoothed.
 """
 
@@ -52,7 +52,7 @@ class BenchOptions(Checked):
     """Options of this benchmark.
 
     Attributes:
-        run_dir: The run; trained with the defaults of `sota`, seed 0, if it is not there.
+        run_dir: The run; trained with the defaults of `sota`, seed 0, if it does not exist.
         output: JSON file for the results.
         data_dir: Folder in which downloaded data is cached.
     """
@@ -63,7 +63,7 @@ class BenchOptions(Checked):
 
 
 def main(arguments: list[str]) -> None:
-    """Measures, prints and keeps the results."""
+    """Runs the measurements, prints and saves the results."""
     options = parse_options(BenchOptions, "bench-export", __doc__ or "", arguments)
     run, output = Path(options.run_dir), Path(options.output)
     require_writable(output.parent, "--output")
@@ -80,15 +80,15 @@ def main(arguments: list[str]) -> None:
         files = {name: Path(report.pop("path")) for name, report in reports.items()}
         import_tensorflow()
         results["latency_us"] = _latencies(run, files, options.data_dir)
-        pictures = Path(folder, "pictures")
-        count = write_pictures(pictures, options.data_dir)
-        first = pictures / "00000.png"
+        images = Path(folder, "images")
+        count = write_images(images, options.data_dir)
+        first = images / "00000.png"
         results["predict_process_seconds"] = predict_seconds(files["int8"], first, PROCESSES)
         results["predict_images_per_second"] = {
-            name: round(count / predict_seconds(files[name], pictures, BULK_PROCESSES))
+            name: round(count / predict_seconds(files[name], images, BULK_PROCESSES))
             for name in ("float32", "int8")
         }
-        results["large_picture_ms"] = large_picture_milliseconds()
+        results["large_picture_ms"] = large_image_milliseconds()
     detector = json.loads((run / "detector.json").read_text("utf-8"))
     results["hardware"] = detector["training"]["hardware"]
     write_json(output, results)
@@ -132,7 +132,7 @@ def _latencies(run: Path, files: dict[str, Path], data_dir: str) -> dict[str, fl
 
 
 def _onnx_predict(run: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The same detector, batch of one, in ONNX Runtime on one thread."""
+    """The same detector with batch size 1 in ONNX Runtime on one thread."""
     import onnxruntime
     import tensorflow as tf
     import tf2onnx
@@ -159,7 +159,7 @@ def _onnx_predict(run: Path) -> Callable[[np.ndarray], np.ndarray]:
     return predict
 
 
-def write_pictures(folder: Path, data_dir: str) -> int:
+def write_images(folder: Path, data_dir: str) -> int:
     """Writes the test images as PNG files; returns their number."""
     folder.mkdir()
     images = load_dataset("fashion_mnist", Path(data_dir)).test_images[:]
@@ -168,9 +168,9 @@ def write_pictures(folder: Path, data_dir: str) -> int:
     return len(images)
 
 
-def predict_seconds(model: Path, pictures: Path, processes: int) -> float:
+def predict_seconds(model: Path, images: Path, processes: int) -> float:
     """Median duration of a predict.py process on a file or a folder of files."""
-    command = [sys.executable, "predict.py", "--model", str(model), str(pictures)]
+    command = [sys.executable, "predict.py", "--model", str(model), str(images)]
     seconds = []
     for _ in range(processes):
         start = time.perf_counter()
@@ -181,21 +181,21 @@ def predict_seconds(model: Path, pictures: Path, processes: int) -> float:
     return float(np.median(seconds))
 
 
-def large_picture_milliseconds() -> float:
-    """Median of one picture of `LARGE` through an exported `vae`, on one thread."""
+def large_image_milliseconds() -> float:
+    """Median latency of an exported `vae` for one image of `LARGE`, on one thread."""
     from ai_edge_litert.interpreter import Interpreter
 
     from anomaly_tf.approaches import build_model, options_of
     from anomaly_tf.deploy.conversion import convert
     from anomaly_tf.reporting.parity import median_seconds
 
-    picture = np.random.default_rng(0).integers(0, 256, (1, *LARGE), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (1, *LARGE), np.uint8)
     detector = build_model(options_of("vae")(), LARGE, 2, jit_compile=False).detector
     with quiet_libraries():
-        model = convert(detector, 1, "none", picture)
+        model = convert(detector, 1, "none", image)
         interpreter = Interpreter(model_content=model, num_threads=1)
         score = interpreter.get_signature_runner("serve")
-    seconds = median_seconds(lambda images: score(images=images), picture)
+    seconds = median_seconds(lambda images: score(images=images), image)
     return round(1000 * seconds, 2)
 
 
@@ -229,10 +229,10 @@ def _table(results: dict[str, Any]) -> str:
         f"  {name:<22}{value:7.1f} us  {value / base:.2f} of LiteRT float32"
         for name, value in latencies.items()
     ]
-    lines.append(f"a whole predict.py process, int8: {results['predict_process_seconds']:.2f} s")
+    lines.append(f"one predict.py process, int8: {results['predict_process_seconds']:.2f} s")
     for name, speed in results["predict_images_per_second"].items():
-        lines.append(f"predict.py on 10,000 PNG files, {name}: {speed} pictures/s")
-    lines.append(f"one picture of 256x256 through vae: {results['large_picture_ms']} ms")
+        lines.append(f"predict.py on 10,000 PNG files, {name}: {speed} images/s")
+    lines.append(f"vae, one image of 256x256: {results['large_picture_ms']} ms")
     return "\n".join(lines)
 
 

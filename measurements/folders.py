@@ -1,10 +1,10 @@
-"""Training on folders of pictures, measured: `make bench-folders`.
+"""Measures training on folders of images: `make bench-folders`.
 
 - Peak memory of training on 10,000 and on 100,000 colour images of 64 x 64, read from disk.
 - scikit-learn's digits as PNG files: train, evaluate, export and predict, AUROC and seconds.
-- Drawn surfaces with defects in MVTec AD's layout: AUROC of images and of pixels, and seconds.
-- Fashion-MNIST as 70,000 PNG files, read from disk, beside the arrays: test AUROC of `sota`, and
-  training throughput of both in turns in one process.
+- Generated surfaces with defects in MVTec AD's layout: AUROC of images and of pixels, and seconds.
+- Fashion-MNIST as 70,000 PNG files read from disk, compared with arrays: test AUROC of `sota`, and
+  training throughput of both, alternating in one process.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class FolderBenchmarkOptions(Checked):
 
     Attributes:
         data_dir: Folder with Fashion-MNIST.
-        output: Where to write the results as JSON.
-        parts: Which measurements to make.
+        output: JSON file for the results.
+        parts: Measurements to make.
     """
 
     data_dir: str = "data"
@@ -58,14 +58,14 @@ class FolderBenchmarkOptions(Checked):
 
 
 def main(arguments: list[str]) -> None:
-    """Makes the measurements, prints and keeps them."""
+    """Runs the measurements, prints and saves the results."""
     options = parse_options(FolderBenchmarkOptions, "folders.py", __doc__ or "", arguments)
     output = Path(options.output)
     require_writable(output.parent, "--output")
     results = kept_results(output)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        # The processes that are measured come before TensorFlow is in this one.
+        # Memory is measured before this process imports TensorFlow.
         if "memory" in options.parts:
             results["peak_memory_mb"] = dict(peak_memories(place))
         if "digits" in options.parts:
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
 
 
 def digits(place: Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """Test AUROC, and seconds of the whole path, by approach; digit 0 is normal."""
+    """Test AUROC and total seconds by approach; digit 0 is normal."""
     images, classes = load_digits(return_X_y=True)
     for number, (image, digit) in enumerate(zip(images, classes, strict=True)):
         folder = place / "digits" / ("anomaly" if digit else "normal")
@@ -103,7 +103,7 @@ def digits(place: Path) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def surfaces(place: Path) -> dict[str, float]:
-    """AUROC of images and pixels of the best one-class approach there, and seconds."""
+    """AUROC of images and pixels of the best one-class approach for surfaces, and seconds."""
     write_surfaces(place / "surfaces", seed=2026, train=300, test=60)
     data = ["--data", str(place / "surfaces"), "--data-dir", str(place / "cache")]
     start = time.perf_counter()
@@ -125,7 +125,7 @@ def write_fashion_mnist(folder: Path, data_dir: Path) -> None:
 
 
 def files_options(place: Path) -> list[str]:
-    """How train.py reads those files from disk."""
+    """Options of train.py for reading these files from disk."""
     return [
         *("--data", str(place / "photos"), "--data-dir", str(place / "cache")),
         *("--normal-class", "T-shirt or top", "--folder.storage", "disk"),
@@ -133,7 +133,7 @@ def files_options(place: Path) -> list[str]:
 
 
 def trained(run: Path, approach: str, options: list[str]) -> dict[str, float]:
-    """What the test says of a whole training: AUROC, and with masks that of the pixels."""
+    """Test metrics of a complete training: AUROC, and with masks the pixel metrics."""
     script("train.py", "--approach", approach, "--run-dir", run, *options)
     script("evaluate.py", "--run-dir", run)
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
@@ -164,7 +164,7 @@ def peak_memories(place: Path) -> Iterator[tuple[str, float]]:
 
 
 def throughput(place: Path, data_dir: Path) -> dict[str, float]:
-    """Training images per second from memory, from the cache and from files, in turns."""
+    """Training images per second from memory, from the cache and from files, alternating."""
     import_tensorflow()
     from anomaly_tf.training.setup import TrainingSetup
 

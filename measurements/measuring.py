@@ -1,4 +1,4 @@
-"""What several benchmarks share: scripts run as a user does, and results that are kept."""
+"""Helpers of several measurements: running scripts as a user does, and keeping results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from anomaly_tf.runs.files import write_json
 from anomaly_tf.runs.outputs import is_measurement
 from anomaly_tf.script import import_tensorflow
 
-# Before TensorFlow is made quiet in this process.
+# Copied before this process sets a log level for TensorFlow.
 ENVIRONMENT = dict(os.environ)
 
 
 def script(*arguments: object, allowed: tuple[int, ...] = (0,)) -> None:
-    """Runs a script as a user does; ends with `RuntimeError` if its exit status is not allowed."""
+    """Runs a script as a user does; raises `RuntimeError` if its exit status is not allowed."""
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
     if done.returncode not in allowed:
@@ -27,20 +27,20 @@ def script(*arguments: object, allowed: tuple[int, ...] = (0,)) -> None:
 
 
 def kept_results(output: Path) -> dict[str, Any]:
-    """What was measured before, of which the parts that are measured now are replaced.
+    """Reads earlier results; the parts that are measured again are replaced.
 
     Raises:
-        UserError: If the file is damaged, or holds something else.
+        UserError: If the file is damaged or has other content.
     """
     if not output.exists():
         return {}
     try:
         results = dict(json.loads(output.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{output} is damaged ({error}); move it away to measure anew") from error
+        raise UserError(f"{output} is damaged ({error}); move it away to measure again") from error
     if not is_measurement(output):
         raise UserError(
-            f"{output} is there and holds no measurement; move it away or choose another --output"
+            f"{output} exists and holds no measurement; move it away or choose another --output"
         )
     return results
 
@@ -63,7 +63,7 @@ def hardware() -> str:
 def peak_memory(command: list[str]) -> float:
     """Peak resident memory in MB of a process.
 
-    To be called while this process is small: Linux counts what it holds as its child begins.
+    Must be called while this process is small, because Linux counts its memory for the child.
     """
     child = os.posix_spawn(
         command[0],

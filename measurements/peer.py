@@ -1,13 +1,13 @@
-"""The earlier work's network in plain PyTorch, timed: what `make bench PEER=1` compares with.
+"""The earlier work's network in plain PyTorch, for the comparison of `make bench PEER=1`.
 
-A convolutional autoencoder of 16, 32 and 64 channels and two discriminators of the same shape,
-squared errors, Adam 1e-3, batches of 32 of which half are normal; T-shirts are normal. A plain loop
-over tensors in memory, without a framework around it. Needs torch, numpy and scikit-learn only:
+A convolutional autoencoder of 16, 32 and 64 channels and two discriminators of the same shape, with
+squared errors, Adam 1e-3, and batches of 32 images, half of them normal; T-shirts are normal. A
+plain loop over tensors in memory. Needs torch, numpy and scikit-learn only:
 
-    python benchmarks/peer.py data/fashion_mnist.npz 0.9727 --epochs 15
+    python measurements/peer.py data/fashion_mnist.npz 0.9727 --epochs 15
 
 Prints one JSON object: images per second, and the seconds of training until the AUROC of the raw
-scores on the test images reached the target, tried every 640 images (which is not counted).
+scores on the test images reached the target, tested every 640 images (the test is not counted).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Peer:
         ]
 
     def step(self, images: torch.Tensor, label: int) -> None:
-        """One step on images of one kind: 0 normal, 1 anomaly."""
+        """One step on images with one label: 0 normal, 1 anomaly."""
         discriminator = self.discriminators[label]
         latents, fake = self.generator(images)
         real_loss = _distance(discriminator(images), 1.0)
@@ -99,7 +99,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
 
 
 def batches(anomalous: torch.Tensor, epochs: int) -> Iterator[torch.Tensor]:
-    """Numbers of images, drawn so that half are normal."""
+    """Numbers of images, sampled so that half are normal."""
     weights = torch.where(anomalous, 1.0 / anomalous.sum(), 1.0 / (~anomalous).sum())
     for _ in range(epochs):
         drawn = torch.multinomial(weights, len(weights), replacement=True)
@@ -107,9 +107,9 @@ def batches(anomalous: torch.Tensor, epochs: int) -> Iterator[torch.Tensor]:
 
 
 def main() -> None:
-    """Trains until the target or the last epoch, and prints what was measured."""
+    """Trains until the target or the last epoch, and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", help="fashion_mnist.npz, as train.py keeps it")
+    parser.add_argument("data", help="fashion_mnist.npz, the cache of train.py")
     parser.add_argument("target", type=float, help="AUROC on the test images")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,11 +1,10 @@
-"""What moves the quality of an approach, on validation images alone: `make study`.
+"""Effect of options on the quality of an approach, on validation images only: `make study`.
 
 A study is a file of `configs/studies`: an approach, and variants of its options in groups. Each
-variant is trained by `train.py` on every normal class and seed of the study, and judged by the
-AUROC on the validation images; the test set is not touched. Under protocol `unseen` the classes
-that are held back here are those that the default shows in training, so that no choice is made by
-the classes that a published figure holds back. Results are kept cell by cell, so a study that was
-stopped goes on.
+variant is trained by `train.py` on every normal class and seed of the study, and compared by the
+AUROC on the validation images; the test set is not used. Under protocol `unseen`, the unseen
+classes of a study are the default's seen classes, so that no choice depends on the unseen classes
+of a published figure. Results are saved cell by cell, so that an interrupted study resumes.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ class StudyOptions(Checked):
     """Options of the studies.
 
     Attributes:
-        studies: Names of files in configs/studies; by default all.
+        studies: Names of files in configs/studies. Default: all.
         data_dir: Folder with Fashion-MNIST.
         output: Folder for the results.
-        jobs: Trainings at a time, each on its share of the processor's threads.
+        jobs: Number of parallel trainings, each on its share of the processor's threads.
     """
 
     studies: tuple[str, ...] = ()
@@ -61,17 +60,17 @@ class StudyOptions(Checked):
 
 @dataclass(frozen=True)
 class Study:
-    """What a file of `configs/studies` holds.
+    """Content of a file of `configs/studies`.
 
     Attributes:
         approach: Name of the approach.
         protocol: Protocol.
         normal_classes: Classes that are normal in turn.
-        seeds: Seeds, none of which is that of a published figure.
-        options: Options of every variant, by name; `approach` may be one.
-        variants: Group, variant, and its further options by name. The first is what the others are
-            compared with.
-        score_rules: Whether to compare ways of scoring, too.
+        seeds: Seeds, other than those of published figures.
+        options: Options of every variant, by name, which may include `approach`.
+        variants: Group, variant, and its further options by name. The first variant is the baseline
+            of the others.
+        score_rules: Whether to compare score rules as well.
     """
 
     approach: str
@@ -89,7 +88,7 @@ def main(arguments: list[str]) -> None:
     known = sorted(path.stem for path in STUDIES.glob("*.yaml"))
     for name in options.studies:
         if name not in known:
-            raise UserError(f"study {name!r} does not exist; choose of {', '.join(known)}")
+            raise UserError(f"study {name!r} does not exist; choose one of {', '.join(known)}")
     require_writable(Path(options.output), "--output")
     for name in options.studies or known:
         study = read_study(name)
@@ -102,7 +101,7 @@ def main(arguments: list[str]) -> None:
             done[_key(cell)] = cell | found
             write_json(path, results | {"cells": list(done.values())})
             print(f"{name}: {done[_key(cell)]}", flush=True)
-        # A kept one is called what the file calls it now.
+        # Kept cells get the current names of the file.
         results["cells"] = [done[_key(cell)] | cell for cell in cells]
         if study.score_rules and "score_rules" not in results:
             results["score_rules"] = _score_rules(study, options.data_dir)
@@ -111,25 +110,25 @@ def main(arguments: list[str]) -> None:
 
 
 def read_study(name: str) -> Study:
-    """The study in the file of that name."""
+    """Reads the study with a name."""
     return Study(**yaml.safe_load((STUDIES / f"{name}.yaml").read_text("utf-8")))
 
 
 def results_so_far(study: Study, path: Path) -> dict[str, Any]:
-    """The cells that were kept in a file, and what the study asks for now.
+    """Reads the results in a file, and adds the current study and defaults.
 
     Raises:
-        UserError: If they were measured with other defaults than there are now.
+        UserError: If the results were measured with other defaults.
     """
     found = kept_results(path) or {"cells": []}
     approaches = {cell["options"].get("approach", study.approach) for cell in _cells(study)}
-    asked = {name: defaults_of(name) for name in sorted(approaches)}
+    current = {name: defaults_of(name) for name in sorted(approaches)}
     for name, before in found.get("defaults", {}).items():
-        if asked.get(name, before) != before:
+        if current.get(name, before) != before:
             raise UserError(
-                f"{path} was measured with other defaults of {name}; move it away to measure anew"
+                f"{path} was measured with other defaults of {name}; move it away to measure again"
             )
-    return found | {"defaults": asked, "study": dataclasses.asdict(study)}
+    return found | {"defaults": current, "study": dataclasses.asdict(study)}
 
 
 def _cells(study: Study) -> list[dict[str, Any]]:
@@ -149,12 +148,12 @@ def _cells(study: Study) -> list[dict[str, Any]]:
 
 
 def _key(cell: dict[str, Any]) -> str:
-    """What makes a cell, whatever it is called."""
+    """Key of a cell, independent of its name."""
     return json.dumps([cell[name] for name in ("options", "normal_class", "seed")], sort_keys=True)
 
 
 def configured(study: Study, normal_class: int, seed: int, data_dir: str) -> Config:
-    """The study's approach and protocol for a normal class and a seed, otherwise by default."""
+    """The configuration of a study for a normal class and a seed, otherwise with defaults."""
     config = options_of(study.approach)(
         protocol=study.protocol,  # type: ignore[arg-type]
         normal_class=(normal_class,),
@@ -172,7 +171,7 @@ def configured(study: Study, normal_class: int, seed: int, data_dir: str) -> Con
 def _measured(
     study: Study, cells: list[dict[str, Any]], options: StudyOptions
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Trains cells and judges them by validation images."""
+    """Trains cells and evaluates them on validation images."""
     with tempfile.TemporaryDirectory() as folder:
 
         def trained(cell: dict[str, Any]) -> RunDirectory:
@@ -181,12 +180,12 @@ def _measured(
             return run
 
         for cell, run in run_jobs(trained, cells, options.jobs):
-            yield cell, _judged(study, run)
+            yield cell, _validated(study, run)
             shutil.rmtree(run.path)
 
 
 def _flags(study: Study, cell: dict[str, Any], data_dir: str, run: RunDirectory) -> list[str]:
-    """What train.py is told to train a cell."""
+    """Arguments of train.py for a cell."""
     chosen = {
         "approach": study.approach,
         "protocol": study.protocol,
@@ -202,21 +201,21 @@ def _flags(study: Study, cell: dict[str, Any], data_dir: str, run: RunDirectory)
     return [str(part) for name, value in chosen.items() for part in (f"--{name}", value)]
 
 
-def _judged(study: Study, run: RunDirectory) -> dict[str, Any]:
-    """AUROC on validation images, seconds of training, and on what."""
+def _validated(study: Study, run: RunDirectory) -> dict[str, Any]:
+    """AUROC on validation images, seconds of training, and the hardware."""
     import_tensorflow()
     from anomaly_tf.deploy.keras_run import TrainedDetector
 
     trained = load_config(run.config)
     detector = TrainedDetector.load(run.path)
-    if study.protocol == "unseen":  # the classes that are held back, too
+    if study.protocol == "unseen":  # includes the unseen classes
         trained = dataclasses.replace(trained, protocol="imbalance")
     validation = make_split(trained, open_dataset(trained)).validation
     scores, normal = detector.score(validation.images[:]), validation.labels == 0
 
     def auroc(classes: tuple[int, ...] | None = None) -> float:
-        told = normal | (True if classes is None else np.isin(validation.classes, classes))
-        return round(float(roc_auc_score(~normal[told], scores[told])), 5)
+        chosen = normal | (True if classes is None else np.isin(validation.classes, classes))
+        return round(float(roc_auc_score(~normal[chosen], scores[chosen])), 5)
 
     training = detector.info.training
     found: dict[str, Any] = {
@@ -230,7 +229,7 @@ def _judged(study: Study, run: RunDirectory) -> dict[str, Any]:
 
 
 def _score_rules(study: Study, data_dir: str) -> list[dict[str, Any]]:
-    """For each class and seed, AUROC by ways of scoring, after as many epochs as the variants."""
+    """AUROC of each score rule for each class and seed, with the epochs of the variants."""
     import_tensorflow()
     from measurements.score_rules import RULES
 
@@ -247,13 +246,13 @@ def _score_rules(study: Study, data_dir: str) -> list[dict[str, Any]]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """A study's results as Markdown: each variant's mean over classes and seeds, and the rest."""
+    """A study's results as Markdown: the mean of each variant over classes and seeds, and parts."""
     study, cells = results["study"], results["cells"]
     unseen = study["protocol"] == "unseen"
     classes = study["normal_classes"]
     names = [*(["seen"] if unseen else []), *(f"class {normal_class}" for normal_class in classes)]
     lines = [
-        "| what | variant | AUROC | change | " + " | ".join(names) + " |",
+        "| group | variant | AUROC | change | " + " | ".join(names) + " |",
         "|---" * (4 + len(names)) + "|",
     ]
     first = None
@@ -278,11 +277,11 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _rules_table(rules: list[dict[str, Any]]) -> list[str]:
-    """Ways of scoring as Markdown.
+    """Score rules as Markdown.
 
     Args:
-        rules: Of each class and seed the AUROC by score; by `model: score` where several models
-            are compared.
+        rules: For each class and seed the AUROC by score; by `model: score` if several models are
+            compared.
 
     Returns:
         A row for each score: the mean and each class, or the mean of each model.

@@ -1,10 +1,10 @@
-"""The promises of docs/reliability.md, measured: `make bench-reliability`.
+"""Measures the guarantees of docs/explanation/reliability.md: `make bench-reliability`.
 
-- Kills: `kill -9` at random moments of one training, twenty times, against the same training left
-  alone: weights and test AUROC, with `--deterministic` and without.
-- Repeat: two deterministic trainings and evaluations, and what `--deterministic` costs.
+- Kills: `kill -9` at random moments of one training, twenty times, compared with the same training
+  without kills: weights and test AUROC, with `--deterministic` and without.
+- Repeat: two deterministic trainings and evaluations, and the cost of `--deterministic`.
 - Memory of a training of 200 short epochs, and the size of its TensorBoard logs.
-- Thresholds and drift: false-alarm rates over random splits (`benchmarks/conformal.py`).
+- Thresholds and drift: false-alarm rates over random splits (`measurements/conformal.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from measurements.measuring import ENVIRONMENT, keep_results, kept_results, scri
 
 KILLS = 20
 EPOCHS = 200
-# What equal trainings may differ in.
+# Facts in which equal trainings may differ.
 INDIVIDUAL = ("command", "reproduce", "train_seconds", "images_per_second")
 
 
@@ -42,9 +42,9 @@ class ReliabilityOptions(Checked):
 
     Attributes:
         data_dir: Folder with Fashion-MNIST.
-        output: Where to write the results as JSON.
+        output: JSON file for the results.
         seed: Seed of the moments at which training is killed.
-        parts: Which measurements to make.
+        parts: Measurements to make.
     """
 
     data_dir: str = "data"
@@ -59,7 +59,7 @@ class ReliabilityOptions(Checked):
 
 
 def main(arguments: list[str]) -> None:
-    """Makes the measurements, prints and keeps them."""
+    """Runs the measurements, prints and saves the results."""
     options = parse_options(ReliabilityOptions, "reliability.py", __doc__ or "", arguments)
     output = Path(options.output)
     require_writable(output.parent, "--output")
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
 
 
 def small_set(place: Path, data_dir: Path) -> Path:
-    """6,000 training and 1,500 test images of Fashion-MNIST, so that epochs are short."""
+    """Writes 6,000 training and 1,500 test images of Fashion-MNIST, so that epochs are short."""
     dataset, chosen = load_dataset("fashion_mnist", data_dir), np.random.default_rng(0)
     train, test = (
         chosen.choice(60000, 6000, replace=False),
@@ -102,15 +102,15 @@ def small_set(place: Path, data_dir: Path) -> Path:
 
 
 def killed(place: Path, options: list[str], moments: np.random.Generator) -> dict[str, Any]:
-    """One training left alone and the same killed `KILLS` times, each then evaluated."""
+    """Evaluates a training without kills and the same training killed `KILLS` times."""
     options = [*options, "--training.epochs", "150", "--training.steps-per-epoch", "10"]
     options += ["--training.batch-size", "64"]
-    alone, run = place / "alone", place / "killed"
-    script("train.py", *options, "--run-dir", alone)
+    undisturbed, run = place / "undisturbed", place / "killed"
+    script("train.py", *options, "--run-dir", undisturbed)
     epochs_at_death: list[int] = []
     arguments = [*options, "--run-dir", str(run)]
     while len(epochs_at_death) < KILLS:
-        # Of five, four after the first epoch of this life, whose first step is compiled.
+        # Four of five kills are after the first epoch of the process, which compiles the step.
         first = len(epochs_at_death) % 5 == 0
         moment = moments.uniform(0, 5 if first else 2)
         status = kill_after(moment, ["train.py", *arguments], 1 if first else 2)
@@ -119,7 +119,7 @@ def killed(place: Path, options: list[str], moments: np.random.Generator) -> dic
         epochs_at_death.append(finished_epochs(run))
         arguments = ["--resume", str(run)]
     script("train.py", *arguments)
-    found = [result(path) for path in (alone, run)]
+    found = [result(path) for path in (undisturbed, run)]
     return {
         "kills": len(epochs_at_death),
         "finished_epochs_at_kills": epochs_at_death,
@@ -130,13 +130,13 @@ def killed(place: Path, options: list[str], moments: np.random.Generator) -> dic
 
 
 def started(command: list[str]) -> subprocess.Popen:
-    """A training whose lines can be read as it prints them."""
+    """Starts a training whose output can be read line by line."""
     command = [sys.executable, "-u", *command]
     return subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT)
 
 
 def kill_after(seconds: float, command: list[str], epochs: int) -> int:
-    """Kills a training so long after so many epochs began; its exit status."""
+    """Kills a training some seconds after an epoch began; returns its exit status."""
     with started(command) as process:
         for _ in range(epochs):
             wait_for(process.stdout, rb"Epoch")
@@ -149,7 +149,7 @@ def kill_after(seconds: float, command: list[str], epochs: int) -> int:
 
 
 def wait_for(lines: IO[bytes] | None, pattern: bytes) -> None:
-    """Reads on until a line begins so."""
+    """Reads lines until one matches the pattern at its beginning."""
     for line in lines or ():
         if re.match(pattern, line):
             return
@@ -157,7 +157,7 @@ def wait_for(lines: IO[bytes] | None, pattern: bytes) -> None:
 
 
 def finished_epochs(path: Path) -> int:
-    """How many epochs a killed training had finished; what it left must be readable."""
+    """Number of finished epochs of a killed training, whose files must be readable."""
     run = RunDirectory(path)
     if run.detector.is_file():
         _, info = open_run(path)
@@ -170,7 +170,7 @@ def finished_epochs(path: Path) -> int:
 
 
 def result(run: Path) -> dict[str, Any]:
-    """What a run came to: weights, and facts without what differs between equal runs."""
+    """Result of a run: weights, and facts without those that differ between equal runs."""
     script("evaluate.py", "--run-dir", run)
     info = json.loads((run / "detector.json").read_text("utf-8"))
     info.pop("model_sha256")
@@ -186,7 +186,7 @@ def result(run: Path) -> dict[str, Any]:
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> dict[str, bool]:
-    """What of two runs is equal, bit by bit."""
+    """The parts of two runs that are bit-identical."""
     return {
         "weights": all(map(np.array_equal, one["weights"], other["weights"])),
         "calibration_scores": one["info"]["calibration"] == other["info"]["calibration"],
@@ -195,7 +195,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> dict[str, bool]:
 
 
 def repeated(place: Path, data: list[str]) -> dict[str, bool]:
-    """A deterministic training, and its own command to reproduce it."""
+    """Compares a deterministic training with its reproduction by the recorded command."""
     first, again = place / "first", place / "again"
     script("train.py", *data, "--deterministic", "--training.epochs", "3", "--run-dir", first)
     info = json.loads((first / "detector.json").read_text("utf-8"))
@@ -204,7 +204,7 @@ def repeated(place: Path, data: list[str]) -> dict[str, bool]:
 
 
 def cost_of_determinism(place: Path, data_dir: str, rounds: int = 3) -> dict[str, Any]:
-    """Seconds of an epoch of 150 default batches with and without, in turns."""
+    """Seconds of an epoch of 150 default batches with and without the flag, alternating."""
     seconds: dict[str, list[float]] = {"deterministic": [], "default": []}
     for number in range(rounds):
         for mode, flags in (("deterministic", ["--deterministic"]), ("default", [])):
@@ -222,7 +222,7 @@ def cost_of_determinism(place: Path, data_dir: str, rounds: int = 3) -> dict[str
 
 
 def long_training(run: Path, data: list[str]) -> dict[str, float]:
-    """Memory of a training process after 20 epochs and after 200, in MB, and its logs' size."""
+    """Memory of a training process after 20 to 200 epochs, and size of its logs, in MB."""
     command = ["train.py", *data, "--run-dir", str(run)]
     command += ["--training.epochs", str(EPOCHS), "--training.steps-per-epoch", "2"]
     command += ["--training.batch-size", "32"]
@@ -238,9 +238,9 @@ def long_training(run: Path, data: list[str]) -> dict[str, float]:
 
 
 def thresholds(run: Path, data_dir: str) -> dict[str, Any]:
-    """`benchmarks/conformal.py` on drawn scores, and on those of a short training of `sota`."""
+    """`measurements/conformal.py` on simulated scores and on those of a short `sota` training."""
     script("train.py", "--data-dir", data_dir, "--training.epochs", 4, "--run-dir", run)
-    command = [sys.executable, "-m", "benchmarks.conformal", "--run-dir", str(run)]
+    command = [sys.executable, "-m", "measurements.conformal", "--run-dir", str(run)]
     command += ["--splits", "5000"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=ENVIRONMENT)
     return json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Ways of scoring that the studies compare, on one training each and validation images alone."""
+"""Score rules that the studies compare, on one training each and on validation images only."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from anomaly_tf.networks.sizes import ConvolutionalNetworks
 from anomaly_tf.training.setup import TrainingSetup
 
 Aurocs = dict[str, float]
-# Length of the latent, and standard deviation of the noise to be removed, of 1 for white.
+# Length of the latent vector, and standard deviation of the noise to remove, where white is 1.
 VAE_VARIANTS = ((16, 0.0), (32, 0.0), (64, 0.0), (32, 0.3))
 
 
 def of_dual_gan(config: Config) -> Aurocs:
-    """Errors, latents, discriminators, and combinations, of one training of `sota`."""
+    """AUROCs of errors, latents, discriminators and combinations, for one training of `sota`."""
     model, split = _trained(config)
     encoder = model.averaged.get_layer("encoder")
 
-    def told(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        made = model.averaged(images, training=False)
-        error = tf.abs(images - made)
+    def rules(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        rebuilt = model.averaged(images, training=False)
+        error = tf.abs(images - rebuilt)
         mirrored = images[:, :, ::-1]
-        latents = [keras.tree.flatten(encoder(x, training=False))[0] for x in (images, made)]
-        mean = absolute_error(images, made)
+        latents = [keras.tree.flatten(encoder(x, training=False))[0] for x in (images, rebuilt)]
+        mean = absolute_error(images, rebuilt)
         return {
             "mean error": mean,
             "mean squared error": tf.reduce_mean(error**2, [1, 2, 3]),
@@ -47,15 +47,15 @@ def of_dual_gan(config: Config) -> Aurocs:
                 tf.nn.avg_pool2d(error, 14, 7, "VALID"), [1, 2, 3]
             ),
             "latent distance": tf.reduce_mean(tf.abs(latents[0] - latents[1]), 1),
-            "D_N of the reconstruction": -_mean(model.normal_discriminator, made),
-            "D_A of the reconstruction": -_mean(model.anomaly_discriminator, made),
+            "D_N of the reconstruction": -_mean(model.normal_discriminator, rebuilt),
+            "D_A of the reconstruction": -_mean(model.anomaly_discriminator, rebuilt),
             "mean error, and of the mirror image": mean
             + absolute_error(mirrored, model.averaged(mirrored, training=False)),
         }
 
-    scores, labels = _in_parts(told, scale(split.validation.images[:])), split.validation.labels
+    scores, labels = _in_parts(rules, scale(split.validation.images[:])), split.validation.labels
     found = {name: _auroc(labels, values) for name, values in scores.items()}
-    # Learnt on one half of the validation images and judged on the other, both ways.
+    # Fitted on one half of the validation images and tested on the other, both ways.
     features = np.stack([scores[name] for name in list(scores)[:6]], axis=1)
     features = (features - features.mean(axis=0)) / features.std(axis=0)
     half = np.random.default_rng(config.seed).permutation(len(labels)) % 2 == 0
@@ -72,7 +72,7 @@ def of_dual_gan(config: Config) -> Aurocs:
 
 
 def of_vae(config: Config) -> Aurocs:
-    """Errors and latent densities of `vae`, for several latents, and trained to remove noise."""
+    """AUROCs of errors and latent densities of `vae`, for several latents and with denoising."""
     found: Aurocs = {}
     kept: dict[str, list[np.ndarray]] = {}
     for latent, noise in VAE_VARIANTS:
@@ -93,21 +93,21 @@ def of_vae(config: Config) -> Aurocs:
 
 
 def _of_one_vae(model: Any, split: Split, seed: int) -> dict[str, np.ndarray]:
-    """Scores of the validation images by each way, higher for anomalies."""
+    """Scores of the validation images by each rule, higher for anomalies."""
     encoder, decoder = (model.averaged.get_layer(name) for name in ("encoder", "decoder"))
     known = scale(split.train.normal[:])
     images = scale(split.validation.images[:])
 
     def errors(images: tf.Tensor) -> np.ndarray:
-        made = model.averaged.predict(images, verbose=0, batch_size=500)[0]
-        return np.reshape(images - made, (len(images), -1))
+        rebuilt = model.averaged.predict(images, verbose=0, batch_size=500)[0]
+        return np.reshape(images - rebuilt, (len(images), -1))
 
-    def told(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        made, standardised, _ = model.averaged(images, training=False)
+    def rules(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        rebuilt, standardised, _ = model.averaged(images, training=False)
         return {
-            "squared error": squared_error(images, made),
-            "absolute error": absolute_error(images, made),
-            "1 - SSIM": 1 - tf.image.ssim(images, made, 2.0, filter_size=7),
+            "squared error": squared_error(images, rebuilt),
+            "absolute error": absolute_error(images, rebuilt),
+            "1 - SSIM": 1 - tf.image.ssim(images, rebuilt, 2.0, filter_size=7),
             "error standardised per pixel": tf.reduce_mean(standardised**2, [1, 2, 3]),
         }
 
@@ -118,7 +118,7 @@ def _of_one_vae(model: Any, split: Split, seed: int) -> dict[str, np.ndarray]:
     mixture = GaussianMixture(8, reg_covar=1e-3, random_state=seed).fit(known_latents)
     distances, numbers = NearestNeighbors(n_neighbors=5).fit(known_latents).kneighbors(latents)
     remembered = decoder.predict(known_latents[numbers].mean(axis=1), verbose=0, batch_size=500)
-    return _in_parts(told, images) | {
+    return _in_parts(rules, images) | {
         "error, Mahalanobis": covariance.mahalanobis(errors(images)),
         "latent: squared length": np.square(latents).sum(axis=1),
         "latent: mixture of 8 Gaussians": -mixture.score_samples(latents),
@@ -131,7 +131,7 @@ def _of_one_vae(model: Any, split: Split, seed: int) -> dict[str, np.ndarray]:
 
 
 def _trained(config: Config, noise: float = 0.0) -> tuple[Any, Split]:
-    """A model after its training, without a run directory; `noise` is added to what it encodes."""
+    """Trains a model without a run directory; `noise` is added to the input of the encoder."""
     dataset = open_dataset(config)
     split = make_split(config, dataset)
     setup = TrainingSetup.of(config, dataset, split)
@@ -155,15 +155,15 @@ def _trained(config: Config, noise: float = 0.0) -> tuple[Any, Split]:
 
 
 def _in_parts(
-    told: Callable[[tf.Tensor], dict[str, tf.Tensor]], images: tf.Tensor
+    rules: Callable[[tf.Tensor], dict[str, tf.Tensor]], images: tf.Tensor
 ) -> dict[str, np.ndarray]:
-    """What a function makes of images, 500 at a time."""
-    parts = [told(images[at : at + 500]) for at in range(0, len(images), 500)]
+    """Applies a function to images, 500 at a time."""
+    parts = [rules(images[at : at + 500]) for at in range(0, len(images), 500)]
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
 
 
 def _own(model: Any, split: Split) -> np.ndarray:
-    """What the detector itself says of the validation images."""
+    """Scores of the detector itself for the validation images."""
     return model.detector.predict(split.validation.images[:], verbose=0, batch_size=500)["score"]
 
 

@@ -1,10 +1,10 @@
-"""Pictures of a woven cloth, flawless and with defects, in the folders of MVTec AD.
+"""Generated images of a woven cloth, normal and with defects, in the folders of MVTec AD.
 
-P. Bergmann et al., MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly
-Detection, CVPR 2019, photographs surfaces; here they are drawn, so that tests have as many as they
-need. No two pictures are alike: the weave lies at a random place and angle, each thread has its own
-shade, the light falls from a random side, and the camera adds noise. Defects differ in place, size,
-direction and contrast; the faintest are about as strong as what threads differ by.
+MVTec AD (P. Bergmann et al., A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection,
+CVPR 2019) contains photographs of surfaces; here the images are generated, so that tests have as
+many as they need. All images differ: the weave has a random position and angle, each thread has its
+own shade, the light comes from a random side, and the camera adds noise. Defects vary in position,
+size, direction and contrast; the faintest are about as strong as the differences between threads.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Surfaces:
     """A data set in memory.
 
     Attributes:
-        train_images: uint8 `(N, size, size, 3)`, all flawless.
-        test_images: uint8 `(M, size, size, 3)`, as many flawless ones as of each defect.
+        train_images: uint8 `(N, size, size, 3)`, all normal.
+        test_images: uint8 `(M, size, size, 3)`, the same number of each of `CLASS_NAMES`.
         test_classes: uint8 `(M,)`, numbers in `CLASS_NAMES`.
         test_masks: bool `(M, size, size)`, True where the surface is defective.
     """
@@ -38,12 +38,12 @@ class Surfaces:
 
 
 def make_surfaces(seed: int, train: int, test: int, size: int = 128) -> Surfaces:
-    """Draws a data set.
+    """Generates a data set.
 
     Args:
         seed: Seed of every random choice.
-        train: Number of training pictures.
-        test: Number of test pictures of each of `CLASS_NAMES`.
+        train: Number of training images.
+        test: Number of test images of each of `CLASS_NAMES`.
         size: Height and width in pixels.
     """
     rng = np.random.default_rng(seed)
@@ -55,10 +55,10 @@ def make_surfaces(seed: int, train: int, test: int, size: int = 128) -> Surfaces
 
 
 def write_surfaces(folder: Path, seed: int, train: int, test: int, size: int = 128) -> None:
-    """Writes the pictures of `make_surfaces` as PNG files.
+    """Writes the images of `make_surfaces` as PNG files.
 
-    `train/good`, `test/good` and `test/<defect>` hold the pictures, `ground_truth/<defect>` a mask
-    `<stem>_mask.png` of each defective one, white where the defect is.
+    `train/good`, `test/good` and `test/<defect>` hold the images, `ground_truth/<defect>` a mask
+    `<stem>_mask.png` of each defective image, white where the defect is.
     """
     surfaces = make_surfaces(seed, train, test, size)
     for number, image in enumerate(surfaces.train_images):
@@ -79,7 +79,7 @@ def _save(pixels: np.ndarray, path: Path) -> None:
 
 
 def _draw(rng: np.random.Generator, size: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """One picture, uint8 `(size, size, 3)`, and where its defect is, bool `(size, size)`."""
+    """One image, uint8 `(size, size, 3)`, and the mask of its defect, bool `(size, size)`."""
     y, x = np.mgrid[:size, :size].astype(np.float64)
     angle = rng.normal(0, 0.03)
     pitch = 8 * rng.normal(1, 0.01)
@@ -99,8 +99,8 @@ def _draw(rng: np.random.Generator, size: int, name: str) -> tuple[np.ndarray, n
         np.cos(side) * (x / size - 0.5) + np.sin(side) * (y / size - 0.5)
     )
     noise = rng.normal(0, 0.02, (size, size, 1)) + rng.normal(0, 0.01, (size, size, 3))
-    picture = np.clip(cloth * light[..., None] + noise, 0, 1)
-    return (picture * 255).round().astype(np.uint8), mask
+    image = np.clip(cloth * light[..., None] + noise, 0, 1)
+    return (image * 255).round().astype(np.uint8), mask
 
 
 WARP, WEFT, GROUND = (
@@ -127,7 +127,7 @@ def _weave(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, gone: np.ndar
 
 
 def _missing(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, size: int) -> np.ndarray:
-    """One to three threads that are torn out along a part of their length."""
+    """One to three threads that are missing along a part of their length."""
     row, column = rng.integers(size // 32, size - size // 32, 2)
     thread, middle = np.floor(v[row, column]), u[row, column]
     across = np.floor(v) - thread

@@ -1,21 +1,22 @@
-"""Speed and memory of training: `make bench`, beside PyTorch with `PEER=1`.
+"""Speed and memory of training: `make bench`; with `PEER=1` compared with PyTorch.
 
-In one run on one machine, each approach with its default configuration on Fashion-MNIST:
+For each approach with its default configuration on Fashion-MNIST, in one run on one machine:
 
-- a training step: floating-point operations by TensorFlow's profiler, how many a second, and their
-  share of what a matrix product of 2048 x 2048 reaches, measured in turns;
-- where the time of a step goes: shares of the time that TensorFlow's profiler sees in operations.
+- a training step: floating-point operations by TensorFlow's profiler, operations per second, and
+  their share of the speed of a matrix product of 2048 x 2048, measured alternately;
+- the time of a step: shares of the kinds of operations by TensorFlow's profiler.
 
-Of `sota`:
+For `sota`:
 
-- the cost of Keras and the input pipeline: `fit` on tf.data against a bare loop that calls the
-  same compiled step on batches in memory, in turns, ratio of each pair of rounds;
+- the overhead of Keras and the input pipeline: `fit` on tf.data compared with a bare loop that
+  calls the same compiled step on batches in memory, alternately, ratio of each pair of rounds;
 - seconds of training, first compilation included, until the AUROC on the test images reaches
-  0.9727, which the earlier work's network reached; tried every 640 images (not counted). A measure
-  of speed: nothing is chosen by it. With `--peer` the same of that network in PyTorch (`peer.py`);
-- peak memory of a `train.py` process (two short epochs with validation, pictures and saving).
+  0.9727, which the earlier work's network reached; tested every 640 images (not counted). It
+  measures speed only and is not used for any choice. With `--peer` also for that network in PyTorch
+  (`peer.py`);
+- peak memory of a `train.py` process (two short epochs with validation, images and saving).
 
-ONEDNN_MAX_CPU_ISA=AVX2 shows what a processor without AVX-512 would do.
+ONEDNN_MAX_CPU_ISA=AVX2 shows the speed of a processor without AVX-512.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ STEPS, ROUNDS = 12, 8
 FIT_STEPS, WARM_UP = 65, 5
 PRODUCT = 2048
 TARGET, SCORED_EVERY = 0.9727, 5  # steps of 128 images
-# The profiler calls an operation by its name in the graph and its type.
+# The profiler names an operation by its name in the graph and its type.
 OPERATION = re.compile(r"[^:\s]+:(\w+)$")
-# Kinds of operations by parts of their types, the first that fits.
+# Kinds of operations by parts of their types; the first match counts.
 KINDS = {
     "convolutions, products": ("Conv2D", "MatMul"),
     "normalisation": ("BatchNorm",),
@@ -67,11 +68,11 @@ class TrainingBenchmarkOptions(Checked):
     """Options of this benchmark.
 
     Attributes:
-        approaches: Which ones.
+        approaches: Approaches to measure.
         data_dir: Folder with Fashion-MNIST.
-        output: Where to write the results as JSON; other parts and other kernels' are kept.
-        peer: A Python that has what requirements-peer.txt names, to compare with.
-        parts: Which measurements to make; the target with the peer, if there is one.
+        output: JSON file for the results; results of other parts and other kernels are kept.
+        peer: Python of an environment with requirements-peer.txt, for the comparison.
+        parts: Measurements to make; the target includes the peer, if there is one.
     """
 
     approaches: tuple[str, ...] = tuple(APPROACHES)
@@ -88,7 +89,7 @@ class TrainingBenchmarkOptions(Checked):
 
 @dataclass(frozen=True)
 class Training:
-    """An approach ready to learn: its model, its batches, and its compiled step."""
+    """An approach ready for training: its model, its batches, and its compiled step."""
 
     config: Config
     split: Split
@@ -98,7 +99,7 @@ class Training:
     step: Callable[[Any], dict[str, Any]]
 
     def run(self, steps: int) -> float:
-        """Seconds of so many steps on batches in memory."""
+        """Seconds of `steps` training steps on batches in memory."""
         start = time.perf_counter()
         for batch in self.in_memory[:steps]:
             losses = self.step(batch)
@@ -107,16 +108,19 @@ class Training:
 
 
 def main(arguments: list[str]) -> None:
-    """Makes the measurements, prints and keeps them."""
+    """Runs the measurements, prints and saves the results."""
     options = parse_options(TrainingBenchmarkOptions, "training.py", __doc__ or "", arguments)
     if unknown := set(options.approaches) - set(APPROACHES):
-        raise UserError(f"--approaches: no approach is called {', '.join(sorted(unknown))}")
+        raise UserError(
+            f"--approaches: unknown {', '.join(sorted(unknown))}; choose from "
+            f"{', '.join(APPROACHES)}"
+        )
     output = Path(options.output)
     require_writable(output.parent, "--output")
     kept = kept_results(output)
     dataset = load_dataset("fashion_mnist", Path(options.data_dir))
     results: dict[str, Any] = {}
-    # Before TensorFlow is in this process.
+    # Measured before this process imports TensorFlow.
     if "memory" in options.parts:
         results["peak_memory_gb"] = peak_memory_of_training(options.data_dir)
     if "target" in options.parts and options.peer:
@@ -137,7 +141,7 @@ def main(arguments: list[str]) -> None:
     kernels = results["hardware"].rsplit(", ", 1)[-1]
     before = kept.get(kernels, {})
     if "target" in options.parts:
-        before.pop("peer", None)  # which was compared with the target of another run
+        before.pop("peer", None)  # compared with the target of another run
     results = before | results
     write_json(output, kept | {kernels: results})
     print(table(results))
@@ -201,10 +205,10 @@ def floating_point_operations(training: Training) -> float:
 
 
 def time_by_kind(training: Training) -> dict[str, float]:
-    """Share of each kind in the time that operations take, summed over threads."""
+    """Share of each kind of operation in the time of all operations, summed over threads."""
     import tensorflow as tf
 
-    # TensorFlow has no public reader of what its profiler writes.
+    # TensorFlow has no public reader for the files of its profiler.
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     with tempfile.TemporaryDirectory() as folder:
@@ -228,7 +232,7 @@ def time_by_kind(training: Training) -> dict[str, float]:
 
 
 def fit_against_bare_loop(training: Training) -> dict[str, float]:
-    """Images per second of `fit`, and its time over that of a bare loop."""
+    """Images per second of `fit`, and its time relative to a bare loop."""
     import keras
 
     from anomaly_tf.training.callbacks import StopOnNonFiniteLoss
@@ -262,7 +266,7 @@ def fit_against_bare_loop(training: Training) -> dict[str, float]:
     bare_loop(), fit()  # compile
     ratios, speeds = [], []
     for number in range(ROUNDS):
-        # In turn one and the other first, so that a drift of the machine's speed cancels out.
+        # The order alternates, so that a drift of the machine's speed cancels out.
         seconds = {run: run() for run in ((bare_loop, fit) if number % 2 else (fit, bare_loop))}
         ratios.append(seconds[fit] / seconds[bare_loop])
         size = training.config.training.batch_size or 0
@@ -285,7 +289,7 @@ def seconds_to_target(training: Training) -> dict[str, Any]:
     test = training.split.test
 
     class StopAtTarget(keras.callbacks.Callback):
-        """Scores now and then, counts the time between, and stops at the target."""
+        """Scores at intervals, sums the time between, and stops at the target."""
 
         seconds, auroc = 0.0, 0.0
 
@@ -309,7 +313,7 @@ def seconds_to_target(training: Training) -> dict[str, Any]:
 
 
 def peer(python: str, data_dir: str) -> dict[str, Any]:
-    """What `peer.py` measures in an environment that has PyTorch."""
+    """Results of `peer.py` in an environment with PyTorch."""
     command = [python, str(Path(__file__).with_name("peer.py")), f"{data_dir}/fashion_mnist.npz"]
     command += [str(TARGET), "--threads", str(available_threads())]
     try:
@@ -322,7 +326,7 @@ def peer(python: str, data_dir: str) -> dict[str, Any]:
 
 
 def peak_memory_of_training(data_dir: str) -> float:
-    """Largest resident size of a short training of `sota`, clustering included, in 10^9 bytes."""
+    """Peak resident memory of a short training of `sota` with clustering, in 10^9 bytes."""
     with tempfile.TemporaryDirectory() as name:
         for file in Path(data_dir).glob("*.npz"):
             shutil.copy(file, name)
@@ -333,7 +337,7 @@ def peak_memory_of_training(data_dir: str) -> float:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: a row for each approach."""
+    """A Markdown table with a row for each approach."""
     kinds = [*KINDS, "other"]
     head = ["approach", "GFLOP a step", "ms", "GFLOP/s", "of the product's", *kinds]
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
@@ -347,7 +351,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """What was measured of `sota`, and of the peer."""
+    """The results of `sota` and of the peer, in lines."""
     lines = []
     if fit := results.get("fit"):
         lines.append(

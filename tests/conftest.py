@@ -1,4 +1,4 @@
-"""What several tests share: real images, small runs, and the scripts as a user runs them."""
+"""Fixtures of several tests: real images, small runs, and the scripts as a user runs them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ IDX_NAMES = (
 )
 
 
-# Files that take longest come first, or one process would work on one of them alone at the end.
+# The slowest files come first, so that no process has to run one of them at the end.
 LONGEST = ("test_export", "test_resume", "test_approaches", "test_training", "test_origin")
 
 
@@ -260,7 +260,7 @@ class Evaluated:
 
     @property
     def pictures(self) -> set[str]:
-        """Names of the pictures, without suffix."""
+        """Names of the plots, without suffix."""
         return {path.stem for path in (self.run / "plots").iterdir()}
 
 
@@ -289,7 +289,7 @@ def evaluated(small_folder: Path, made_once) -> Callable[..., Evaluated]:
     return run
 
 
-# What the networks of every approach are in tests of a single step.
+# Sizes of the networks of every approach in tests of a single step.
 SMALL_IMAGE, SMALL_CLASSES = (16, 16, 1), 4
 SMALL_NETWORKS = {
     "filters": (4, 8),
@@ -315,7 +315,7 @@ def small_config(approach: str, **training: Any) -> Config:
 
 
 def small_model(config: Config, jit_compile: bool = False) -> Approach:
-    """What the configuration gives for small images; the same weights each time."""
+    """The model of a configuration for small images, always with the same weights."""
     import keras
 
     keras.utils.set_random_seed(0)

@@ -1,4 +1,4 @@
-"""What fuzzing makes of good inputs: damaged bytes and metadata, and a count of the cases.
+"""Damaged inputs for fuzzing: bytes and metadata, and a count of the cases.
 
 `make test` draws a few inputs, always the same; `make fuzz` (profile `fuzz`) draws many new ones.
 """
@@ -31,7 +31,7 @@ def cases(few: int, many: int) -> settings:
 
 
 def is_fuzzing() -> bool:
-    """Whether this is `make fuzz`."""
+    """True under `make fuzz`."""
     return settings.get_current_profile_name() == "fuzz"
 
 
@@ -48,7 +48,7 @@ def with_checksums(png: bytes) -> bytes:
 
 
 class FileContent(bytes):
-    """What is in a file.
+    """The content of a file.
 
     Hypothesis holds on to thousands of drawn values if they are plain `bytes`, and a model has
     megabytes.

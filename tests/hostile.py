@@ -1,4 +1,4 @@
-"""Small files that claim much: made by the tests of `runs/limits.py` and `deploy/bounds.py`."""
+"""Small files that claim large sizes, for the tests of `runs/limits.py` and `deploy/bounds.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from anomaly_tf.deploy.litert import METADATA_NAME
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.runs.files import sha256
 
-# What stands in for a layer or an operation: from float32 images to float32 images.
+# Replacement of a layer or an operation: from float32 images to float32 images.
 Act = Callable[[Any], Any]
 
 
@@ -105,7 +105,7 @@ def change_graph(folder: Path, change: Callable[[Any], object]) -> None:
 
 
 def enlarge_constant(graph: Any, count: int) -> None:
-    """One value stands for so many."""
+    """A single value is broadcast to many."""
     for function in graph.graph_def.library.function:
         for node in function.node_def:
             if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum:

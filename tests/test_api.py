@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -142,7 +143,9 @@ def test_a_list_of_files_is_learnt_from_and_exported(files, tmp_path, capsys):
     assert detector.info.class_names == ["normal", "anomaly"]
     detector.save(tmp_path / "run")
     assert export.main(["--run-dir", str(tmp_path / "run"), "--format", "tflite"]) in (0, 3)
-    assert "no test images; compared on the validation images" in capsys.readouterr().err
+    assert (
+        "the run has no test images; compared on its validation images" in capsys.readouterr().err
+    )
     with pytest.raises(UserError, match="has no test images"):
         evaluate.main(["--run-dir", str(tmp_path / "run")])
 
@@ -155,7 +158,7 @@ def test_every_kind_reads_scores_and_saves(kind, kinds, trained, files, tmp_path
     scores = detector.score_files(map(str, files[:4]))
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, trained.score_files(files[:4]), rtol=1e-3)
-    np.testing.assert_array_equal(scores[:1], detector.score(image[np.newaxis]))
+    np.testing.assert_allclose(scores[:1], detector.score(image[np.newaxis]), rtol=1e-5)
     assert detector.score_files([]).shape == (0,)
     other = tmp_path / kinds[kind].name
     detector.save(other)
@@ -229,7 +232,7 @@ def test_a_run_of_arrays_is_exported_from_its_validation_images(kinds, tmp_path,
     copy = tmp_path / "copy"
     again.save(copy)
     np.savez(copy / "validation.npz", images=np.zeros((4, 28, 28), np.uint8), labels=[0] * 4)
-    with pytest.raises(UserError, match="not the run's validation set"):
+    with pytest.raises(UserError, match="not the validation set of the run"):
         Detector.load(copy).export(tmp_path / "other.tflite")
 
 
@@ -249,7 +252,7 @@ IMAGES = np.zeros((20, 16, 16), np.uint8) + 100
         (IMAGES, None, {"approach": 5}, "unknown approach '5'"),
         (IMAGES, None, {"epochs": 3}, "did you mean 'training__epochs'"),
         (IMAGES, None, {"training": {"epoch": 3}}, "did you mean 'training__epochs'"),
-        (IMAGES, None, {"losses__kl_wieght": 3}, "did you mean 'losses__kl_weight'"),
+        (IMAGES, None, {"networks__fliters": 3}, "did you mean 'networks__filters'"),
         (IMAGES, None, {"training__epochs": "x"}, "training__epochs must be a whole number"),
         (IMAGES, None, {"training__epochs": 0}, "training__epochs must be at least 1"),
         (IMAGES, None, {"training": {"epochs": 3}, "training__epochs": 3}, "given twice"),
@@ -267,11 +270,10 @@ IMAGES = np.zeros((20, 16, 16), np.uint8) + 100
         (IMAGES, [1] * 20, {}, "every image as an anomaly"),
         (IMAGES, [0.0] * 20, {}, "whole numbers"),
         (IMAGES, None, {"approach": "sota"}, "learns from labelled anomalies"),
-        (IMAGES, None, {"data": "photos"}, "first argument"),
         ("nowhere/", None, {}, "nowhere"),
         (ROOT / "docs", [0], {}, "leave them out"),
         ([], None, {}, "list of files is empty"),
-        (["no.png"] * 3, None, {}, "no image"),
+        (["a.png", "b.png"], None, {}, "no image"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(data, labels, options, words, tmp_path, monkeypatch):
@@ -279,7 +281,7 @@ def test_a_mistake_is_one_line_that_names_it(data, labels, options, words, tmp_p
     with pytest.raises(ValueError, match=words) as raised:
         anomaly_tf.train(data, labels, **options)
     assert "\n" not in str(raised.value)
-    assert "--" not in str(raised.value)
+    assert not re.search(r"--(?!help)", str(raised.value))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -310,12 +312,10 @@ def test_a_detector_is_pickled_while_its_run_is_there(kinds, files):
 
 
 def test_the_package_is_imported_from_any_folder_and_at_once(tmp_path):
-    code = (
-        "import sys, anomaly_tf; print(sorted({'tensorflow', 'sklearn', 'numpy'} & {*sys.modules}))"
-    )
+    code = "import sys, anomaly_tf; print(*{'tensorflow', 'sklearn', 'numpy'} & {*sys.modules})"
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     done = run_command(sys.executable, "-c", code, cwd=tmp_path, env=environment)
-    assert (done.stdout, done.stderr) == ("set()\n", "")
+    assert (done.stdout, done.stderr) == ("\n", "")
 
 
 def test_an_unknown_public_name_is_an_attribute_error():

@@ -1,4 +1,4 @@
-"""Every approach, trained for seconds on real images: it learns, and its evaluation is whole."""
+"""Every approach, trained for seconds on real images: it learns, and its evaluation is complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DETECTED = {"roc", "precision_recall", "auroc_by_class", "anomaly", "worst_misse
         ("vae", "one_class", 0.7),
     ],
 )
-def test_it_tells_anomalies_from_normal_images(approach, protocol, floor, evaluated):
+def test_it_separates_anomalies_from_normal_images(approach, protocol, floor, evaluated):
     done = evaluated(approach, protocol)
     assert done.metrics["auroc"] > floor
     assert done.metrics["approach"] == approach
@@ -42,7 +42,7 @@ def test_contrastive_with_its_sign_flipped_fails_the_floor(evaluated, monkeypatc
     assert flipped.metrics["auroc"] < 0.9
 
 
-def test_what_learns_without_anomalies_is_chosen_without_them(evaluated):
+def test_approaches_without_anomalies_select_the_epoch_without_them(evaluated):
     metrics = evaluated("vae", "one_class").metrics
     assert (metrics["chosen_by"], metrics["best_epoch"]) == ("last_epoch", 2)
     done = evaluated("gan", "imbalance")
@@ -51,7 +51,7 @@ def test_what_learns_without_anomalies_is_chosen_without_them(evaluated):
     assert done.metrics["best_epoch"] == 1 + np.argmax(history["val_auroc"])
 
 
-def test_classification_reports_accuracy_and_tells_the_classes_apart(evaluated):
+def test_classification_reports_accuracy_and_separates_the_classes(evaluated):
     metrics = (done := evaluated("cnn", "classification")).metrics
     assert metrics["accuracy"] > 0.7  # chance is 0.1
     matrix = np.array(metrics["confusion_matrix"])
@@ -77,7 +77,7 @@ def test_a_classifier_explains_by_grad_cam_and_has_no_reconstruction(evaluated, 
     assert maps.min() >= 0
     assert len({float(part.max()) for part in maps}) > 10  # not rescaled per image
     probabilities = detector.probabilities(images)
-    # Near 1 a float32 probability has no more than 1e-7 to tell.
+    # Near 1, float32 probabilities have a resolution of 1e-7.
     np.testing.assert_allclose(
         -np.log(probabilities.max(axis=1)), detector.score(images), rtol=1e-3, atol=1e-6
     )
@@ -117,7 +117,7 @@ def test_corruption_gives_an_auroc_for_each_kind_and_strength(approach, floors, 
     assert done.pictures >= LEARNT | DETECTED | {"auroc_by_strength"}
 
 
-def test_a_classifier_tells_how_its_accuracy_falls_on_corrupted_images(evaluated):
+def test_a_classifier_reports_its_accuracy_on_corrupted_images(evaluated):
     metrics = evaluated("cnn", "corruption").metrics
     accuracies = metrics["accuracy_by_corruption"]
     assert set(accuracies) == {"noise 0.2", "rotation 45", "noise 0.2 and rotation 45"}

@@ -1,4 +1,4 @@
-"""IDX files, .npz files and TFDS: what they give, and what is said of damaged ones."""
+"""IDX files, .npz files and TFDS: their data sets, and the errors for damaged ones."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_labels_of_unlike_integers_keep_their_value(npz):
         ),
     ],
 )
-def test_an_npz_file_with_something_else_is_told_in_one_line(content, words, npz):
+def test_an_npz_file_with_other_content_is_refused_in_one_line(content, words, npz):
     path = npz(**content)
     with pytest.raises(UserError) as caught:
         load_npz(path)
@@ -185,7 +185,7 @@ def test_pictures_beside_idx_files_are_counted(small_folder, tmp_path):
         (IMAGES / 127.5 - 1, "save grey or colour images from 0 to 255"),
     ],
 )
-def test_images_of_another_type_are_refused_with_what_to_do(images, words, npz):
+def test_images_of_another_type_are_refused_with_the_remedy(images, words, npz):
     with pytest.raises(UserError, match=words):
         load_npz(npz(images=images, labels=LABELS))
 
@@ -211,7 +211,7 @@ def test_images_of_equal_content_in_arrays_are_counted(npz):
     twice = npz(images=np.concatenate([images, images[:2]]), labels=[*labels, 0, 0])
     of_one_class, contradicting = copies(load_npz(twice))
     assert of_one_class.startswith("WARNING: 1 training images are copies of others")
-    assert contradicting == "WARNING: 2 training images lie in two classes at once"
+    assert contradicting == "WARNING: 2 training images are in two classes"
     assert copies(load_npz(npz(images=images, labels=labels))) == []
 
 
@@ -219,12 +219,12 @@ def test_images_of_equal_content_in_arrays_are_counted(npz):
     ("labels", "remedy"),
     [(np.array([b"good", b"bad"] * 4), "astype(str)"), (np.array([0.0, 1.0] * 4), "astype(int)")],
 )
-def test_labels_of_another_type_are_refused_with_what_to_do(labels, remedy, npz):
+def test_labels_of_another_type_are_refused_with_the_remedy(labels, remedy, npz):
     with pytest.raises(UserError, match=re.escape(remedy)):
         load_npz(npz(images=NOISE[:8], labels=labels))
 
 
-def test_classes_of_the_test_files_alone_have_names_too(small_folder, tmp_path):
+def test_classes_in_the_test_files_only_have_names(small_folder, tmp_path):
     folder = shutil.copytree(small_folder, tmp_path / "idx")
     for name in folder.glob("t10k-labels*"):
         name.unlink()
@@ -239,7 +239,7 @@ def test_truth_values_are_labels(npz):
     assert dataset.train_classes.tolist() == [1, 0, 1, 0, 0, 0]
 
 
-def test_as_many_classes_as_class_numbers_can_tell(npz):
+def test_as_many_classes_as_class_numbers_can_represent(npz):
     path = npz(images=np.zeros((32000, 1, 1), np.uint8), labels=np.arange(32000))
     assert load_npz(path).train_classes[-1] == 31999
 
@@ -261,7 +261,7 @@ def zip_of_text(path: Path) -> None:
         (zip_of_text, "images should be .*no array"),
     ],
 )
-def test_a_file_that_is_no_npz_is_told_in_one_line(damage, words, npz):
+def test_a_file_that_is_not_npz_is_refused_in_one_line(damage, words, npz):
     path = npz(images=IMAGES, labels=LABELS)
     damage(path)
     with pytest.raises(UserError, match=f"cannot read .*digits.npz.*{words}.*; ") as caught:
@@ -269,7 +269,7 @@ def test_a_file_that_is_no_npz_is_told_in_one_line(damage, words, npz):
     assert "\n" not in str(caught.value)
 
 
-def test_whatever_byte_is_damaged_nothing_but_a_users_error_comes(npz):
+def test_any_damaged_byte_gives_a_user_error(npz):
     path = npz(images=IMAGES, labels=LABELS)
     content = path.read_bytes()
     messages = []
@@ -280,7 +280,7 @@ def test_whatever_byte_is_damaged_nothing_but_a_users_error_comes(npz):
         except UserError as error:
             messages.append(str(error))
     assert not any("\n" in message for message in messages)
-    # The rest are dates and the like.
+    # The rest are dates and similar fields.
     assert len(messages) > 0.6 * len(content)
 
 
@@ -405,7 +405,7 @@ def test_an_unprepared_set_of_tfds_is_given_up_soon(prepare, silent_host, monkey
         ("coco/2017", r"'image' and 'label'.*got image, image/filename, image/id, objects"),
     ],
 )
-def test_a_set_that_tfds_does_not_have_is_told_in_one_line(name, words, prepare):
+def test_an_unknown_tfds_set_is_refused_in_one_line(name, words, prepare):
     with pytest.raises(UserError, match=words) as caught:
         load_tfds(name)
     assert "\n" not in str(caught.value)
@@ -438,7 +438,7 @@ def test_a_tfds_set_without_training_images_is_refused(prepare):
         load_tfds("exam")
 
 
-def test_a_damaged_tfds_set_is_told_in_one_line(prepare, tmp_path):
+def test_a_damaged_tfds_set_is_refused_in_one_line(prepare, tmp_path):
     prepare("insects", image_features((5, 4, 1)), train=examples(GREY, [0] * 6))
     (file,) = (tmp_path / "tfds").rglob("*.tfrecord*")
     file.write_bytes(file.read_bytes()[:-20])

@@ -1,4 +1,4 @@
-"""Several images judged together, against exact arithmetic."""
+"""Joint decisions on several images, compared with exact arithmetic."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_drift_by_hand():
     same = check_drift(np.arange(0.0, 40.0, 2), np.arange(40.0))
     assert same.statistic == pytest.approx(1 / 40)
     assert same.drifted is False
-    assert "none seen" in str(same)
+    assert "none detected" in str(same)
 
 
 def test_the_level_decides():
@@ -74,7 +74,7 @@ def test_the_level_decides():
 
 
 @pytest.mark.parametrize(("size", "calibrated"), [(0, 50), (19, 50), (50, 19), (0, 0)])
-def test_few_images_tell_nothing(size, calibrated):
+def test_few_images_are_not_tested_for_drift(size, calibrated):
     found = check_drift(np.zeros(size), np.arange(calibrated))
     assert found.drifted is None
-    assert str(found).startswith(f"drift: cannot tell from {size} images; at least {MIN_IMAGES}")
+    assert str(found).startswith(f"drift: not tested with {size} images; at least {MIN_IMAGES}")

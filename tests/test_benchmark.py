@@ -1,4 +1,4 @@
-"""The benchmark: cells, resuming, failures, and what is made of the results."""
+"""The benchmark: cells, resuming, failures, tables and plots."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_cells_side_by_side_all_end(small_options):
     options = dataclasses.replace(small_options, normal_classes=(77, 78, 79), jobs=2)
     done = list(run_cells(options))
     assert {cell.normal_class for cell, _, _ in done} == {77, 78, 79}
-    for cell, outcome, _ in done:  # neither is told what is the other's
+    for cell, outcome, _ in done:  # neither gets the options of the other
         assert f"normal class {cell.normal_class} does not exist" in outcome["reason"]
     assert [said.split("]")[0] for _, _, said in done] == ["[1/3", "[2/3", "[3/3"]
 
@@ -311,7 +311,7 @@ def test_sigterm_ends_the_trainings_too(small_options, tmp_path):
     assert len(list(Path(small_options.output).glob("runs/*/ended"))) == 2
 
 
-def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken(tmp_path):
+def test_a_cell_with_other_settings_or_a_damaged_one_is_not_used(tmp_path):
     path, cell, settings = tmp_path / "cell.json", result()["cell"], result()["settings"]
     path.write_text(json.dumps(result()))
     assert read_cell(path, cell, settings) == result()
@@ -376,7 +376,7 @@ def test_a_table_for_each_protocol_with_several_normal_classes_or_corruptions():
     ]
     imbalance, unseen, corruption = tables.values()
     assert imbalance[0] == ("", "0", "2", "mean")
-    # Of seed 1, class 2 is missing, so the mean is that of seed 0 alone.
+    # Seed 1 lacks class 2, so that the mean is that of seed 0 only.
     assert imbalance[2:] == [("`gan`", ".910", ".940", "0.9200")]
     assert unseen[2:] == [
         ("`sota`", ".800", ".900", "0.8500"),
@@ -411,7 +411,7 @@ def test_the_page_needs_no_other_file_and_shows_every_picture(tmp_path):
     pictures = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
     assert len(pictures) == page.count("<figure>") == 6
     assert all(b"<svg" in base64.b64decode(picture) for picture in pictures)
-    # What a message says is shown as text.
+    # A message is shown as text.
     assert "&lt;b&gt;too large" in page
     assert "<b>" not in page
 
@@ -428,7 +428,7 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_table_nor_page(tmp_path):
     results = [result(roc_curve=curve), result(normal=1)]
     failures = write_page(results, "python benchmark.py", tmp_path)
     assert len(failures) == 1
-    assert failures[0].startswith("picture 'ROC, imbalance, normal class 0' was not drawn (Value")
+    assert failures[0].startswith("plot 'ROC, imbalance, normal class 0' was not drawn (Value")
     page = (tmp_path / "benchmark.html").read_text()
     assert "<figcaption>AUROC by anomaly, imbalance" in page
     assert "<figcaption>ROC" not in page
@@ -492,5 +492,5 @@ def test_a_benchmark_prints_its_table_before_pictures_and_without_escapes(
     ((before,), (after, errors)) = table_first, capsys.readouterr()
     assert before.startswith("[1/1] a\\n\\x1b[31mb\n\n| approach")
     assert after == f"written: {tmp_path}/a\\n\\x1b[31mb/benchmark.md and benchmark.html\n"
-    assert errors.startswith("error: picture 'ROC, one_class, normal class 1' was not drawn (Value")
+    assert errors.startswith("error: plot 'ROC, one_class, normal class 1' was not drawn (Value")
     assert errors.endswith("(ValueError: a\\n\\x1b[31mb)\n")

@@ -1,4 +1,4 @@
-"""Models from elsewhere are refused before they take much; what they answer is checked."""
+"""Untrusted models are refused before they need much memory or time; their outputs are checked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tflite_info(deployed) -> dict[str, Any]:
 
 
 def refusal(path: Path) -> str:
-    """What is said of a model that is refused soon."""
+    """The error for a model, which must be refused quickly."""
     begin = time.process_time()
     with pytest.raises(UserError) as refused:
         Detector.load(path)
@@ -125,7 +125,7 @@ def test_a_saved_model_that_would_take_too_much(kind, saved_copy):
 
 
 def test_functions_are_found_by_either_name(saved_copy):
-    """What only an object names, and not the list of functions, is gone through, too."""
+    """Functions that only an object names, and not the list of functions, are traced as well."""
     hostile.hostile_saved_model(saved_copy, lambda x: x)
 
     def hide(graph: Any) -> None:
@@ -170,7 +170,7 @@ def test_the_environment_raises_the_limits(run_copy, monkeypatch):
             Detector.load(run_copy)
 
 
-def test_the_peak_of_memory_counts_what_is_kept():
+def test_the_peak_of_memory_counts_kept_tensors():
     kept = [Step([], [(0, 10)]), Step([0], [(1, 20)]), Step([1], [(2, 5)], workspace=7)]
     assert peak(kept) == 32  # 20 + 5 + 7: the first is no longer needed
     assert peak([*kept, Step([0, 2], [])]) == 42
@@ -178,7 +178,7 @@ def test_the_peak_of_memory_counts_what_is_kept():
         require_few_steps(MAX_STEPS + 1)
 
 
-# What models answer.
+# Outputs of models.
 
 
 @pytest.mark.parametrize(
@@ -186,10 +186,10 @@ def test_the_peak_of_memory_counts_what_is_kept():
     [
         (lambda x: tf.pad(x, [[0, 4], [0, 0], [0, 0], [0, 0]]), "float32 (7,) as score of 3"),
         (lambda x: tf.reshape(x, [1, 28, 28, 1]), "cannot score these images"),
-        (lambda x: x / 0.0, "a score that is no number"),
+        (lambda x: x / 0.0, "a score that is not finite"),
     ],
 )
-def test_what_a_saved_model_answers_is_checked(act, words, saved_copy):
+def test_outputs_of_a_saved_model_are_checked(act, words, saved_copy):
     hostile.hostile_saved_model(saved_copy, act)
     detector = Detector.load(saved_copy)
     with pytest.raises(UserError) as refused:
@@ -223,7 +223,7 @@ def test_grad_cam_of_weights_that_are_no_numbers_is_no_map():
     assert detector.explain(images).shape == (2, 16, 16)
     for weight in model.weights:
         weight.assign(np.full(weight.shape, np.nan))
-    with pytest.raises(UserError, match="a error_map that is no number"):
+    with pytest.raises(UserError, match="a error_map that is not finite"):
         detector.explain(images)
 
 
@@ -231,7 +231,7 @@ def test_a_reconstruction_that_is_no_number_has_no_grey_level():
     right = np.array([-1, 0.999, 7], np.float32)
     assert as_uint8(right).tolist() == [0, 255, 255]
     for wrong in (np.nan, np.inf):
-        with pytest.raises(UserError, match="a reconstruction that is no number"):
+        with pytest.raises(UserError, match="a reconstruction that is not finite"):
             as_uint8(np.array([0, wrong], np.float32))
 
 
@@ -239,9 +239,9 @@ def test_a_reconstruction_that_is_no_number_has_no_grey_level():
     ("takes", "gives", "words"),
     [
         ((8, 9, 1), {"score": (), "error_map": (8, 8)}, "it takes images (8, 9, 1), not (8, 8, 1)"),
-        ((8, 8, 1), {"score": ()}, "it gives no error_map of images (8, 8, 1)"),
-        ((8, 8, 1), {"score": (1,), "error_map": (8, 8)}, "it gives no score of images"),
-        ((8, 8, 1), {"score": (), "error_map": (8, 9)}, "it gives no error_map of images"),
+        ((8, 8, 1), {"score": ()}, "it has no output error_map for images (8, 8, 1)"),
+        ((8, 8, 1), {"score": (1,), "error_map": (8, 8)}, "it has no output score for images"),
+        ((8, 8, 1), {"score": (), "error_map": (8, 9)}, "it has no output error_map for images"),
     ],
 )
 def test_metadata_of_another_model_is_noticed(takes, gives, words):

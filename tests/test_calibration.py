@@ -1,4 +1,4 @@
-"""Which images set the threshold: normal ones that training never saw."""
+"""The threshold is computed from normal images that are not in the training set."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_no_image_of_fashion_mnist_that_is_calibrated_on_was_trained_on_or_is_te
 ):
     split = make_split(config, fashion)
     calibration, learnt = contents(split.validation.normal), contents(split.train.images)
-    # No two are alike, so contents tell images apart.
+    # All images differ, so that their content identifies them.
     assert len(calibration) == len(split.validation.normal)
     assert len(calibration) == (6000 if len(split.roles.normal) == 10 else 600)
     assert len(learnt) == len(split.train)

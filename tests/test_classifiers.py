@@ -1,4 +1,4 @@
-"""The two classifiers, `cnn` and `supervised`: what they are taught, and scores near 0."""
+"""The two classifiers, `cnn` and `supervised`: their losses, and scores near 0."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def logits_of(images: np.ndarray) -> np.ndarray:
     return (images[:, 0, :, 0].astype(np.float64) / 127.5 - 1) * 80
 
 
-def test_supervised_tells_images_apart_of_which_it_is_very_sure():
+def test_supervised_ranks_images_with_extreme_logits():
     """Added to 1, what float32 has of such probabilities would be lost, and all score 0."""
     images = image_with(*([logit] for logit in (-80, -60, -40, -20, -10, -7, -5, 0, 5, 40, 80)))
     scores = supervised.build_detector(with_pixels_as_logits(1))(images)["score"].numpy()
@@ -64,7 +64,7 @@ def test_supervised_tells_images_apart_of_which_it_is_very_sure():
     assert (np.diff(scores) > 0).all()
 
 
-def test_cnn_tells_images_apart_of_which_it_is_very_sure():
+def test_cnn_ranks_images_with_extreme_logits():
     images = image_with(
         *([70, logit, -70] for logit in (0, 20, 40, 50, 58, 62, 63, 64, 66, 69)),
         [70, 70, -70],  # two classes alike: log 2

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, each in a process of its own."""
+"""The scripts as a user runs them, each in a separate process."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def said(trained_run) -> dict[str, dict[str, str]]:
     return json.loads((trained_run / "said.json").read_text())
 
 
-def test_train_says_what_it_does_and_what_comes_next(said, trained_run):
+def test_train_reports_its_steps_and_the_next_command(said, trained_run):
     assert said["train.py"]["stderr"] == ""
     said = said["train.py"]["stdout"]
     assert "normal class 0 (0), protocol imbalance: 5400 training, 600 validation" in said
@@ -429,5 +429,5 @@ def test_help_explains_every_option_without_tensorflow(script, without_tensorflo
     if script == "train.py":
         for option in ("--approach", "--losses.abc-weight", "--training.steps-per-epoch"):
             assert option in done.stdout
-    # An option without an explanation shows its type alone.
+    # An option without an explanation shows its type only.
     assert "\n                        (type:" not in done.stdout

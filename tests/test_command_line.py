@@ -1,4 +1,4 @@
-"""From the command line to a typed configuration; every wrong word has its one line."""
+"""From the command line to a typed configuration; every wrong option gives one line."""
 
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def test_a_saved_configuration_reads_back_equal(tmp_path: Path):
 
 
 @pytest.mark.parametrize("approach", APPROACHES)
-def test_every_approach_has_a_yaml_whose_header_tells_its_story(approach):
+def test_every_approach_has_a_yaml_with_a_complete_header(approach):
     text = (Path("configs") / f"{approach}.yaml").read_text()
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     for word in ("python train.py", "AUROC:", "wall time:", "seed", "20"):
@@ -164,7 +164,7 @@ def test_wrong_options_are_named_in_one_line(arguments, words):
         ("losses: [1\n", ["line 2", "broken YAML"]),
         (
             "seed: &one 1\ntraining:\n  epochs: *one\n",
-            ["line 3, column 11", "*one", "write that out"],
+            ["line 3, column 11", "*one", "write its value out"],
         ),
         ("losses: &itself {abc_weight: *itself}\n", ["line 1, column 30", "*itself"]),
         ("seed: 2001-99-99\n", ["broken YAML", "month"]),
@@ -173,8 +173,8 @@ def test_wrong_options_are_named_in_one_line(arguments, words):
         ("losses:\n  abc_wieght: 1\n", ["losses.abc_wieght", "did you mean 'losses.abc_weight'"]),
         ("- 1\n", ["key: value", "list"]),
         ("seed: two\n", ["seed", "whole number", "two"]),
-        ("seed: 1:30\n", ["line 1, column 7", "1:30", "no whole number"]),
-        (f"seed: {'1' * 41}\n", ["line 1, column 7", "no whole number that an option takes"]),
+        ("seed: 1:30\n", ["line 1, column 7", "1:30", "not a whole number"]),
+        (f"seed: {'1' * 41}\n", ["line 1, column 7", "not a whole number that an option takes"]),
         ("training: 5\n", ["training"]),
         ("approach: stoa\n", ["'stoa'", "sota"]),
         ("threshold:\n  percentile: -3\n", ["threshold.percentile", "at least 0"]),
@@ -232,6 +232,6 @@ def test_a_cache_is_the_users_or_inside_the_run_or_foreign(tmp_path: Path):
     assert foreign_cache(None, None) is None
 
 
-def test_what_is_like_no_option_gets_no_suggestion():
+def test_a_name_unlike_any_option_gets_no_suggestion():
     with pytest.raises(UserError, match=r"^unknown option '--zzzz'; see --help$"):
         parse_train_options(["--zzzz", "1"])

@@ -1,4 +1,4 @@
-"""The promises, kept over random divisions of drawn and of real scores.
+"""The guarantees hold over random divisions of simulated and real scores.
 
 Each figure is a mean over divisions; it may miss by three standard errors of that mean. The drawn
 scores and divisions have a fixed seed.
@@ -19,7 +19,7 @@ SPLITS = 800
 
 @pytest.fixture(scope="module")
 def real_scores(trained_run, fashion, small_arrays) -> np.ndarray:
-    """What a trained run gives to T-shirts that it has never seen, about 6,400."""
+    """Scores of a trained run for about 6,400 T-shirts that are not in its training set."""
     known = {image.tobytes() for image in small_arrays[0]}
     published = ((fashion.train_images, fashion.train_classes),)
     published += ((fashion.test_images, fashion.test_classes),)
@@ -81,7 +81,7 @@ def test_one_by_one_more_of_the_alarms_are_false(monkeypatch):
 
 
 @pytest.mark.parametrize("level", [0.01, 0.05])
-def test_a_clean_stream_is_seldom_taken_for_drift(level, draw):
+def test_a_clean_stream_is_seldom_reported_as_drift(level, draw):
     found = conformal.simulate_drift(draw, level, splits=SPLITS)
     assert_at_most(found["0"], level)
     if draw is not conformal.tied:  # the test is near its level, not merely silent
@@ -97,7 +97,7 @@ def test_the_benchmark_prints_json_also_of_a_run(trained_run, small_arrays, caps
     assert found["splits"] == 20
     for kind in ("continuous", "tied", "run"):
         assert 0 < found[kind]["false_alarm_rate"]["0.1"]["mean"] < 0.2
-    # What evaluate.py would find: the run's own calibration images, its own test images.
+    # As evaluate.py computes it: with the calibration and the test images of the run.
     detector = Detector.load(trained_run)
     detector.set_false_alarm_rate(0.05)
     _, _, images, classes = small_arrays

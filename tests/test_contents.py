@@ -1,4 +1,4 @@
-"""A run knows its data again: what is compared, and what is said of data that is not the run's."""
+"""The data of a run is compared when the run is opened, and other data is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RANDOM = np.random.default_rng(0)
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a training leaves of its data: its configuration, split.json and detector.json."""
+    """The records of a training on its data: configuration, split.json and detector.json."""
 
     config: Config
     split: Path
@@ -72,7 +72,7 @@ def of_arrays(tmp_path) -> Trained:
     return trained(AutoencoderConfig(data=str(path), data_dir=str(tmp_path)), tmp_path)
 
 
-def test_arrays_with_the_same_content_elsewhere_are_taken(of_arrays, tmp_path, capsys):
+def test_arrays_with_the_same_content_elsewhere_are_accepted(of_arrays, tmp_path, capsys):
     moved = shutil.copy(tmp_path / "a.npz", tmp_path / "moved.npz")
     before, after = opened(of_arrays), opened(of_arrays, moved)
     np.testing.assert_array_equal(after.test.images, before.test.images)
@@ -126,7 +126,7 @@ def test_arrays_that_changed_are_refused(change, of_arrays, tmp_path):
 def test_a_run_of_an_earlier_version_is_compared_as_far_as_it_can_be(of_arrays, tmp_path, capsys):
     assert len(opened(of_arrays, data=None).test)
     said = capsys.readouterr().err
-    assert said.startswith("note: this run was made by an earlier version")
+    assert said.startswith("note: this run is from an earlier version")
     assert said.count("\n") == 1
     other = arrays(tmp_path / "b.npz", NUMBERS, size=12)
     with pytest.raises(UserError, match="its images are 12x12x1"):
@@ -148,7 +148,7 @@ def test_the_classes_of_a_run_count_as_in_its_training(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Twenty normal pictures and six anomalies."""
+    """Twenty normal images and six anomalies."""
     for name, count in (("normal", 20), ("dent", 6)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(count):
@@ -169,7 +169,7 @@ def files_of(run: Trained, name: str) -> list[str]:
     return [file for file in files if file.startswith("normal")]
 
 
-def test_a_folder_that_was_moved_or_has_more_files_is_taken(of_files, photos, tmp_path, capsys):
+def test_a_folder_that_was_moved_or_has_more_files_is_accepted(of_files, photos, tmp_path, capsys):
     moved = shutil.move(photos, tmp_path / "moved")
     shutil.copy(moved / "normal" / "00.png", moved / "normal" / "later.png")
     assert len(opened(of_files, moved).train) == len(files_of(of_files, "train"))
@@ -188,7 +188,7 @@ def test_pictures_that_were_replaced_under_their_names_are_counted(of_files, pho
 def test_pictures_of_training_in_the_test_set_are_counted(of_files, photos):
     learnt, tested = files_of(of_files, "validation")[0], files_of(of_files, "test")[1]
     shutil.copy(photos / learnt, photos / tested)
-    words = rf"images of training that are now in the test set: 1 \(first: {tested}\)"
+    words = rf"training or validation images that are now in the test set: 1 \(first: {tested}\)"
     with pytest.raises(UserError, match=words):
         opened(of_files)
 
@@ -248,7 +248,7 @@ def test_a_split_of_an_earlier_version_has_no_digests(of_files, photos, capsys):
     file = photos / files_of(of_files, "test")[0]
     Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
     assert len(opened(of_files, data=None).test)
-    assert "kept no digests" in capsys.readouterr().err
+    assert "wrote no digests" in capsys.readouterr().err
     with pytest.raises(UserError, match="its test set holds other images"):
         opened(of_files)
 
@@ -264,14 +264,14 @@ def test_images_on_disk_under_corruption_are_compared_as_they_were_kept(
     run = trained(config, tmp_path)
     assert run.info.data.n_test == 2
     assert opened(run).test.labels.tolist() == [0, 0, *[1] * 6]
-    # As train.py --resume does, which divides the folder anew.
+    # As train.py --resume does, which divides the folder again.
     make_split(config, open_dataset(config), run.info)
 
 
 def test_a_configuration_of_another_protocol_or_approach_is_refused(of_files):
     for name, value in (("protocol", "corruption"), ("approach", "vae")):
         setattr(of_files.info, name, value)
-        with pytest.raises(UserError, match=rf"says {name} .* and its detector\.json {value}"):
+        with pytest.raises(UserError, match=rf"has {name} .* and its detector\.json {value}"):
             opened(of_files, data=of_files.info.data)
         setattr(of_files.info, name, getattr(of_files.config, name))
     opened(of_files)

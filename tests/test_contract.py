@@ -1,4 +1,4 @@
-"""What every registered approach keeps: shapes, ranges, score and map, a detector of its own."""
+"""The interface of every registered approach: shapes, ranges, score and map, its detector."""
 
 import itertools
 import subprocess
@@ -75,15 +75,15 @@ def test_the_score_follows_from_the_map_as_the_approach_declares(approach, shape
         assert rule == "none"
     elif rule != "none":
         reduce = {"mean": np.mean, "maximum": np.max}[rule]
-        # Beside it, an image as a whole may have further terms, none of which is negative.
+        # The score may have further terms for the image as a whole, which are not negative.
         further = outputs["score"] - reduce(outputs["error_map"], axis=(1, 2))
         assert further.min() > -1e-5
-        if not declared.judges_whole(shape):
+        if not declared.scores_whole(shape):
             np.testing.assert_allclose(further, 0, atol=1e-5)
 
 
 def batch_for(approach: str, images: np.ndarray) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
-    """Images as a batch of which an approach learns from four."""
+    """Images as a batch in which an approach learns from four."""
     candidates = getattr(options_of(approach)().sampling, "candidates", 1)
     count = 4 * candidates
     drawn = np.random.default_rng(1).integers(0, 256, (count, *images.shape[1:]))
@@ -116,9 +116,7 @@ BALANCED = [name for name in APPROACHES if issubclass(options_of(name), Balanced
 
 
 @pytest.mark.parametrize("approach", BALANCED)
-def test_of_several_candidates_those_told_worst_by_the_detector_are_learnt_from(
-    approach, small_dataset
-):
+def test_the_hardest_candidates_of_the_detector_are_learnt_from(approach, small_dataset):
     def built(candidates: int) -> Approach:
         keras.utils.set_random_seed(0)
         sampling = BalancedSamplingConfig(candidates=candidates)
@@ -140,7 +138,7 @@ def test_of_several_candidates_those_told_worst_by_the_detector_are_learnt_from(
 
 
 def test_a_step_in_bfloat16_compiled_by_xla_keeps_losses_and_outputs_in_float32(approach):
-    """What a GPU runs by default, and its option: XLA and mixed precision, here on the CPU."""
+    """XLA, which a GPU uses by default, and mixed precision, here on the CPU."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = build_model(options_of(approach)(), (16, 16, 1), 7, jit_compile=True)
@@ -191,7 +189,7 @@ assert "anomaly_tf" not in sys.modules
 
 
 def test_every_detector_is_whole_without_this_package(tmp_path):
-    """Saved, and loaded by Keras alone in safe mode in a process that cannot see anomaly_tf."""
+    """Saved, and loaded by Keras in safe mode in a process that cannot import anomaly_tf."""
     expected = {}
     for approach, shape in itertools.product(APPROACHES, SHAPES):
         name = f"{approach}-{len(expected)}"

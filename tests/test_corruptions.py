@@ -1,4 +1,4 @@
-"""Synthetic anomalies: how strong, how random, and the same from the same seed."""
+"""Synthetic anomalies: strength, randomness, and reproducibility by the seed."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def grey(count: int) -> tf.Tensor:
     return tf.zeros([count, 28, 28, 1])  # half way from black to white
 
 
-def test_noise_has_the_standard_deviation_it_is_asked_for():
+def test_noise_has_the_given_standard_deviation():
     # Of black 0 to white 1, half of the range here; 0.1 is never cut off from the middle.
     changed = corrupt(grey(200), "noise", 0.1, 45.0, SEED).numpy() / 2
     assert changed.std() == pytest.approx(0.1, rel=0.01)

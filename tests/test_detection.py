@@ -1,4 +1,4 @@
-"""Thresholds and metrics against numbers worked out by hand."""
+"""Thresholds and metrics compared with hand-computed numbers."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_the_conformal_verdict_is_a_p_value_of_at_most_the_rate(size, decimals):
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.1, 0.07, 0.05, 0.01, 1 / 49, 1 / 3, 0.001])
-def test_a_rate_that_too_few_images_cannot_promise_tells_how_many_are_needed(rate):
+def test_the_error_for_too_few_images_names_the_number_needed(rate):
     with pytest.raises(
         ValueError, match=rf"a rate of {rate:g} needs \d+ .*, and there are 0"
     ) as said:
@@ -141,7 +141,7 @@ def test_without_anomalies_only_the_false_alarms_are_known():
     assert metrics["confusion_matrix"] == [[2, 2], [0, 0]]
 
 
-def test_classification_metrics_count_what_was_taken_for_what():
+def test_classification_metrics_count_predictions_per_class():
     found = classification_metrics(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 2]), NAMES)
     assert found["accuracy"] == 0.75
     assert found["confusion_matrix"] == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
@@ -213,9 +213,7 @@ def test_perfectly_ranked_images_leave_a_doubt_that_fades_with_their_number():
 
 @pytest.mark.parametrize(("anomalies", "normal"), [(3, 4), (10, 10), (5, 60)])
 @pytest.mark.parametrize("distance", [0.5, 1.5, 3.0])
-def test_of_few_images_the_interval_holds_the_truth_as_often_as_it_says(
-    anomalies, normal, distance
-):
+def test_the_interval_of_few_images_has_its_stated_coverage(anomalies, normal, distance):
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1], [normal, anomalies])
     truth, held = norm.cdf(distance / np.sqrt(2)), 0

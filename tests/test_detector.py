@@ -1,4 +1,4 @@
-"""The Python API: scores, verdicts, maps, and what it says to wrong arrays."""
+"""The Python API: scores, verdicts, maps, and the errors for wrong arrays."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_scores_verdicts_and_maps(detector, images):
     reconstructed = detector.reconstruct(images)
     assert reconstructed.shape == images.shape
     assert reconstructed.dtype == np.uint8
-    # The map is the distance of the two pictures, but for the rounding to whole grey levels.
+    # The map is the distance of the two images, but for the rounding to whole grey levels.
     distance = np.abs(images.astype(float) - reconstructed)[..., 0] / 127.5
     np.testing.assert_allclose(maps, distance, atol=0.5 / 127.5 + 1e-5)
 
@@ -128,7 +128,7 @@ def test_a_rate_that_the_calibration_images_cannot_promise(detector):
     assert copy.info.threshold == detector.info.threshold
 
 
-def test_what_is_not_a_run_is_refused(tmp_path, run_copy):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path, run_copy):
     with pytest.raises(UserError, match="does not exist"):
         Detector.load(tmp_path / "none")
     with pytest.raises(UserError, match="not a run directory"):
@@ -158,7 +158,7 @@ def test_a_loading_error_is_a_value_error():
     assert issubclass(UserError, ValueError)
 
 
-def test_detector_json_tells_how_the_run_came_to_be(trained_run):
+def test_detector_json_has_the_facts_of_the_training(trained_run):
     facts = json.loads((trained_run / "detector.json").read_text())
     assert facts["approach"] == "sota"
     assert facts["training"]["chosen_by"] == "val_auroc"

@@ -1,4 +1,4 @@
-"""The dual-discriminator GAN: who learns from which loss."""
+"""The dual-discriminator GAN: the network that each loss trains."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def batch(small_dataset) -> tuple[tf.Tensor, tf.Tensor]:
 def build(losses: DualGanLosses = DualGanLosses(), ema_decay: float = 0.9) -> DualGan:  # noqa: B008
     keras.utils.set_random_seed(0)
     training = AdversarialTrainingConfig(ema_decay=ema_decay)
-    sampling = BalancedSamplingConfig()  # whatever is in a batch is learnt from
+    sampling = BalancedSamplingConfig()  # all images of a batch are learnt from
     config = DualGanConfig(networks=SMALL, losses=losses, training=training, sampling=sampling)
     return dual_gan.build(config, SHAPE, 10, jit_compile=False)
 
@@ -100,7 +100,7 @@ def worst_windows(difference: np.ndarray) -> float:
 def test_the_step_reports_the_losses_that_the_networks_give(batch):
     model = build()
     normal, anomaly = (part.numpy() for part in batch)
-    # BatchNorm's batch statistics are a function of the batch alone, so a clone tells the same.
+    # BatchNorm's batch statistics depend on the batch only, so that a clone gives the same result.
     twin = build()
     reported = {name: float(value) for name, value in model.train_step(batch).items()}
     both = np.concatenate([normal, anomaly])
@@ -189,19 +189,19 @@ def test_the_classifier_learns_from_its_own_loss_beside_the_gan(batch):
     )
 
 
-def test_gradients_of_normal_images_are_part_of_the_score_if_asked_for(batch):
+def test_gradients_of_normal_images_are_part_of_the_score_if_configured(batch):
     images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
     without, model = build(), build(DualGanLosses(gradient_score_weight=0.5))
     assert without.adapts_to == 0 < model.adapts_to
     model.adapt(images)
-    told = keras.Model(model.detector.input, model.detector.get_layer("whitening").output)
-    distances = np.square(told(images)).sum(axis=1)
+    whitened = keras.Model(model.detector.input, model.detector.get_layer("whitening").output)
+    distances = np.square(whitened(images)).sum(axis=1)
     assert distances.mean() == pytest.approx(1.0, rel=1e-3)
     more = model.detector(images)["score"] - without.detector(images)["score"]
     np.testing.assert_allclose(more, 0.5 * distances, rtol=1e-3)
 
 
-def test_a_large_image_is_judged_by_its_errors_alone():
+def test_a_large_image_is_scored_by_its_errors_only():
     networks = dataclasses.replace(SMALL, filters=None, discriminator_filters=None)
     config = DualGanConfig(networks=networks, losses=DualGanLosses(gradient_score_weight=0.5))
     small, large = (
@@ -213,7 +213,7 @@ def test_a_large_image_is_judged_by_its_errors_alone():
 
 
 @pytest.mark.parametrize("skips", [False, True])
-def test_skip_connections_are_made_where_they_are_asked_for(skips, batch):
+def test_skip_connections_exist_if_configured(skips, batch):
     networks = dataclasses.replace(SMALL, skip_connections=skips)
     model = dual_gan.build(DualGanConfig(networks=networks), SHAPE, 10, jit_compile=False)
     for generator in (model.networks["generator"], model.averaged):

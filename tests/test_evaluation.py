@@ -1,4 +1,4 @@
-"""What evaluate.py measures on images whose scores and maps can be worked out by hand."""
+"""Metrics of evaluate.py on images whose scores and maps can be computed by hand."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ WITHOUT_MASK = ("stain", "a")
 
 @pytest.fixture(scope="module")
 def metrics(evaluated_folder) -> dict:
-    """What was measured."""
+    """The metrics of the evaluation."""
     return json.loads((evaluated_folder / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def evaluated_folder(tmp_path_factory) -> Path:
-    """Of a folder of blue pictures; a defect is red, and marked by a mask, each elsewhere."""
+    """Of a folder of blue images; a defect is red, and marked by a mask, each elsewhere."""
     folder = tmp_path_factory.mktemp("evaluation")
     photos = folder / "photos"
     colours = np.zeros((10, 8, 3), np.uint8)
@@ -92,7 +92,7 @@ def save(pixels: np.ndarray, path: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def test_each_picture_is_scored_as_what_it_is(metrics):
+def test_each_image_is_scored_with_its_label(metrics):
     # Dents of 8, 4 and 12 against 2, 10 and 0 win 2 + 2 + 3 of 9; stains of 1 and 6 win 1 + 2 of 6.
     assert metrics["auroc_by_class"] == pytest.approx({"dent": 7 / 9, "stain": 3 / 6})
     assert metrics["auroc"] == pytest.approx(10 / 15)
@@ -142,7 +142,7 @@ def test_mistakes_are_named(metrics):
 
 
 def test_each_map_is_compared_with_the_mask_of_its_own_picture(metrics):
-    # Four masks of 8 + 4 + 12 + 6 pixels, all found. Of the 3 x 80 pixels of good pictures and the
+    # Four masks of 8 + 4 + 12 + 6 pixels, all found. Of the 3 x 80 pixels of good images and the
     # 4 x 80 - 30 others of marked ones, 12 are as red; the picture without a mask is left out.
     assert metrics["n_masks"] == 4
     assert metrics["pixel_auroc"] == pytest.approx((530 - 12 / 2) / 530)
@@ -214,7 +214,7 @@ def test_with_an_output_the_run_is_only_read_and_a_missing_picture_costs_nothing
     (run_copy / "history.csv").write_text("loss\n1\n")
     before = contents(run_copy)
     output = tmp_path / "place"
-    # An earlier evaluation is replaced, and its pictures do not stay beside other figures.
+    # An earlier evaluation is replaced, and its plots do not stay beside other figures.
     (output / "plots").mkdir(parents=True)
     shutil.copy(run_copy / "metrics.json", output)
     for name in ("losses", "of_before"):
@@ -245,7 +245,7 @@ def test_with_an_output_the_run_is_only_read_and_a_missing_picture_costs_nothing
     ("output", "words"),
     [
         ("notes", ["--output", "holds other files"]),
-        ("notes/note.txt", ["cannot write to", "is no folder", "--output"]),
+        ("notes/note.txt", ["cannot write to", "is not a folder", "--output"]),
         ("other_run", ["--output", "holds other files"]),
         ("idx/inside", ["--output", "lies in the data"]),
         ("blocked", ["blocked/metrics.json is a folder", "--output"]),
@@ -301,7 +301,7 @@ def test_a_run_that_cannot_be_written_is_refused_before_work(
         ("completed", None),
         ("interrupted", "was interrupted after epoch 2; this is the detector of epoch"),
         ("running", "is unfinished after epoch 2"),
-        ("non_finite_loss", "ended with a loss that is no number after epoch 2"),
+        ("non_finite_loss", "ended with a loss that is not finite after epoch 2"),
     ],
 )
 def test_an_unfinished_training_is_mentioned(status, words, run_copy):
@@ -316,7 +316,7 @@ def test_an_unfinished_training_is_mentioned(status, words, run_copy):
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "export.py"])
-def test_scripts_say_that_a_training_is_unfinished(script, run_copy, tmp_path, without_tensorflow):
+def test_scripts_report_an_unfinished_training(script, run_copy, tmp_path, without_tensorflow):
     facts = json.loads((run_copy / "detector.json").read_text())
     facts["training"] |= {"status": "interrupted", "best_epoch": 0, "epochs": 0}
     (run_copy / "detector.json").write_text(json.dumps(facts))
@@ -333,7 +333,7 @@ HOSTILE = "a\n\x1b[31mb"
 
 
 def hostile_split() -> Split:
-    """Two normal pictures and two anomalies, of which one scores as normal."""
+    """Two normal images and two anomalies, one with the score of a normal image."""
     images = plain_images([20, 80, 10, 90], [0, 0, 1, 1])
     files = ("=1+1.png", f"x/{HOSTILE}.png", f"y/{HOSTILE}.png", "@y.png")
     test = LabelledImages(images.images, images.classes, files, labels=images.labels)
@@ -381,14 +381,14 @@ def test_an_interval_needs_more_than_one_anomaly(hostile):
 
 
 def labels_of(figure: Figure) -> list[str]:
-    """What stands above the pictures of a figure."""
+    """The titles above the images of a plot."""
     axis = figure.axes[0]
     return [text.get_text() for text in axis.get_xticklabels()] or [
         one.get_title() for one in figure.axes if one.get_title()
     ]
 
 
-def test_a_caption_keeps_its_lines_whatever_the_names(hostile, tmp_path):
+def test_a_caption_keeps_its_lines_for_any_names(hostile, tmp_path):
     detector, split, evaluation = hostile
     shown, masks = r"a\n\x1b[31mb", np.zeros((2, 8, 8), bool)
     masks[:, :2] = True

@@ -1,4 +1,4 @@
-"""Exports of every approach against the run that they were made from, and what can go wrong."""
+"""Exports of every approach compared with their run, and errors of exports."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_int8_is_small_and_still_ranks_finely(exported, images):
         ("int8", np.int8, {np.float32, np.int8}),
     ],
 )
-def test_each_quantization_stores_what_it_is_called_by(kind, stored, pictures, exported):
+def test_each_quantization_stores_the_types_in_its_name(kind, stored, pictures, exported):
     _, path, report = exported("sota", kind)
     model, info = read_file(path)
     assert (report["quantize"], info.quantization, info.batch_size) == (kind, kind, 1)
@@ -231,7 +231,7 @@ def test_an_export_gives_each_colour_its_own_score_map_and_reconstruction(kind, 
 
 
 @pytest.mark.parametrize("kind", ["saved_model", "tflite"])
-def test_an_export_keeps_what_is_known_of_the_run(kind, weighing):
+def test_an_export_keeps_the_metadata_of_the_run(kind, weighing):
     info = Detector.load(weighing[kind], trust=True).info
     trained = weighing_detector((HEIGHT, WIDTH, 3), WEIGHTS, image_score="maximum").info
     kept = ("approach", "protocol", "dataset", "class_names", "roles", "seed", "image_score")
@@ -249,14 +249,14 @@ def test_many_images_keep_their_order(kind, weighing, coloured):
     np.testing.assert_allclose(scores, 0.9 * COLOUR_SCORES[colours], atol=1e-6)
 
 
-def test_a_tflite_file_takes_as_many_images_at_once_as_it_says(weighing):
+def test_a_tflite_file_has_the_batch_size_in_its_metadata(weighing):
     model, info = read_file(weighing["tflite"])
     shape = Interpreter(model_content=model).get_input_details()[0]["shape"].tolist()
     assert shape == [3, HEIGHT, WIDTH, 3]
     assert info.batch_size == 3
 
 
-def test_a_tflite_file_is_calibrated_on_what_it_gives_to_normal_images(weighing):
+def test_a_tflite_file_is_calibrated_on_its_own_scores_of_normal_images(weighing):
     detector = Detector.load(weighing["tflite"])
     # The colours 0 to 4, sorted; the 95th percentile lies four fifths of the way to the last.
     scores = 0.9 * np.array([0, 0.125, 0.275, 0.25, 0.5])
@@ -307,7 +307,7 @@ def test_int8_learns_its_range_from_the_samples(brightest, expected):
     file = convert(model, 2, "int8", samples)
     info = dataclasses.replace(weighing_detector((8, 8, 1), (1,)).info, outputs=["score"])
     bright = np.full((1, 8, 8, 1), 204, np.uint8)
-    # What is brighter than every sample counts as bright as the brightest of them.
+    # Pixels brighter than all samples are clipped to the brightest sample.
     assert LiteRTDetector(file, info).score(bright)[0] == pytest.approx(expected, abs=0.01)
 
 
@@ -424,7 +424,7 @@ np.savez(sys.argv[3], **found)
 """
 
 
-def test_a_saved_model_needs_tensorflow_alone(exported, images, tmp_path):
+def test_a_saved_model_needs_tensorflow_only(exported, images, tmp_path):
     run, path, _ = exported("sota", "saved_model")
     assert path.parts[-2:] == ("sota", "1")  # as TensorFlow Serving wants it
     np.save(tmp_path / "images.npy", images[:20])
@@ -487,9 +487,9 @@ def test_a_loss_of_quality_ends_in_status_three(exported, monkeypatch, capsys, t
     monkeypatch.setattr(parity, "ALLOWED_LOSS", -1.0)
     options = ["--run-dir", str(run), "--format", "tflite", "--output", str(tmp_path)]
     assert export.main(options) == 3
-    told = capsys.readouterr()
-    assert "error: the export lost" in told.err
-    assert "AUROC" in told.out
+    output = capsys.readouterr()
+    assert "error: the export lost" in output.err
+    assert "AUROC" in output.out
     assert (tmp_path / "autoencoder.tflite").is_file()
 
 
@@ -497,8 +497,8 @@ def test_a_loss_of_quality_ends_in_status_three(exported, monkeypatch, capsys, t
     ("damage", "words"),
     [
         ("truncated", "truncated"),
-        ("foreign", "was not made by export.py"),
-        ("empty", "was not made by export.py"),
+        ("foreign", "was not written by export.py"),
+        ("empty", "was not written by export.py"),
         ("changed", "another SHA-256 digest"),
         ("swapped", "another SHA-256 digest"),
         ("metadata", "metadata of .* is damaged"),
@@ -545,7 +545,7 @@ def test_metadata_beside_the_file_serves_as_well(exported, images, tmp_path):
     [
         ("changed", "was changed"),
         ("incomplete", "is missing"),
-        ("foreign", "was not made by export.py"),
+        ("foreign", "was not written by export.py"),
         ("metadata", "is damaged"),
     ],
 )

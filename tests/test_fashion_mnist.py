@@ -1,4 +1,4 @@
-"""Where Fashion-MNIST comes from, and what is noticed when a source is damaged or not there."""
+"""Sources of Fashion-MNIST, and the detection of damaged or missing ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cache(fashion, tmp_path) -> Path:
     return folder
 
 
-def test_fashion_mnist_is_what_was_published(fashion):
+def test_fashion_mnist_is_the_published_data(fashion):
     assert fashion.train_images.shape == (60000, 28, 28, 1)
     assert fashion.test_images.shape == (10000, 28, 28, 1)
     assert fashion.train_images.dtype == fashion.test_classes.dtype == np.uint8
@@ -45,7 +45,7 @@ def test_fashion_mnist_is_what_was_published(fashion):
     assert fashion.class_names[0] == "T-shirt/top"
 
 
-def test_the_cache_alone_is_enough(cache, offline, fashion):
+def test_the_cache_is_sufficient(cache, offline, fashion):
     again = load_fashion_mnist(cache)
     np.testing.assert_array_equal(again.test_images, fashion.test_images)
 
@@ -83,7 +83,7 @@ def test_a_damaged_cache_is_fetched_again(cache, offline, monkeypatch, fashion, 
         fashion.test_images,
         fashion.test_classes,
     )
-    # Another order than the cache's: whatever the source, the arrays come in one order.
+    # Another order than that of the cache: arrays of every source have the same order.
     for name, array in zip(IDX_NAMES, arrays, strict=True):
         header = bytes((0, 0, 8, 3 if array.ndim == 4 else 1))
         sizes = np.array(array.shape[:3], ">u4").tobytes()
@@ -100,7 +100,7 @@ def test_a_damaged_cache_is_fetched_again(cache, offline, monkeypatch, fashion, 
     np.testing.assert_array_equal(load_fashion_mnist(cache).train_classes, fashion.train_classes)
 
 
-def test_without_any_source_one_line_says_what_was_tried_and_what_to_do(offline, tmp_path):
+def test_without_any_source_one_line_lists_the_sources_and_the_remedy(offline, tmp_path):
     with pytest.raises(UserError) as caught:
         load_fashion_mnist(tmp_path / "empty")
     message = str(caught.value)

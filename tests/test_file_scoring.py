@@ -74,7 +74,7 @@ def test_files_are_scored_in_order_and_drawn(many, model, photos, images, monkey
     monkeypatch.setattr(file_scoring, "MANY", many)
     monkeypatch.setattr(file_scoring, "available_threads", lambda: 2)
     detector = LiteRTDetector.load(model)
-    parts = list(score_files(detector, model, photos))
+    parts = list(score_files(detector, photos))
     assert {len(part) for part in parts} == {PART, len(photos) % PART}
     scored = [file for part in parts for file in part]
     assert [file.path for file in scored] == [file.path for file in photos]
@@ -93,13 +93,13 @@ def test_the_maps_of_processes_are_those_of_this_one(model, photos, monkeypatch)
     drawn = []
     for many in (10, 10_000):
         monkeypatch.setattr(file_scoring, "MANY", many)
-        list(score_files(detector, model, photos[:12]))
+        list(score_files(detector, photos[:12]))
         drawn.append([np.asarray(Image.open(file.heatmap)) for file in photos[:12]])
     np.testing.assert_array_equal(*drawn)
 
 
 def test_each_heat_map_lies_over_its_own_upright_picture(tmp_path):
-    # White where the defect is, of which the red channel alone counts; blue elsewhere.
+    # White where the defect is (only the red channel counts); blue elsewhere.
     files, places = [], [(2, 3), (5, 1), None, (9, 7), (0, 0)]
     for number, place in enumerate(places):
         path = tmp_path / f"{number}.png"
@@ -116,7 +116,7 @@ def test_each_heat_map_lies_over_its_own_upright_picture(tmp_path):
         Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
     # Each map's largest value is 1, where the colour is strongest.
     detector = weighing_detector((10, 8, 3), (1, 0, 0))
-    scored = [row for part in score_files(detector, tmp_path, files) for row in part]
+    scored = [row for part in score_files(detector, files) for row in part]
     assert [file.path for file in scored] == [file.path for file in files]
     for file, place in zip(files, places, strict=True):
         if place is None:
@@ -132,9 +132,7 @@ def test_each_heat_map_lies_over_its_own_upright_picture(tmp_path):
 
 def test_a_heat_map_that_cannot_be_written_costs_no_score(model, photos):
     photos[1].heatmap.mkdir()
-    scored = [
-        row for part in score_files(LiteRTDetector.load(model), model, photos[:3]) for row in part
-    ]
+    scored = [row for part in score_files(LiteRTDetector.load(model), photos[:3]) for row in part]
     assert all(file.score is not None for file in scored)
     assert [file.error is None for file in scored] == [True, False, True]
     assert str(photos[1].heatmap) in scored[1].error
@@ -144,7 +142,7 @@ def test_a_heat_map_that_cannot_be_written_costs_no_score(model, photos):
 def test_a_process_that_is_killed_is_reported(model, photos, monkeypatch):
     monkeypatch.setattr(file_scoring, "MANY", 10)
     monkeypatch.setattr(file_scoring, "available_threads", lambda: 2)
-    parts = score_files(LiteRTDetector.load(model), model, photos * 20)
+    parts = score_files(LiteRTDetector.load(model), photos * 20)
     next(parts)
     for process in multiprocessing.active_children():
         process.kill()

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writing of files and folders."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Folders of pictures: how they are understood, what is skipped, what is refused."""
+"""Folders of images: their layouts, skipped files, and refused folders."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def picture(path: Path, size: tuple[int, int] = (12, 10), mode: str = "L") -> Pa
 
 
 def mask(path: Path, levels: tuple[int, ...] = (255,)) -> Path:
-    """A mask as large as `picture` makes pictures: of each level a square, from left to right."""
+    """A mask as large as `picture` makes images: of each level a square, from left to right."""
     values = np.zeros((10, 12), np.uint8)
     for number, level in enumerate(levels):
         values[2:5, 1 + 3 * number : 4 + 3 * number] = level
@@ -137,7 +137,7 @@ def test_only_anomalies_or_one_normal_image(photos, tmp_path):
     pictures(photos / "a", 5)
     pictures(photos / "b", 5)
     dataset = load_folder(photos, config(tmp_path))
-    with pytest.raises(UserError, match=r"do not tell .* which is normal.*of: a, anomaly, b"):
+    with pytest.raises(UserError, match=r"has a known name for normal images.*of: a, anomaly, b"):
         make_split(config(tmp_path), dataset)
     for name in ("a", "b"):
         shutil.rmtree(photos / name)
@@ -147,7 +147,7 @@ def test_only_anomalies_or_one_normal_image(photos, tmp_path):
         make_split(config(tmp_path), dataset)
 
 
-def test_normal_images_alone_suffice_for_one_class_and_for_nothing_else(photos, tmp_path):
+def test_normal_images_suffice_for_one_class_only(photos, tmp_path):
     pictures(photos, 10)
     dataset = load_folder(photos, config(tmp_path))
     split = make_split(config(tmp_path), dataset)
@@ -162,7 +162,7 @@ def test_normal_images_alone_suffice_for_one_class_and_for_nothing_else(photos, 
 
 
 @pytest.mark.parametrize("approach", [AutoencoderConfig, DualGanConfig])
-def test_a_split_is_made_once_and_holds_every_image_once(approach, photos, tmp_path):
+def test_a_split_is_saved_and_holds_every_image_once(approach, photos, tmp_path):
     pictures(photos / "normal", 60)
     pictures(photos / "dent", 10)
     for rare in range(4):
@@ -174,7 +174,7 @@ def test_a_split_is_made_once_and_holds_every_image_once(approach, photos, tmp_p
     assert sum(map(len, files)) == len(set.union(*files)) == 74
     normal = [int((part.labels == 0).sum()) for part in (split.train, split.validation, split.test)]
     assert normal == [27, 13, MIN_CUT]
-    # What one_class does not learn from is tested on.
+    # Anomalies that one_class does not train on are in the test set.
     assert bool(split.train.labels.any()) == (approach is DualGanConfig)
     assert split.validation.labels.any()
     assert split.test.labels.sum() >= (10 if approach is AutoencoderConfig else 3)
@@ -199,13 +199,13 @@ def test_a_run_reads_its_own_split_again(photos, tmp_path):
         np.testing.assert_array_equal(after.classes, before.classes)
         np.testing.assert_array_equal(after.images[:], before.images)
     (photos / split.test.files[0]).unlink()
-    with pytest.raises(UserError, match=r"(?s)1 of the 36 files .*first: .*by --data"):
+    with pytest.raises(UserError, match=r"(?s)1 of the 36 files .*first: .*with --data"):
         open_split(chosen, tmp_path / "split.json")
     content = json.loads((tmp_path / "split.json").read_text())
     for outside in ("../elsewhere.png", "/etc/passwd"):
         part = content["test"] | {"files": [outside, *content["test"]["files"][1:]]}
         (tmp_path / "split.json").write_text(json.dumps(content | {"test": part}))
-        with pytest.raises(UserError, match="leads out of the folder"):
+        with pytest.raises(UserError, match="must be paths of files inside the folder"):
             open_split(chosen, tmp_path / "split.json")
     (tmp_path / "split.json").write_text(json.dumps({"roles": []}))
     with pytest.raises(UserError, match="is damaged"):
@@ -239,7 +239,7 @@ def _moving(path: Path) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
-def test_strange_images_are_taken_for_what_they_show(photos, tmp_path):
+def test_unusual_images_are_read_correctly(photos, tmp_path):
     for name, write in STRANGE.items():
         write(photos / name)
     (photos / "loop").symlink_to(photos, target_is_directory=True)
@@ -291,7 +291,7 @@ def test_too_many_files_that_are_no_images_are_counted_as_such(photos, tmp_path)
         load_folder(photos, config(tmp_path, max_broken=1.0))
 
 
-def test_a_folder_of_broken_files_alone(photos, tmp_path):
+def test_a_folder_with_broken_files_only(photos, tmp_path):
     (photos / "a.png").write_bytes(b"no")
     with pytest.raises(UserError, match=r"no image in .* can be read; first: .*a\.png is not"):
         load_folder(photos, config(tmp_path, max_broken=1.0))
@@ -363,7 +363,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_cache_is_not_taken_for_files_that_were_changed(change, photos, tmp_path):
+def test_a_cache_is_not_used_for_files_that_were_changed(change, photos, tmp_path):
     for number in range(6):
         path = picture(photos / ("dent" if number == 5 else "normal") / f"{number}.bmp")
         os.utime(path, (1e9, 1e9))  # as files from an archive, all of one date
@@ -375,7 +375,7 @@ def test_a_cache_is_not_taken_for_files_that_were_changed(change, photos, tmp_pa
         np.testing.assert_array_equal(image, read_image(photos / file, (10, 12, 1)))
 
 
-def test_a_cache_is_not_taken_for_another_folder_with_the_same_names_lengths_and_dates(tmp_path):
+def test_a_cache_is_not_used_for_another_folder_with_the_same_names_lengths_and_dates(tmp_path):
     lines = [tmp_path / "line1", tmp_path / "line2"]
     for line in lines:
         for number in range(5):
@@ -387,7 +387,7 @@ def test_a_cache_is_not_taken_for_another_folder_with_the_same_names_lengths_and
             np.testing.assert_array_equal(image, read_image(line / f"{number}.bmp", (10, 12, 1)))
 
 
-def test_a_cache_is_not_taken_for_a_file_whose_length_and_date_were_kept(photos, tmp_path):
+def test_a_cache_is_not_used_for_a_changed_file_of_the_same_length_and_date(photos, tmp_path):
     pictures(photos, 3, size=(12, 10))
     file = picture(photos / "3.bmp")
     on_disk = config(tmp_path, folder=FolderConfig(storage="disk"))
@@ -438,7 +438,7 @@ def test_many_that_decode_one_folder_at_once_all_get_its_images(photos, tmp_path
             assert {path.name for path in cache.iterdir()} == {"images", "scan.json"}
 
 
-def test_each_size_that_is_asked_for_has_its_own_cache(photos, tmp_path):
+def test_each_image_size_has_its_own_cache(photos, tmp_path):
     pictures(photos, 5, size=(40, 30))
     for asked, shape in ((None, (30, 40)), (16, (16, 16)), ("8x16", (8, 16)), ("16x8", (16, 8))):
         on_disk = config(tmp_path, image_size=asked, folder=FolderConfig(storage="disk"))
@@ -461,7 +461,7 @@ def test_a_cache_of_another_version_is_not_opened(photos, tmp_path, monkeypatch)
     assert load_folder(photos, on_disk).train_images[:].any()
 
 
-def test_what_does_not_fit_into_memory_stays_on_disk(photos, tmp_path):
+def test_images_that_do_not_fit_into_memory_stay_on_disk(photos, tmp_path):
     pictures(photos, 9, size=(400, 400))
     small = config(tmp_path, image_size=400, folder=FolderConfig(memory_limit=1))
     assert isinstance(load_folder(photos, small).train_images, StoredImages)
@@ -486,7 +486,7 @@ def test_the_size_that_images_are_brought_to(sizes, asked, shape, photos, tmp_pa
         picture(photos / f"{number}.png", size=size)
     dataset = load_folder(photos, config(tmp_path, image_size=asked))
     assert dataset.train_images.shape[1:] == shape
-    assert f"taken as {shape[0]}x{shape[1]} (height x width" in dataset.report[-1]
+    assert f"read as {shape[0]}x{shape[1]} (height x width" in dataset.report[-1]
 
 
 def deep_pictures(folder: Path, count: int, bits: int) -> None:
@@ -525,7 +525,7 @@ def test_all_pictures_have_the_bit_depth_of_the_set(bits, storage, photos, tmp_p
     np.testing.assert_array_equal(again.train.images[:], split.train.images[:])
 
 
-def test_a_bit_depth_that_is_asked_for_holds_and_is_another_cache(photos, tmp_path):
+def test_a_given_bit_depth_is_used_and_has_its_own_cache(photos, tmp_path):
     deep_pictures(photos, 6, 10)
     for bits, white in ((10, 255), (12, 63), (16, 3), (10, 255)):
         asked = FolderConfig(storage="disk", bit_depth=bits)
@@ -579,7 +579,7 @@ def test_copies_do_not_come_to_lie_on_both_sides(photos, tmp_path):
     (photos / "normal" / "dented.png").write_bytes(contradiction)
     dataset = load_folder(photos, config(tmp_path))
     assert "left out: 2 copies of other images (same content)" in dataset.report
-    assert any("2 images that lie in two classes at once" in line for line in dataset.report)
+    assert any("2 images that are in two classes" in line for line in dataset.report)
     assert counts(dataset)[0] == {"normal": 8, "dent": 4}
 
 
@@ -593,7 +593,7 @@ def test_copies_in_a_training_folder_are_left_out_and_those_of_the_test_stay(pho
     assert "left out: 1 copies of other images (same content)" in dataset.report
 
 
-def test_test_images_that_were_trained_on_are_told(photos, tmp_path):
+def test_test_images_in_the_training_set_are_reported(photos, tmp_path):
     pictures(photos / "train", 5)
     pictures(photos / "test" / "good", 4)
     (photos / "test" / "good" / "known.png").write_bytes((photos / "train/000.png").read_bytes())
@@ -649,7 +649,7 @@ def test_images_of_one_name_in_two_classes_keep_their_own_masks(photos, tmp_path
         Image.fromarray(mask).save(f"{path}_mask.png")
     pictures(photos / "train" / "good", 4)
     dataset = load_folder(photos, config(tmp_path))
-    # Normal images have no defect, whatever lies in ground_truth.
+    # Normal images have no defect, even if ground_truth has a mask.
     assert set(dataset.masks) == {name for name in truth if "good" not in name}
     masks = read_masks(photos, [*dataset.masks.values()], (10, 12, 1))
     for file, mask in zip(dataset.masks, masks, strict=True):
@@ -661,7 +661,7 @@ def test_images_of_one_name_in_two_classes_keep_their_own_masks(photos, tmp_path
 
 
 @pytest.mark.parametrize("name", ["{}_truth2.png", "{} map.png", "{}/000.png"])
-def test_masks_that_match_no_picture_are_said(name, photos, tmp_path):
+def test_masks_without_an_image_are_reported(name, photos, tmp_path):
     pictures(photos / "train" / "good", 6)
     pictures(photos / "test" / "good", 2)
     pictures(photos / "test" / "dent", 3)
@@ -672,7 +672,7 @@ def test_masks_that_match_no_picture_are_said(name, photos, tmp_path):
     dataset = load_folder(photos, config(tmp_path))
     assert len(dataset.masks) == 1
     (line,) = (line for line in dataset.left_out if "mask" in line)
-    assert line.startswith("left out: 4 masks that match no picture of an anomaly; name them ")
+    assert line.startswith("left out: 4 masks that match no image of an anomaly; name them ")
     assert line in dataset.report
     split = make_split(config(tmp_path), dataset)
     assert split.left_out == dataset.left_out
@@ -684,7 +684,7 @@ def test_masks_that_match_no_picture_are_said(name, photos, tmp_path):
         assert words in later
 
 
-def test_training_says_on_stderr_what_it_leaves_out(photos, tmp_path, capsys, monkeypatch):
+def test_training_reports_left_out_files_on_stderr(photos, tmp_path, capsys, monkeypatch):
     pictures(photos / "train", 6)
     pictures(photos / "validation", 2)
     for file in ("1.heic", "train/2.HEIC", "train/notes.txt"):
@@ -705,12 +705,12 @@ def test_training_says_on_stderr_what_it_leaves_out(photos, tmp_path, capsys, mo
     for words in (
         "skipped: 1 unreadable file",
         "left out: 1 copies",
-        "left out: 2 pictures in formats that are not read",
+        "left out: 2 images in formats that are not supported",
         "left out: 1 other file",
         "left out: 2 images beside train/ and test/",
     ):
         assert any(line.startswith(words) for line in lines)
-    assert "taken as" in said.out
+    assert "read as" in said.out
     assert "left out" not in said.out
 
 
@@ -766,7 +766,7 @@ def test_a_split_is_opened_with_its_classes_and_roles_from_where_the_data_is(pho
         np.testing.assert_array_equal(after.labels, before.labels)
 
 
-def test_synthetic_anomalies_are_made_anew_and_not_saved(photos, tmp_path):
+def test_synthetic_anomalies_are_generated_again_and_not_saved(photos, tmp_path):
     pictures(photos, 30)
     chosen = config(tmp_path, protocol="corruption", seed=3)
     dataset = load_folder(photos, chosen)
@@ -814,7 +814,7 @@ def test_a_mask_outside_of_the_folder_is_refused(photos, tmp_path):
     content = json.loads((tmp_path / "split.json").read_text())
     for masks in ({"a.png": "../b.png"}, {"../a.png": "b.png"}, {"a.png": "/b.png"}):
         (tmp_path / "split.json").write_text(json.dumps(content | {"masks": masks}))
-        with pytest.raises(UserError, match="leads out of the folder"):
+        with pytest.raises(UserError, match="must be paths of files inside the folder"):
             open_split(chosen, tmp_path / "split.json")
 
 
@@ -830,7 +830,7 @@ def test_a_test_set_without_a_masked_image_is_compared_on_normal_ones(photos, tm
     assert not chosen.masks.any()
 
 
-def test_layout_needs_names_alone(photos):
+def test_layout_needs_names_only(photos):
     pictures(photos / "part 10", 1)
     pictures(photos / "part 9", 1)
     assert recognise(photos).class_names == ("part 9", "part 10")
@@ -844,11 +844,11 @@ def test_layout_needs_names_alone(photos):
             ["normal class gut does not exist", "choose one of: 0 dent, 1 good"],
         ),
         ("--normal-class goood", ["goood does not exist; did you mean good?"]),
-        ("--normal-class dent,dent", ["holds one class twice"]),
+        ("--normal-class dent,dent", ["names one class twice"]),
         ("--image-size 6", ["--image-size must be 8 to 1024"]),
         ("--image-size big", ["--image-size must be like 64 or 128x96; got big"]),
         ("--normal-class dent", ["holds 2 normal images", "at least 4"]),
-        ("--approach sota", ["sota learns from labelled anomalies, at least 3", "has 2"]),
+        ("--approach sota", ["sota needs at least 3 labelled anomalies", "has 2"]),
     ],
 )
 def test_mistakes_end_in_one_line(options, words, photos, tmp_path, without_tensorflow):
@@ -925,7 +925,7 @@ def test_a_complete_training_is_named_without_escapes(run_copy, tmp_path, capsys
     assert said.removesuffix("\n").isprintable()
 
 
-def test_a_cache_of_decoded_pictures_is_written_where_the_user_says_only(photos, tmp_path):
+def test_decoded_images_are_cached_only_in_the_folder_of_the_user(photos, tmp_path):
     pictures(photos / "good", 6)
     asked = config(tmp_path, folder=FolderConfig(storage="disk"))
     with only_read(tmp_path / "cache"):

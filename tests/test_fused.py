@@ -1,4 +1,4 @@
-"""Layers and updates in fewer operations give what Keras's own give."""
+"""Layers and updates in fewer operations give the results of Keras's own."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_fused_network_is_the_same_function_of_the_same_weights():
     assert [layer.name for layer in layers_of(changed)] == [x.name for x in layers_of(plain)]
 
 
-def test_a_fused_network_draws_what_the_plain_one_would():
+def test_a_fused_network_draws_the_same_random_numbers():
     keras.utils.set_random_seed(0)
     image = keras.Input((64,))
     plain = keras.Model(image, layers.Dropout(0.5)(layers.Dense(64)(image)))

@@ -1,4 +1,4 @@
-"""Generated inputs: whatever comes in, a right result comes out, or one line that says why not.
+"""Generated inputs: every input gives a correct result or a one-line error.
 
 `make fuzz` draws thousands of new inputs; here a few are drawn, always the same.
 """
@@ -173,7 +173,7 @@ def test_any_array(array, layout, detectors):
         st.sampled_from((Ellipsis, object, np.uint8(3), range(3), np.float32("nan"))),
     )
 )
-def test_what_is_no_array(thing, detectors):
+def test_objects_that_are_not_arrays(thing, detectors):
     for detector in detectors.values():
         for method in (detector.score, detector.predict, detector.explain):
             with pytest.raises(ValueError, match="not a numpy array"):
@@ -240,7 +240,7 @@ def test_any_options(place, arguments):
 
 @st.composite
 def settings_of_files(draw: st.DrawFn) -> dict[str, Any]:
-    """What a YAML file might hold: known and unknown names, right and wrong values."""
+    """Content of YAML files: known and unknown names, valid and invalid values."""
     content: dict[Any, Any] = {}
     for _ in range(draw(st.integers(0, 4))):
         name = draw(st.one_of(st.sampled_from(NAMES), TEXTS))
@@ -306,7 +306,7 @@ def encoded(image: Image.Image, kind: str, **keywords: Any) -> bytes:
 
 
 def image_files(kind: str) -> list[bytes]:
-    """Small pictures in every mode that a format has, with what it can hold beside."""
+    """Small images in every mode that a format has, with what it can hold beside."""
     random = np.random.default_rng(0)
     colour = Image.fromarray(random.integers(0, 256, (24, 20, 3), np.uint8))
     grey = colour.convert("L")
@@ -351,8 +351,8 @@ def test_any_image_file(kind, place):
 
     @cases(150, 2500)
     @given(damaged(image_files(kind)), st.booleans(), st.sampled_from((1, 3)))
-    def check(content, mend, channels):
-        file.write_bytes(with_checksums(content) if mend and kind == "PNG" else content)
+    def check(content, repair, channels):
+        file.write_bytes(with_checksums(content) if repair and kind == "PNG" else content)
         shape = (8, 6, channels)
         try:
             width, height, grey, _ = read_header(file)
@@ -485,7 +485,7 @@ def test_metadata_is_right_or_refused(kind, fields, deployed):
     ("kind", "name"), [("run", "detector.json"), ("saved_model", str(METADATA))]
 )
 @pytest.mark.parametrize("trust", [False, True])
-def test_any_metadata_of_what_tensorflow_runs(kind, name, trust, deployed, images, place):
+def test_any_metadata_of_models_that_tensorflow_runs(kind, name, trust, deployed, images, place):
     folder = place / f"{kind} {trust}"
     shutil.copytree(deployed[kind], folder)
     content = (folder / name).read_bytes()
@@ -527,7 +527,7 @@ def test_any_keras_file(deployed, images, place):
     @given(st.one_of(damaged([content]), changed(config, values).map(repacked)), st.booleans())
     def check(changed_content, trust):
         (run / "model.keras").write_bytes(changed_content)
-        # The digest is made to fit, or it alone would refuse.
+        # The digest is adapted, because it would be refused otherwise.
         forged = info | {"model_sha256": sha256(run / "model.keras")}
         (run / "detector.json").write_text(json.dumps(forged))
         try:

@@ -1,4 +1,4 @@
-"""Files that claim random sizes and counts: each is taken, or refused in one line, within bounds.
+"""Files that claim random sizes and counts: each is accepted or refused in one line, within limits.
 
 Memory is bounded by the system for the whole module; `make fuzz` draws hundreds of each kind.
 """
@@ -50,7 +50,7 @@ def bounded_memory() -> Iterator[None]:
 
 @contextmanager
 def taken_or_refused(kind: str) -> Iterator[None]:
-    """What the block does ends within bounds, well or in one line that is no lack of memory."""
+    """The block must end within the limits, without error or with a one-line error."""
     begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     CASES[kind] += 1
     message = ""

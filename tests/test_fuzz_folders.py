@@ -1,4 +1,4 @@
-"""Folders as users have them: whatever lies in one is learnt from, or counted with its reason.
+"""Folders as users have them: every file is used, or counted with its reason.
 
 `make test` draws a few, always the same; `make fuzz` draws thousands.
 """
@@ -80,7 +80,7 @@ def files(draw: st.DrawFn) -> list[tuple[str, str]]:
 @given(
     files(), st.sampled_from(("memory", "disk")), st.sampled_from(("", "twice", "outside", "loop"))
 )
-def test_what_lies_in_a_folder_is_learnt_from_or_counted(tmp_path_factory, drawn, storage, link):
+def test_every_file_of_a_folder_is_used_or_counted(tmp_path_factory, drawn, storage, link):
     place = tmp_path_factory.mktemp("folder")
     photos = place / "photos"
     photos.mkdir()

@@ -1,4 +1,4 @@
-"""The plain GAN: which images, reconstructions and targets each of its losses compares."""
+"""The plain GAN: the images, reconstructions and targets that its losses compare."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def test_the_step_reports_the_losses_that_the_networks_give():
         expected["normal"] + 0.7 * expected["anomaly"] + 0.4 * expected["adversarial"]
     )
     assert reported == pytest.approx(expected, rel=1e-4)
-    # None can stand for another.
+    # No loss can be mistaken for another one.
     assert len({round(value, 4) for value in reported.values()}) == len(reported)

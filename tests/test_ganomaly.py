@@ -1,4 +1,4 @@
-"""GANomaly: what its losses and its score are made of."""
+"""GANomaly: its losses and its score."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_step_reports_the_losses_of_the_paper():
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (64, 80, 3)])
-def test_the_score_is_the_distance_of_the_latents_whatever_the_size(shape):
+def test_the_score_is_the_distance_of_the_latents_for_every_size(shape):
     keras.utils.set_random_seed(0)
     networks = AdversarialNetworks(filters=(4, 8), latent=6, discriminator_filters=(4, 8))
     model = ganomaly.Ganomaly(shape, networks, GanomalyLosses(), ema_decay=0.9)
@@ -56,7 +56,7 @@ def test_the_score_is_the_distance_of_the_latents_whatever_the_size(shape):
     assert GanomalyConfig.score_map.rule(shape) == "none"
 
 
-def test_it_tells_anomalies_from_normal_images(evaluated):
+def test_it_separates_anomalies_from_normal_images(evaluated):
     """Shortly trained it reaches about 0.86, untrained 0.6."""
     assert evaluated("ganomaly", "one_class").metrics["auroc"] > 0.8
 

@@ -1,4 +1,4 @@
-"""The house as CONTRIBUTING describes it: floors, no circle of imports, nothing too long."""
+"""The rules of CONTRIBUTING: layers, no circular imports, limits of length."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLOORS = (
     ("config",),
     ("networks",),
     ("approaches", "data"),
-    ("detection",),
+    ("choice", "detection"),
     ("deploy",),
     ("training", "reporting"),
     ("api", "benchmark"),

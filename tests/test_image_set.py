@@ -1,4 +1,4 @@
-"""Images, classes, files and labels stay in step, in memory and on disk."""
+"""Images, classes, files and labels stay aligned, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def numbers_of(part: ImageSet) -> list[int]:
         (np.array([True, False, False, True, False]), [0, 3]),
     ],
 )
-def test_what_is_taken_keeps_its_class_and_file(images, chosen, expected):
+def test_selected_images_keep_their_class_and_file(images, chosen, expected):
     part = ImageSet(images, CLASSES, FILES).take(chosen)
     assert numbers_of(part) == expected
     assert isinstance(part.images, type(images))

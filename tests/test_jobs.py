@@ -1,4 +1,4 @@
-"""Work side by side: every item once, on a share of the threads, and how it ends."""
+"""Parallel jobs: every item once, on a share of the threads, and errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_jobs_run_side_by_side():
     assert len(list(run_jobs(lambda item: both.wait(), range(2), 2))) == 2
 
 
-def test_what_fails_is_told_and_nothing_further_begins():
+def test_a_failure_is_raised_and_no_further_job_starts():
     begun = []
 
     def work(item: int) -> None:

@@ -1,4 +1,4 @@
-"""What folders and the names in them mean, and what contradicts it."""
+"""The meaning of folder names, and contradictory layouts."""
 
 import dataclasses
 from pathlib import Path
@@ -34,17 +34,17 @@ from anomaly_tf.errors import UserError
         (["good/validation", "bad"], "validation", "good"),
     ],
 )
-def test_classes_below_a_class_are_asked_about(layout, below, remedy, tmp_path):
+def test_classes_below_a_class_are_refused(layout, below, remedy, tmp_path):
     folder = tmp_path / "data"
     for place in layout:
         for number in range(4):
             draw = mask if "ask" in place or "truth" in place else picture
             draw(folder / place / f"{number:03}.png")
-    with pytest.raises(UserError, match=rf"{below}/, named as .*--data \S*{remedy}, or move"):
+    with pytest.raises(UserError, match=rf"{below}/ has the name .*--data \S*{remedy}, or move"):
         load_folder(folder, config(tmp_path))
 
 
-def test_names_below_a_class_that_say_the_same_are_no_contradiction(tmp_path):
+def test_names_below_a_class_with_the_same_meaning_are_accepted(tmp_path):
     folder = tmp_path / "data"
     for place in ("good/ok", "good/monday", "bad/defect", "bad/deep/er"):
         pictures(folder / place, 4)
@@ -87,7 +87,7 @@ def test_masks_beside_their_pictures_are_none(name, tmp_path):
     assert any(line.startswith("left out: 4 masks that match no") for line in dataset.left_out)
 
 
-def test_what_looks_like_masks_beside_their_pictures_is_doubted(tmp_path):
+def test_files_that_look_like_masks_of_other_images_are_reported(tmp_path):
     folder = tmp_path / "data"
     for number in range(12):
         picture(folder / f"n{number:02}.png")
@@ -96,7 +96,7 @@ def test_what_looks_like_masks_beside_their_pictures_is_doubted(tmp_path):
     for number in range(4):
         mask(folder / f"n{number:02}-where.png")
     (line,) = doubts(folder, tmp_path)
-    assert "4 pictures with -where behind the name of another" in line
+    assert "4 images with -where after the name of another" in line
 
 
 def doubts(folder: Path, tmp_path: Path) -> list[str]:
@@ -121,7 +121,7 @@ def test_masks_of_several_levels_are_doubted(levels, doubted, tmp_path):
         picture(folder / "bad" / f"{number}.png")
         mask(folder / "ground_truth" / "bad" / f"{number}_mask.png", levels)
     report = load_folder(folder, config(tmp_path)).report
-    assert any("more is dimly grey than white" in line for line in report) == doubted
+    assert any("have more dark grey than white pixels" in line for line in report) == doubted
 
 
 def test_pictures_are_no_masks(tmp_path):
@@ -139,7 +139,7 @@ def test_pictures_are_no_masks(tmp_path):
     dataset = load_folder(folder, config(tmp_path))
     assert [Path(file).name for file in dataset.masks] == ["0.png"]
     (line,) = (line for line in dataset.left_out if "2.png" in line)
-    assert "looks like a picture, not like a mask" in line
+    assert "looks like an image, not like a mask" in line
 
 
 def test_masks_of_pictures_that_count_as_normal_are_counted(tmp_path):
@@ -151,7 +151,7 @@ def test_masks_of_pictures_that_count_as_normal_are_counted(tmp_path):
     chosen = dataclasses.replace(config(tmp_path, normal_class=("a",)), data=str(folder))
     split = make_split(chosen, load_folder(folder, chosen))
     assert {Path(file).parent.name for file in split.masks} == {"b"}
-    assert any("8 masks of pictures that count as normal" in line for line in split.left_out)
+    assert any("8 masks of images that count as normal" in line for line in split.left_out)
     compared = masked_images(split, chosen, (10, 12, 1))
     assert compared.n_normal + split.test.labels.sum() == len(compared.part)
     assert not compared.masks[: compared.n_normal].any()

@@ -1,4 +1,4 @@
-"""Files that claim much are refused before they are read; what is read is of its type and range."""
+"""Files that claim large sizes are refused before they are read; types and ranges are checked."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_packed_arrays_are_measured_before_they_are_read(tmp_path, monkeypatch):
             read(place)
 
 
-def test_what_lies_unpacked_on_the_disk_may_be_as_large_as_it_is(tmp_path, monkeypatch):
+def test_uncompressed_files_may_have_any_size(tmp_path, monkeypatch):
     file = tmp_path / "plain.npz"
     np.savez(file, images=np.zeros((6, 400, 400), np.uint8), labels=np.arange(6) % 2)
     monkeypatch.setenv(MAX_GB, "0.001")
@@ -91,9 +91,9 @@ def stored(array: np.ndarray) -> bytes:
 @pytest.mark.parametrize(
     ("member", "words"),
     [
-        (hostile.claiming(ARRAY, (10**15,)), "announces"),
-        (hostile.claiming(ARRAY, (10**9, 10**9)), "announces"),
-        (stored(ARRAY)[:-1], "announces"),
+        (hostile.claiming(ARRAY, (10**15,)), "claims to be"),
+        (hostile.claiming(ARRAY, (10**9, 10**9)), "claims to be"),
+        (stored(ARRAY)[:-1], "claims to be"),
         (stored(ARRAY)[:20], ""),
         (b"", "got nothing"),
         (stored(ARRAY.astype(np.complex64)), "got complex64"),
@@ -127,17 +127,19 @@ def test_members_are_packed_as_numpy_packs_them(packing, tmp_path):
     file = tmp_path / "x.npz"
     with zipfile.ZipFile(file, "w", packing) as archive:
         archive.writestr("x.npy", stored(ARRAY))
-    with pytest.raises(ValueError, match=r"x\.npy is packed in another way"):
+    with pytest.raises(
+        ValueError, match=r"x\.npy has a compression that numpy\.savez does not use"
+    ):
         read_arrays(file, RIGHT)
 
 
-def test_of_a_packed_idx_file_only_what_it_announces_is_unpacked(tmp_path):
+def test_a_compressed_idx_file_is_unpacked_up_to_its_claimed_size(tmp_path):
     hostile.idx_of_zeros(tmp_path, 10)
     with gzip.open(tmp_path / "train-images-idx3-ubyte.gz", "ab") as file:
         file.write(bytes(5 * 10**7))
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=r"\(10, 1, 1\) announced, 11 bytes of images"):
+        with pytest.raises(UserError, match=r"\(10, 1, 1\) expected, 11 bytes of images"):
             load_idx_folder(tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 5 * 10**6
     finally:
@@ -341,7 +343,7 @@ def test_a_large_bmp_of_packed_rows(tmp_path):
     os.truncate(file, images.MAX_RLE_BYTES)
     assert images.open_image(file).size == (8, 8)
     os.truncate(file, images.MAX_RLE_BYTES + 1)
-    with pytest.raises(images.UnreadableImage, match="a large BMP of packed rows"):
+    with pytest.raises(images.UnreadableImage, match="a large run-length-encoded BMP"):
         images.open_image(file)
 
 
@@ -457,7 +459,7 @@ def test_a_run_names_no_folder_to_write_to(command, run_copy, tmp_path):
     lines = [line for line in text.splitlines() if not line.startswith(("data:", "data_dir:"))]
     lines += ["data: fashion_mnist", f"data_dir: {victim}"]
     file.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="only the run's own configuration names that folder"):
+    with pytest.raises(UserError, match="the folder comes from the run's configuration"):
         main([*options, str(run_copy)])
     assert not list(victim.iterdir())
     assert may_write(victim)
@@ -473,13 +475,13 @@ def test_planted_links_are_refused(run_copy, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (run_copy / "linked").symlink_to(elsewhere)
-    with pytest.raises(UserError, match="is a link, and what is written to a run"):
+    with pytest.raises(UserError, match="is a link, and the files of a run"):
         RunDirectory(run_copy).require_unlinked()
     own = tmp_path / "own"
     own.symlink_to(elsewhere)  # which the user names
     require_unlinked(own, [own / "a.png", own / "b" / "c.png"])
     (elsewhere / "b").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="is a link, and what is written to"):
+    with pytest.raises(UserError, match="is a link, and output must stay inside"):
         require_unlinked(own, [own / "b" / "c.png"])
 
 
@@ -493,12 +495,12 @@ def test_nothing_is_written_through_a_link_in_a_run(command, name, run_copy, tmp
     victim.mkdir()
     shutil.rmtree(run_copy / name, ignore_errors=True)
     (run_copy / name).symlink_to(victim)
-    with pytest.raises(UserError, match="is a link, and what is written to a run"):
+    with pytest.raises(UserError, match="is a link, and the files of a run"):
         main([*options, str(run_copy)])
     assert not list(victim.iterdir())
 
 
-def test_an_evaluation_goes_through_no_link_and_over_no_other_file(run_copy, tmp_path):
+def test_an_evaluation_follows_no_link_and_replaces_no_other_file(run_copy, tmp_path):
     output, victim = tmp_path / "out", tmp_path / "victim"
     output.mkdir()
     victim.mkdir()
@@ -509,7 +511,7 @@ def test_an_evaluation_goes_through_no_link_and_over_no_other_file(run_copy, tmp
         evaluate.main([*options, "--output", str(output)])
     assert not list(victim.iterdir())
     (run_copy / "scores.csv").write_text("mine")
-    with pytest.raises(UserError, match=r"scores.csv is there and was not written by"):
+    with pytest.raises(UserError, match=r"scores.csv exists and was not written by"):
         evaluate.main(options)
     assert (run_copy / "scores.csv").read_text() == "mine"
 

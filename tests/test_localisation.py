@@ -1,4 +1,4 @@
-"""Pixel AUROC and AU-PRO against numbers worked out by hand, and the picture of the maps."""
+"""Pixel AUROC and AU-PRO compared with hand-computed numbers, and the plot of the maps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_worst_map_gives_0():
     assert localisation_metrics(masks, maps) == {"pixel_auroc": 0, "aupro": 0, "n_masks": 1}
 
 
-def test_a_map_that_says_nothing_gives_chance():
+def test_a_constant_map_gives_chance():
     masks, maps = picture("AA.. A... .... ...B", {"A": 3, "B": 3, ".": 3})
     assert pixel_auroc(masks, maps) == pytest.approx(0.5)
     # The curve is the diagonal: 0.3 * 0.3 / 2 lies below it up to 0.3, and of that the 0.3rd.
@@ -132,7 +132,7 @@ MAPS = np.ones((2, 4, 4), np.float32)
     ],
 )
 @pytest.mark.parametrize("metric", [pixel_auroc, area_under_per_region_overlap])
-def test_what_cannot_be_measured_is_refused(metric, masks, maps, words):
+def test_inputs_that_cannot_be_measured_are_refused(metric, masks, maps, words):
     with pytest.raises(ValueError, match=words):
         metric(masks, maps)
 
@@ -190,7 +190,7 @@ def test_the_picture_shows_originals_maps_and_the_edge_of_each_defect(channels, 
     assert explained.axes[2].images[1].get_clim() == (0, 2)
 
 
-def test_a_picture_of_no_image_says_so():
+def test_a_plot_without_images_has_a_note():
     none = np.zeros((0, 4, 4, 1), np.uint8)
     figure = plots.localisation("defects", none, MAPS[:0], MASKS[:0], SCALE, [])
     assert figure.get_suptitle() == "defects: none"

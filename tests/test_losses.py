@@ -1,4 +1,4 @@
-"""Losses against numbers worked out by hand."""
+"""Losses compared with hand-computed numbers."""
 
 import math
 
@@ -20,7 +20,7 @@ def test_reconstruction_loss_is_the_mean_absolute_error():
 
 
 def test_patch_loss_averages_the_three_worst_windows():
-    # A 4x4 image has nine 2x2 windows. An error of 1 in the top left corner pixel alone is seen
+    # A 4x4 image has nine 2x2 windows. An error of 1 in the top left corner pixel only is seen
     # by one window (mean 1/4), one of 1 in the pixel (2, 2) by four windows.
     error = np.zeros((2, 4, 4, 1), np.float32)
     error[0, 0, 0] = 1.0

@@ -1,4 +1,4 @@
-"""Masks: which files are some, and what they mark."""
+"""Masks: the files that are masks, and the pixels that they mark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anomaly_tf.data.masks import looks_like_mask, marked, read_masks
 from anomaly_tf.errors import UserError
 
 RANDOM = np.random.default_rng(0)
-# What all masks of this file mark.
+# The pixels that all masks of this file mark.
 TRUTH = np.zeros((16, 20), bool)
 TRUTH[4:9, 6:13] = True
 
@@ -71,7 +71,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_a_mask_is_made_of_marks_the_anomaly(kind, tmp_path):
+def test_every_kind_of_mask_marks_the_anomaly(kind, tmp_path):
     image, words = KINDS[kind]
     path = tmp_path / "mask.png"
     image.save(path)
@@ -98,7 +98,7 @@ def loaded(folder: Path):
     return load_folder(folder, AutoencoderConfig(data=str(folder), data_dir=str(folder / "cache")))
 
 
-def test_masks_are_told_and_doubted(tmp_path):
+def test_masks_are_reported_with_warnings(tmp_path):
     for number in range(6):
         picture(tmp_path / "train" / "good" / f"{number}.png")
         picture(tmp_path / "test" / "good" / f"{number}.png")
@@ -114,7 +114,7 @@ def test_masks_are_told_and_doubted(tmp_path):
     assert "3_mask.png marks nothing" in report
     assert "masks mark the anomaly by grey above 127 (2), grey above 0 (1)" in report
     (line,) = (line for line in dataset.report if "WARNING" in line)
-    assert "1 of 3 masks mark more than half of their picture (first: ground_truth" in line
+    assert "1 of 3 masks mark more than half of their image (first: ground_truth" in line
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_photos_in_a_folder_that_is_called_as_masks_are_a_class(tmp_path):
     assert layout.class_names == ("good", "label")
     assert layout.masks == {}
     (note,) = layout.notes
-    assert "WARNING: label/ is taken for pictures of a class" in note
+    assert "WARNING: label/ is read as images of a class" in note
 
 
 def test_masks_in_a_folder_of_another_name_are_doubted(tmp_path):
@@ -170,25 +170,27 @@ def test_masks_in_a_folder_of_another_name_are_doubted(tmp_path):
         picture(tmp_path / "crack" / f"{number}.png")
         mask(tmp_path / "bw" / f"{number}.png")
     (note,) = recognise(tmp_path).notes
-    assert "WARNING: bw/ is taken for a class and looks like masks" in note
-    # Of two classes of black-and-white pictures neither is.
+    assert "WARNING: bw/ is read as a class but looks like masks" in note
+    # Of two classes of black-and-white images neither is.
     for number in range(5):
         mask(tmp_path / "crack" / f"{number}.png", ~TRUTH)
     assert recognise(tmp_path).notes == ()
 
 
-def test_a_folder_of_masks_and_photos_is_asked_about(tmp_path):
+def test_a_folder_of_masks_and_images_is_refused(tmp_path):
     for number in range(4):
         picture(tmp_path / "good" / f"{number}.png")
         mask(tmp_path / "masks" / f"{number}.png")
     (tmp_path / "masks" / "8.png").write_bytes(b"broken, which says neither")
     assert recognise(tmp_path).class_names == ("good",)
     picture(tmp_path / "masks" / "9.png")
-    with pytest.raises(UserError, match=r"masks is named as masks are and holds pictures .*9\.png"):
+    with pytest.raises(
+        UserError, match=r"masks has a name for masks and also holds images .*9\.png"
+    ):
         recognise(tmp_path)
 
 
-def test_a_folder_of_black_and_white_pictures_alone_holds_pictures(tmp_path):
+def test_a_folder_of_black_and_white_images_only_holds_images(tmp_path):
     for number in range(4):
         mask(tmp_path / "labels" / f"{number}.png")
     assert len(recognise(tmp_path).files) == 4

@@ -1,4 +1,4 @@
-"""What lies beside a model: every wrong value is refused before anything is computed from it."""
+"""Metadata of models: every wrong value is refused before it is used."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_wrong_value_is_refused(name, value):
         DetectorInfo.parse(json.dumps(changed(RIGHT, name, value)).encode(), FIELDS)
 
 
-# What nothing is computed from.
+# Fields that are not used in any computation.
 UNREAD = ("format", "format_version", "score_statistics", "preprocessing", "source", "quantization")
 
 
@@ -137,14 +137,14 @@ def test_colours_of_no_width_are_refused():
         (b"", "Expecting value"),
         (b"\xff{}", "decode"),
         (b"[1]", "expected an object"),
-        (b'{"threshold": 1e999}', "too large a number"),
-        (b'{"other": -Infinity}', "-Infinity is no number"),
+        (b'{"threshold": 1e999}', "is too large"),
+        (b'{"other": -Infinity}', "-Infinity is not a number"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"a":' + b"1" * 5000 + b"}", "limit"),
         (b" " * (MAX_BYTES + 1), "more than 64 MB"),
     ],
 )
-def test_what_is_no_metadata(content, words):
+def test_content_that_is_not_metadata(content, words):
     with pytest.raises(ValueError, match=words):
         DetectorInfo.parse(content, FIELDS)
 
@@ -201,7 +201,7 @@ def test_metadata_that_does_not_fit_ends_in_one_line(kind, name, value, copies):
     path, file = copies[kind]
     Detector.load(path)
     file.write_text(json.dumps(changed(json.loads(file.read_text()), name, value)))
-    with pytest.raises(UserError, match=r"(damaged|no detector of ours)") as refused:
+    with pytest.raises(UserError, match=r"(damaged|not an anomaly_tf detector)") as refused:
         Detector.load(path, trust=True)
     assert "\n" not in str(refused.value)
     assert str(path) in str(refused.value)

@@ -27,7 +27,7 @@ BY_ERROR = reconstruction_map("squared error")
 @pytest.mark.parametrize(
     "approach", ["autoencoder", "cnn", "contrastive", "gan", "sota", "supervised"]
 )
-def test_scores_are_what_each_approach_says(approach, shape):
+def test_scores_are_those_that_each_approach_defines(approach, shape):
     keras.utils.set_random_seed(0)
     model = build_model(options_of(approach)(), shape, 7, jit_compile=False)
     images = np.random.default_rng(0).integers(0, 256, (5, *shape), np.uint8)

@@ -1,4 +1,4 @@
-"""oneDNN is on by default on x86, the user decides otherwise, and scores stay what they are."""
+"""oneDNN is on by default on x86, the user can turn it off, and scores do not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anomaly_tf.onednn import SWITCH, X86, describe_kernels, enable_onednn, fast
 
 ON_X86 = platform.machine().lower() in X86
 WITHOUT = {name: value for name, value in ENVIRONMENT.items() if name != SWITCH}
-# What a program of a user's does: the library first, then a detector.
+# A user's program: it imports the library first, then loads a detector.
 SCORE = """
 import sys
 import numpy as np
@@ -85,7 +85,7 @@ def test_the_switch_is_set_once_on_x86_before_tensorflow(
         ("x86_64", None, "Eigen, because TensorFlow was imported before anomaly_tf"),
     ],
 )
-def test_why_it_is_off(machine, user, said, monkeypatch):
+def test_the_reason_why_it_is_off(machine, user, said, monkeypatch):
     from tensorflow.python.util import _pywrap_util_port
 
     monkeypatch.setattr(_pywrap_util_port, "IsMklEnabled", lambda: False)

@@ -1,4 +1,4 @@
-"""Models from elsewhere: real malicious files, each with digests forged to fit, run no code."""
+"""Untrusted models: malicious files with forged digests run no code."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def assert_refused(path: Path, *words: str, trust: bool = False) -> None:
         assert word in message
 
 
-# What our own detectors are made of.
+# The parts of this package's detectors.
 
 SHAPES = {"float32": (9, 9, 1), "mixed_bfloat16": (49, 53, 3)}
 
@@ -148,14 +148,16 @@ def write_archive(
             archive.writestr(member, content)
 
 
-def test_the_file_of_a_run_is_taken_as_the_run(trained_run, images, tmp_path):
+def test_the_model_file_of_a_run_loads_the_run(trained_run, images, tmp_path):
     detector = Detector.load(trained_run / "model.keras")
     np.testing.assert_array_equal(detector.score(images), Detector.load(trained_run).score(images))
     alone = shutil.copy(trained_run / "model.keras", tmp_path / "model.keras")
-    assert_refused(Path(alone), "alone is no detector", "give the run's folder", trust=True)
+    assert_refused(
+        Path(alone), "has no threshold and is not a detector", "give the run's folder", trust=True
+    )
     beside = shutil.copy(trained_run / "model.keras", tmp_path / "other.keras")
     shutil.copy(trained_run / "detector.json", tmp_path / "detector.json")
-    assert_refused(Path(beside), "alone is no detector", trust=True)
+    assert_refused(Path(beside), "has no threshold and is not a detector", trust=True)
 
 
 @pytest.mark.parametrize("trust", [False, True])
@@ -225,7 +227,7 @@ def test_classes_that_no_approach_has(where, named, words, run_copy):
     members["config.json"] = json.dumps(config).encode()
     write_archive(run_copy / "model.keras", members)
     forge(run_copy)
-    assert_refused(run_copy, "no detector of ours is made of", words)
+    assert_refused(run_copy, "contains parts that no anomaly_tf detector has", words)
 
 
 def link() -> zipfile.ZipInfo:
@@ -326,7 +328,7 @@ class Module(tf.Module):
 
 
 class Resource(tf.saved_model.experimental.TrackableResource):
-    """Writes a file when it is loaded: TensorFlow calls this function by itself."""
+    """Writes a file when it is loaded, because TensorFlow calls this function."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -356,7 +358,7 @@ def in_python(file: Path) -> None:
 
 
 def restored() -> list[tf.Tensor]:
-    """What the functions beside the signatures may do, and a signature may not."""
+    """Operations that functions beside the signatures may use, and signatures may not."""
     return tf.raw_ops.RestoreV2(
         prefix="/x", tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32]
     )
@@ -420,7 +422,7 @@ def test_operations_that_no_export_has(act, operation, saved_copy):
 
 
 def graph_of(functions: dict[str, str]) -> meta_graph_pb2.MetaGraphDef:
-    """A graph of functions that call one operation each, none of which anything names."""
+    """A graph of functions that call one operation each and are not named anywhere."""
     graph = meta_graph_pb2.MetaGraphDef()
     for name, operation in functions.items():
         function = graph.graph_def.library.function.add()
@@ -444,7 +446,7 @@ def name_bare(graph: Any) -> None:
     ],
     ids=["in the list of functions", "by a function", "by a bare function"],
 )
-def test_what_saves_weights_cannot_be_called_by_any_name(name_it):
+def test_functions_that_save_weights_cannot_be_called_by_any_name(name_it):
     graph = graph_of({"first": "SaveV2", "other": "Relu"})
     assert list(origin._foreign_operations(graph)) == []
     name_it(graph)
@@ -469,9 +471,11 @@ def test_functions_are_found_in_every_attribute(call):
     assert list(origin._foreign_operations(graph)) == ["operation SaveV2"]
 
 
-def test_what_a_library_says_of_a_file_is_one_inert_line():
+def test_the_message_of_a_library_becomes_one_printable_line():
     said = str(origin.refused(Path("model"), ValueError("two\n  lines\r\x1b[31m\u202e")))
-    assert said.startswith(r"model is damaged or no detector of ours (two lines \x1b[31m\u202e)")
+    assert said.startswith(
+        r"model is damaged or not an anomaly_tf detector (two lines \x1b[31m\u202e)"
+    )
     assert len(str(origin.refused(Path("model"), ValueError("x" * 10**5)))) < 300
     assert "(KeyError)" in str(origin.refused(Path("model"), KeyError()))
 
@@ -491,11 +495,11 @@ def user_object(graph: Any) -> Any:
         (lambda graph: setattr(graph.object_graph_def.nodes[0], "registered_saver", "x"), "saver"),
         (
             lambda graph: graph.graph_def.library.function[0].attr["api_implements"],
-            "may exchange for another",
+            "may replace by another",
         ),
     ],
 )
-def test_what_tensorflow_calls_by_itself(change, words, saved_copy):
+def test_functions_that_tensorflow_calls_itself(change, words, saved_copy):
     model = saved_model_pb2.SavedModel.FromString((saved_copy / "saved_model.pb").read_bytes())
     change(model.meta_graphs[0])
     (saved_copy / "saved_model.pb").write_bytes(model.SerializeToString())
@@ -503,7 +507,7 @@ def test_what_tensorflow_calls_by_itself(change, words, saved_copy):
     assert words in refusal(saved_copy)
 
 
-def test_what_runs_as_it_is_loaded_is_refused(saved_copy, tmp_path):
+def test_objects_that_run_code_on_loading_are_refused(saved_copy, tmp_path):
     file = tmp_path / "written by the model"
     module = Module(tf.no_op)
     module.resource = Resource(file)
@@ -553,7 +557,7 @@ def test_a_graph_that_is_none(content, saved_copy):
 # .tflite files.
 
 
-def test_a_tflite_file_runs_built_in_operations_alone(deployed, tmp_path):
+def test_a_tflite_file_runs_built_in_operations_only(deployed, tmp_path):
     written = tmp_path / "written by the model"
     signature = [tf.TensorSpec((1, 28, 28, 1), tf.uint8, name="images")]
 
@@ -611,7 +615,7 @@ FORBIDDEN_OPTIONS = {("allow_pickle", True), ("safe_mode", False)}
 
 
 def dangers(tree: ast.AST) -> Iterator[str]:
-    """What of the above is in the source of a module."""
+    """The forbidden names above that occur in the source of a module."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -647,5 +651,5 @@ def test_nothing_unpickles_or_evaluates():
         "keras.config.enable_unsafe_deserialization()",
     ],
 )
-def test_what_unpickles_would_be_found(source):
+def test_code_that_unpickles_would_be_found(source):
     assert list(dangers(ast.parse(source)))

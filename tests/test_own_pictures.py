@@ -1,4 +1,4 @@
-"""Folders of pictures from training to prediction, as a user goes."""
+"""Folders of images from training to prediction, as a user works."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_digits_from_training_to_prediction(approach, storage, floor, digits, tm
     split = json.loads((tmp_path / "run" / "split.json").read_text())
     assert metrics["n_test"] == len(split["test"]["files"])
     said = capsys.readouterr().out
-    assert "taken as 8x8" in said
+    assert "read as 8x8" in said
     options = ["--run-dir", str(tmp_path / "run"), "--format", "tflite", "--quantize", "int8"]
     assert export.main(options) == 0
     model = tmp_path / "run" / "export" / f"{approach}-int8.tflite"
@@ -68,7 +68,7 @@ def test_digits_from_training_to_prediction(approach, storage, floor, digits, tm
     assert np.mean([row["is_anomaly"] for row in rows]) < 0.3
 
 
-def test_normal_pictures_alone(digits, tmp_path, capsys):
+def test_normal_images_only(digits, tmp_path, capsys):
     shutil.copytree(digits / "normal", tmp_path / "only")
     metrics = run(tmp_path / "only", tmp_path, "--approach", "vae", "--image-size", "16x12")
     assert metrics["auroc"] is None
@@ -80,7 +80,7 @@ def test_normal_pictures_alone(digits, tmp_path, capsys):
     assert (tmp_path / "only" / shown[0]["file"]).is_file()
     said = capsys.readouterr().out
     assert "n/a (no anomalies in the test set)" in said
-    assert "taken as 16x12 (height x width, as asked)" in said
+    assert "read as 16x12 (height x width, as given)" in said
     pictures = {path.stem for path in (tmp_path / "run" / "plots").iterdir()}
     assert {"most_unusual", "scores"} <= pictures
     assert not pictures & {"roc", "anomaly", "auroc_by_class"}
@@ -140,7 +140,7 @@ def test_a_picture_that_is_gone_or_broken_after_training(surfaces, tmp_path):
         evaluate.main(options)
     moved = shutil.copytree(surfaces, tmp_path / "elsewhere")
     shutil.rmtree(photos)
-    with pytest.raises(UserError, match=r"are not in .*photos .*by --data"):
+    with pytest.raises(UserError, match=r"are not in .*photos .*with --data"):
         evaluate.main(options)
     evaluate.main([*options, "--data", str(moved)])
     assert (tmp_path / "run" / "metrics.json").is_file()

@@ -47,8 +47,8 @@ def installed(wheel, tmp_path_factory) -> Path:
     own = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     # A .pth file in a folder that another one names is not followed: nothing of this checkout is.
     (own / "packages.pth").write_text(purelib)
-    options = ("--no-deps", "--quiet", "--no-warn-script-location", "--prefix", folder)
-    done = run_command(sys.executable, "-m", "pip", "install", *options, wheel)
+    pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python")
+    done = run_command(*pip, "install", "--no-deps", "--quiet", wheel)
     assert done.returncode == 0, done.stderr
     return folder / "bin" / "anomaly-tf"
 
@@ -106,7 +106,8 @@ def test_a_benchmark_by_a_shipped_configuration(installed, photos):
 def test_version_and_help(installed, photos):
     for words in (("--version",), *((command, "--version") for command in COMMANDS)):
         done = run_command(installed, *words, cwd=photos)
-        assert (done.stdout, done.stderr) == (f"anomaly_tf {VERSION}\n", "")
+        name = " ".join(("anomaly-tf", *words[:-1]))
+        assert (done.stdout, done.stderr) == (f"{name} {VERSION}\n", "")
     done = run_command(installed, "--help", cwd=photos)
     assert done.returncode == 0
     for command, summary in COMMANDS.items():
@@ -140,6 +141,24 @@ def test_every_script_is_its_command(command):
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: {command}.py ")
     assert not re.search(r"anomaly-tf \w+ \[", done.stdout)
+
+
+LOADING = """
+import sys
+from anomaly_tf import cli
+
+def interrupted(name):
+    raise KeyboardInterrupt
+
+cli.import_module = interrupted
+sys.argv[1:] = ["train"]
+cli.main()
+"""
+
+
+def test_ctrl_c_while_a_command_is_loaded_is_one_line():
+    done = run_command(sys.executable, "-c", LOADING)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_a_command_is_named_as_it_was_called(monkeypatch):

@@ -1,4 +1,4 @@
-"""The comparison of an export with its run, against numbers worked out by hand."""
+"""The comparison of an export with its run, checked with hand-computed numbers."""
 
 from __future__ import annotations
 

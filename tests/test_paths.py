@@ -1,4 +1,4 @@
-"""A leading `~` is the home folder, wherever a user names a path."""
+"""A leading `~` is the home folder in every path that a user gives."""
 
 from __future__ import annotations
 

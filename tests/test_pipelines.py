@@ -1,4 +1,4 @@
-"""Balanced batches: who is in them, in which order, and what augmentation may do."""
+"""Balanced batches: their images, their order, and augmentation."""
 
 import numpy as np
 import pytest
@@ -87,12 +87,12 @@ def test_a_sequence_can_be_continued_where_it_was_left():
     np.testing.assert_array_equal(whole[1][16:], rest[1])
 
 
-def test_candidates_multiply_what_is_drawn_and_synthetic_anomalies_come_first():
+def test_candidates_multiply_the_batch_and_synthetic_anomalies_come_first():
     sampling = BalancedSamplingConfig(flip=0.0, shift=0, candidates=3, synthetic=0.5)
     arguments = numbered(40), numbered(60, 100), np.arange(60) % 4, 8, 5
     normal, anomaly = drawn(balanced_batches(*arguments, sampling, 0))
     assert (normal < 100).all()
-    # Four are learnt from, of which two are made; the others are candidates.
+    # Four are learnt from, two of them synthetic; the others are candidates.
     by_batch = anomaly.reshape(5, 12)
     assert (by_batch[:, :2] < 100).all()
     assert (by_batch[:, 2:] >= 100).all()
@@ -199,7 +199,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_anomalies_are_made_anew_in_each_batch_and_by_the_seed(kind):
+def test_anomalies_differ_in_each_batch_and_follow_the_seed(kind):
     """Of images that are all alike, so that no order of theirs makes a difference."""
     picture = np.random.default_rng(0).integers(0, 256, (1, 12, 12, 1), np.uint8)
     images = np.repeat(picture, 64, axis=0)
@@ -213,7 +213,7 @@ def test_anomalies_are_made_anew_in_each_batch_and_by_the_seed(kind):
     assert not set(anomalies(3, 8)) & set(whole)
 
 
-def test_candidates_multiply_what_a_corrupted_batch_holds():
+def test_candidates_multiply_a_corrupted_batch():
     corruption = CorruptionConfig(noise=0.2, rotation=45)
     sampling = BalancedSamplingConfig(flip=0.0, shift=0, candidates=3)
     ((clean, changed),) = corrupted_batches(numbered(40), corruption, 8, 1, sampling, 0)
@@ -301,13 +301,13 @@ def test_a_flip_is_a_mirror_image(small_dataset):
     np.testing.assert_array_equal(same.numpy(), images.numpy())
 
 
-def test_what_a_shift_uncovers_is_background():
+def test_pixels_uncovered_by_a_shift_are_background():
     white = tf.ones([50, 4, 4, 1])
     shifted = augment(white, SamplingConfig(flip=0.0, shift=2), tf.constant([3, 4])).numpy()
     assert set(np.unique(shifted)) == {-1.0, 1.0}
 
 
-def test_clusters_group_like_with_like_are_seeded_and_cached(tmp_path, monkeypatch):
+def test_clusters_group_similar_images_and_are_seeded_and_cached(tmp_path, monkeypatch):
     dark, bright = np.full((30, 4, 4, 1), 20, np.uint8), np.full((10, 4, 4, 1), 220, np.uint8)
     noise = np.random.default_rng(0).integers(0, 10, (40, 4, 4, 1), np.uint8)
     images = np.concatenate([dark, bright]) + noise

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: any text in them, few images, and what stands beside what."""
+"""Plots of an evaluation: any text, few images, and their layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""predict.py as a user runs it: what it prints, its exit status, what it does with bad files."""
+"""predict.py as a user runs it: output, exit status, unreadable files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def judged(model, small_arrays) -> dict[str, list[np.ndarray]]:
 
 @pytest.fixture
 def photos(judged, tmp_path) -> Path:
-    """Two normal pictures and an anomaly, one in a folder below."""
+    """Two normal images and an anomaly, one in a folder below."""
     (tmp_path / "photos" / "more").mkdir(parents=True)
     Image.fromarray(judged["normal"][0]).save(tmp_path / "photos" / "a.png")
     Image.fromarray(judged["normal"][1]).save(tmp_path / "photos" / "b.bmp")
@@ -97,7 +97,7 @@ def twelve_bits(grey: np.ndarray) -> np.ndarray:
     return np.ceil(grey * (4095 / 255)).astype(np.uint16)
 
 
-def test_sixteen_bits_are_read_as_in_training_or_as_the_user_says(
+def test_sixteen_bits_are_read_as_in_training_or_as_given(
     model, judged, without_tensorflow, tmp_path
 ):
     grey = judged["normal"][0].astype(np.uint16)
@@ -128,7 +128,7 @@ def test_a_detector_knows_the_bit_depth_of_its_training(model, judged, tmp_path)
     detector = Detector.load(model)
     detector.info.bit_depth = 12
     files = [ImageFile(plain), ImageFile(camera)]
-    first, second = (file.score for part in score_files(detector, model, files) for file in part)
+    first, second = (file.score for part in score_files(detector, files) for file in part)
     assert first == pytest.approx(second, rel=1e-6)
     np.testing.assert_array_equal(detector.read(camera)[..., 0], grey)
 
@@ -171,7 +171,7 @@ def test_another_false_alarm_rate(model, judged, photos, without_tensorflow):
 
 @pytest.fixture
 def mixed(judged, tmp_path) -> Path:
-    """70 normal pictures and 30 anomalies, by the model's own threshold; more than one batch."""
+    """70 normal images and 30 anomalies, by the model's own threshold; more than one batch."""
     (tmp_path / "mixed").mkdir()
     for kind, count in (("normal", 70), ("anomaly", 30)):
         # Of few normal ones each comes several times.
@@ -190,7 +190,7 @@ def mixed(judged, tmp_path) -> Path:
     ],
 )
 def test_anomalies_in_any_part_of_the_images_count(kind, words, count, model, mixed, capsys):
-    # By name the anomalies come first, and the normal pictures fill more than the last part.
+    # By name the anomalies come first, and the normal images fill more than the last part.
     assert script.main(["--model", str(model), str(mixed), "--format", kind]) == 1
     assert capsys.readouterr().out.count(words) == count
 
@@ -238,7 +238,7 @@ def test_all_images_of_a_call_are_judged_together(model, mixed, without_tensorfl
     assert done.stdout.endswith("71 images, 0 anomalies, at a false-discovery rate of 0.1\n")
 
 
-def test_a_stream_unlike_the_calibration_images_is_told(model, small_arrays, tmp_path):
+def test_a_stream_unlike_the_calibration_images_is_reported(model, small_arrays, tmp_path):
     _, _, images, classes = small_arrays
     clean = images[classes == 0][:100, ..., 0]
     noise = np.random.default_rng(0).normal(0, 40, clean.shape)
@@ -253,12 +253,11 @@ def test_a_stream_unlike_the_calibration_images_is_told(model, small_arrays, tmp
         assert (done.returncode, done.stdout, plain.stderr) == (plain.returncode, plain.stdout, "")
         assert done.stderr.count("\n") == 1
         said[name] = done.stderr
-    assert said["clean"].startswith("drift: none seen; these 100 images score as")
-    assert said["noisy"].startswith("drift: these 100 images do not score as")
+    assert said["clean"].startswith("drift: none detected; the scores of these 100 images")
+    assert said["noisy"].startswith("drift: detected; the scores of these 100 images")
     assert "camera, light and focus" in said["noisy"]
     assert said["few"] == (
-        "drift: cannot tell from 19 images; at least 20 are needed, and as many calibration "
-        "images\n"
+        "drift: not tested with 19 images; at least 20 are needed, and as many calibration images\n"
     )
     detector = Detector.load(model)
     found = check_drift(detector.score(noisy), detector.calibration_scores)
@@ -275,7 +274,9 @@ def test_a_stream_unlike_the_calibration_images_is_told(model, small_arrays, tmp
     "options",
     [("--check-drift",), ("--false-discovery-rate", "0.1"), ("--check_drift", "--format", "csv")],
 )
-def test_without_scipy_one_line_says_what_to_install(options, model, photos, without_tensorflow):
+def test_without_scipy_one_line_names_the_package_to_install(
+    options, model, photos, without_tensorflow
+):
     scipy = Path(without_tensorflow["PYTHONPATH"]) / "scipy"
     scipy.mkdir()
     (scipy / "__init__.py").write_text("raise ImportError('is not installed')")
@@ -337,7 +338,7 @@ def test_a_run_without_a_scale_for_heat_maps_gets_it_by_an_evaluation(
     file.write_text(json.dumps(info))
     assert judge(capsys, "--model", run_copy, photos)[0] == 1
     heat = ("--heatmaps", tmp_path / "heat")
-    with pytest.raises(UserError, match=r"--heatmaps.*no scale for heat maps.*evaluate\.py"):
+    with pytest.raises(UserError, match=r"--heatmaps.*no scale for heat maps.*evaluate --run-dir"):
         judge(capsys, "--model", run_copy, photos, *heat)
     evaluate.main(["--run-dir", str(run_copy)])
     again = json.loads(file.read_text())
@@ -355,7 +356,7 @@ def test_files_of_the_same_name_keep_their_maps(model, photos, without_tensorflo
     assert {path.name for path in (tmp_path / "heat").iterdir()} == {"a.png", "a-2.png"}
 
 
-def test_a_run_and_its_export_say_the_same(model, trained_run, photos, capsys):
+def test_a_run_and_its_export_give_the_same_output(model, trained_run, photos, capsys):
     said = (
         judge(capsys, "--model", path, photos, "--format", "jsonl")[1]
         for path in (trained_run, model)
@@ -406,7 +407,7 @@ def test_many_files_in_order(model, judged, without_tensorflow, tmp_path):
         ("--model none photos", ["none does not exist"]),
         ("--model none.tflite photos", ["none.tflite does not exist"]),
         ("--model photos photos", ["not a run directory"]),
-        ("--model photos/text.png photos", ["text.png", "was not made by export.py"]),
+        ("--model photos/text.png photos", ["text.png", "was not written by export.py"]),
         ("--model {model}", ["FILES_OR_FOLDERS"]),
         ("--model {model} empty", ["folder empty holds no images"]),
         ("--model {model} missing", ["cannot read missing: No such file", "that exist"]),
@@ -490,14 +491,14 @@ def test_heat_maps_replace_only_heat_maps(model, photos, tmp_path, capsys):
         assert status == 1
         assert "3 images, 1 above" in out
     assert said == [
-        "left out: 3 pictures that anomaly_tf drew, heat maps or plots "
+        "left out: 3 images written by anomaly_tf, heat maps or plots "
         f"(first: {heat / 'photos' / 'a.png'})"
     ]
     assert before.items() <= folder_content(photos).items()
     (tmp_path / "mine" / "photos").mkdir(parents=True)
     mine = tmp_path / "mine" / "photos" / "a.png"
     mine.write_bytes((photos / "a.png").read_bytes())
-    with pytest.raises(UserError, match=r"a\.png is there and was not written by this command"):
+    with pytest.raises(UserError, match=r"a\.png exists and was not written by this command"):
         judge(capsys, "--model", model, photos, "--heatmaps", tmp_path / "mine")
     assert mine.read_bytes() == (photos / "a.png").read_bytes()
     assert [path.name for path in mine.parent.iterdir()] == ["a.png"]
@@ -513,7 +514,7 @@ def test_heat_maps_do_not_lie_in_the_model(deployed, photos):
             script.main([*options, str(folder)])
 
 
-def test_pictures_of_one_name_are_told_apart(model, photos, tmp_path, capsys):
+def test_images_of_the_same_name_get_different_heat_maps(model, photos, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     for name in ("a.png", "A.PNG"):
@@ -528,17 +529,18 @@ def test_pictures_of_one_name_are_told_apart(model, photos, tmp_path, capsys):
     ]
 
 
-def test_what_is_left_out_is_said_and_the_rest_is_judged(model, photos, tmp_path, capsys):
+def test_left_out_files_are_reported_and_the_others_are_scored(model, photos, tmp_path, capsys):
     for name in ("1.heic", "2.HEIC", "notes.txt", ".DS_Store", "Thumbs.db"):
         (photos / name).write_bytes(b"content")
     (tmp_path / "empty").mkdir()
     status, out, said = judge(capsys, "--model", model, photos)
     assert status == 1
     assert said == [
-        "left out: 2 pictures in formats that are not read; convert them to PNG or JPEG (2 .heic)",
+        "left out: 2 images in formats that are not supported; convert them to PNG or JPEG "
+        "(2 .heic)",
         "left out: 1 other file, no image by the name (1 .txt)",
     ]
-    # What was named and could not be judged makes an error.
+    # A named file that cannot be scored is an error.
     status, again, said = judge(capsys, "--model", model, tmp_path / "empty", photos)
     assert (status, again) == (2, out)
     assert said[0].startswith(f"error: folder {tmp_path / 'empty'} holds no images")
@@ -575,7 +577,7 @@ def test_a_byte_order_mark_and_names_like_pictures(model, photos, without_tensor
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_names_nothing_keeps_no_picture_from_being_judged(model, photos, without_tensorflow):
+def test_an_empty_folder_does_not_prevent_the_other_scores(model, photos, without_tensorflow):
     done = predict(model, photos / "a.png", "-", input="", env=without_tensorflow)
     assert (done.returncode, done.stdout.count("a.png")) == (2, 1)
     assert done.stderr == "error: stdin names no files; give their names, one a line\n"

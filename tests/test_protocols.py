@@ -1,4 +1,4 @@
-"""Which images are normal or anomaly, and that the three sets share none."""
+"""The normal images and anomalies of each protocol, and the three disjoint sets."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ def contents(part: LabelledImages) -> set[bytes]:
     ids=lambda config: config.protocol,
 )
 def test_the_three_sets_share_no_image(config, fashion):
-    # Fashion-MNIST's training files hold no image twice, so contents tell images apart.
+    # Fashion-MNIST's training files hold no image twice, so that their content identifies them.
     split = make_split(config, fashion)
     train, validation = contents(split.train), contents(split.validation)
     assert len(train) == len(split.train)
@@ -60,7 +60,7 @@ def test_the_test_set_is_whole(split, fashion):
     assert (len(split.train), len(split.validation)) == (54000, 6000)
 
 
-def test_the_share_of_the_validation_set_is_what_was_asked_for(small_dataset):
+def test_the_validation_set_has_the_given_share(small_dataset):
     config = DualGanConfig(sampling=BalancedSamplingConfig(validation_fraction=0.25))
     split = make_split(config, small_dataset)
     assert (len(split.train), len(split.validation)) == (4500, 1500)
@@ -89,7 +89,7 @@ def test_all_protocols_choose_on_the_same_images(split, fashion):
     np.testing.assert_array_equal(split.validation.normal, one_class.validation.normal)
 
 
-def test_one_class_trains_on_the_normal_class_alone(fashion):
+def test_one_class_trains_on_the_normal_class_only(fashion):
     split = make_split(AutoencoderConfig(normal_class=(3,)), fashion)
     assert set(split.train.classes) == {3}
     assert len(split.train) == 5400
@@ -97,7 +97,7 @@ def test_one_class_trains_on_the_normal_class_alone(fashion):
     np.testing.assert_array_equal(split.test.images, fashion.test_images)
 
 
-def test_unseen_classes_are_met_only_at_test(fashion):
+def test_unseen_classes_are_in_the_test_set_only(fashion):
     chosen = UnseenConfig(seen_classes=(0, 1), unseen_classes=(6, 7))
     config = DualGanConfig(normal_class=(3,), protocol="unseen", unseen=chosen)
     split = make_split(config, fashion)
@@ -140,8 +140,8 @@ def test_roles_that_cannot_be(chosen, words):
 
 
 @pytest.mark.parametrize("protocol", ["imbalance", "unseen"])
-def test_one_class_alone_has_no_anomalies(protocol):
-    with pytest.raises(UserError, match=r"holds normal images alone.*--protocol corruption"):
+def test_a_single_class_has_no_anomalies(protocol):
+    with pytest.raises(UserError, match=r"holds normal images only.*--protocol corruption"):
         class_roles(DualGanConfig(protocol=protocol), ("only",))
 
 
@@ -242,7 +242,7 @@ def test_a_set_without_a_test_set_is_cut_by_the_shares_and_the_seed(small_datase
 
 
 def numbered(train: dict[str, int], test: dict[str, int] | None = None, files: bool = True):
-    """A data set of so many images of each class, the first of which is normal by its name.
+    """A data set with a number of images of each class; the first class is normal by its name.
 
     Each image holds its own number, and its file is called by it.
     """
@@ -373,7 +373,7 @@ def test_which_classes_count_when_all_could_be_normal(is_folder):
         (("10", "9"), "9", None),
         (("False", "True"), "False", None),
         (FASHION_MNIST_CLASSES, "T-shirt/top", None),
-        # What does not tell is asked for.
+        # Names that are not known are asked for.
         (("cat", "dog"), None, None),
         (("-1",), None, None),
         (("bad", "defect"), None, None),
@@ -387,19 +387,21 @@ def test_names_that_say_which_class_is_normal(names, arrays, folder):
             if order == FASHION_MNIST_CLASSES[::-1] or (expected or "").isdecimal():
                 order = names  # where the first one counts
             if expected is None:
-                with pytest.raises(UserError, match=r"do not tell .*--normal-class one or several"):
+                with pytest.raises(
+                    UserError, match=r"has a known name .*--normal-class one or several"
+                ):
                     class_roles(AutoencoderConfig(), order, is_folder)
             else:
                 (normal,) = class_roles(AutoencoderConfig(), order, is_folder).normal
                 assert order[normal] == expected
 
 
-def test_a_guess_is_told_and_doubted_where_the_normal_class_is_the_smaller_one():
+def test_a_guess_is_reported_with_a_warning_if_the_normal_class_is_smaller():
     for counts, doubtful in (({"0": 60, "1": 15}, False), ({"0": 15, "1": 60}, True)):
         dataset = numbered(counts, files=False)
         roles = class_roles(AutoencoderConfig(), dataset.class_names)
         lines = describe_guess(AutoencoderConfig(), dataset, roles)
-        assert lines[0] == "normal class: 0, because it comes first; --normal-class names others"
+        assert lines[0] == "normal class: 0, because it comes first; --normal-class selects others"
         assert len(lines) == 1 + doubtful
         if doubtful:
             assert "WARNING: 0 counts as normal and has 15 images, 1 counts" in lines[1]
@@ -433,7 +435,7 @@ def grey_split(**options) -> Split:
     )
 
 
-def test_corruptions_are_as_strong_as_asked_and_follow_the_seed():
+def test_corruptions_have_the_given_strength_and_follow_the_seed():
     first, again, other = grey_split(seed=1), grey_split(seed=1), grey_split(seed=2)
     noisy = first.test.images[first.test.classes == 1].astype(int)
     # Noise of 5 % of the range: 12.75 grey levels.

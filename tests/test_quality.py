@@ -1,4 +1,4 @@
-"""Studies: what they ask train.py for, what they keep, and their tables."""
+"""Studies: their arguments of train.py, their saved results, and their tables."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_ways_of_scoring_are_compared_by_class_or_by_model():
     ]
 
 
-def test_what_was_measured_is_not_trained_again(tmp_path, monkeypatch, capsys):
+def test_measured_cells_are_not_trained_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quality, "read_study", lambda name: STUDY)
     path = tmp_path / "sota.json"
     path.write_text(json.dumps({"cells": MEASURED}), "utf-8")
@@ -128,7 +128,7 @@ def test_damaged_results_are_refused_and_left_as_they_are(content, tmp_path):
 
 
 def test_a_study_that_does_not_exist():
-    with pytest.raises(UserError, match="'sofa' does not exist; choose of one_class, sota, unseen"):
+    with pytest.raises(UserError, match="'sofa' does not exist; choose one of one_class, sota"):
         quality.main(["--studies", "sofa"])
 
 
@@ -174,7 +174,7 @@ def test_the_scores_of_the_gan_are_compared(scored):
     own = pytest.approx(auroc_of_detector(model, images), abs=1e-5)
     assert found["mean error"] == found["its own score, with the classifier"] == own
     assert len(found) == 10
-    # Learnt on one half of the images, a combination tells the other half at least as well.
+    # A combination fitted on one half of the images separates the other half at least as well.
     learnt = found["combination of six, learnt on the other half"]
     assert learnt > found["mean error, by halves"]
 
@@ -187,7 +187,7 @@ def test_the_scores_of_the_vae_are_compared_by_length_of_its_latent(scored, monk
     ):
         own = auroc_of_detector(model, images)
         assert found[f"{name}: its own score"] == pytest.approx(own, abs=1e-5)
-        # Typical errors tell much even of what is hardly trained.
+        # Errors separate well even after very little training.
         assert found[f"{name}: error, Mahalanobis"] > 0.8
     # Of a single one nothing else comes together.
     together = {name: value for name, value in found.items() if "together" in name}

@@ -1,4 +1,4 @@
-"""Training that is killed or runs out of room goes on from its last whole checkpoint."""
+"""A training that is killed or runs out of disk space resumes from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def weights(run: Path) -> list[np.ndarray]:
 
 
 def facts(run: Path) -> dict:
-    """What `detector.json` tells, without what differs between two equal runs."""
+    """Content of `detector.json`, without the facts that differ between equal runs."""
     content = json.loads((run / "detector.json").read_text())
     content.pop("model_sha256")
     for name in ("command", "reproduce", "train_seconds", "images_per_second"):
@@ -219,7 +219,7 @@ def test_a_damaged_or_strange_checkpoint_is_refused_in_one_line(tmp_path):
         load_checkpoint(path, model, "digest")
 
 
-def test_what_a_checkpoint_holds_is_of_its_type_and_range(tmp_path):
+def test_the_content_of_a_checkpoint_has_checked_types_and_ranges(tmp_path):
     model, path = built("contrastive"), tmp_path / "checkpoint.npz"
     save_checkpoint(path, model, Progress("digest", 1, history=[{"loss": 1.0}]))
     with np.load(path) as file:
@@ -291,7 +291,7 @@ def test_of_two_trainings_in_one_folder_the_second_is_refused(options, tmp_path)
 
 
 # In a file system of its own, with room for one checkpoint and not for two: train, then make
-# room and go on.
+# room and resume.
 WITHOUT_ROOM = """
 mount -t tmpfs -o size=7500k none "$1" || exit 77
 "$2" train.py --run-dir "$1/run" "${@:3}"; echo "status $?" >&2
@@ -320,7 +320,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_line(options, tmp_path):
     assert f"python train.py --resume {place}/run" in line
     assert "checkpoint.npz" in names
     assert not [name for name in names if name.startswith(".partial")]
-    going_on = "resuming after epoch 1, the last that was finished; the run keeps the weights of"
+    going_on = "resuming after epoch 1, the last finished one; the run keeps the weights of"
     assert re.search(rf"{going_on} epoch [12] \(validation AUROC \.?\d", done.stdout)
     run = Path(f"{place}.out")
     assert Detector.load(run).info.training.status == "completed"
@@ -354,7 +354,7 @@ def test_a_model_that_was_not_yet_renamed_is_the_runs_if_its_digest_is(run_copy)
         (["--resume="], ("--resume is empty",)),
     ],
 )
-def test_what_cannot_go_on_is_told_in_one_line(arguments, words, without_tensorflow):
+def test_a_run_that_cannot_resume_is_reported_in_one_line(arguments, words, without_tensorflow):
     assert_one_line(run_script("train.py", *arguments, env=without_tensorflow), *words)
 
 
@@ -422,9 +422,9 @@ def test_ctrl_c_never_replaces_a_detector_by_one_that_learnt_less(
     capsys.readouterr()
     first = kept(run)
     assert first[1:3] == (0, 7)
-    # Interrupted again after a single step, and said what that keeps.
+    # Interrupted again after a single step; the message names the kept weights.
     interrupted(monkeypatch, 1, *resume)
-    said = "no epoch was finished: training begins anew"
+    said = "no epoch was finished: training starts again"
     kept_first = f"{said}; the run keeps the weights of the unfinished first epoch (the last one; "
     assert kept_first in capsys.readouterr().out
     assert kept(run) == first
@@ -436,16 +436,16 @@ def test_ctrl_c_never_replaces_a_detector_by_one_that_learnt_less(
     # Begun again from the first epoch, because its checkpoint is gone.
     RunDirectory(run).checkpoint.unlink()
     interrupted(monkeypatch, 1, *resume)
-    said = "the state after the last epoch was not kept: training begins anew"
+    said = "there is no checkpoint of the last epoch: training starts again"
     assert f"{said}; the run keeps the weights of epoch 1 (" in capsys.readouterr().out
     assert kept(run) == second
-    # Without model and checkpoint there is nothing to go on from.
+    # Without model and checkpoint there is nothing to resume from.
     (run / "model.keras").unlink()
-    with pytest.raises(UserError, match=r"has lost its model\.keras, and no checkpoint is left"):
+    with pytest.raises(UserError, match=r"has lost its model\.keras, and there is no checkpoint"):
         train.main(["--resume", str(run)])
 
 
-def test_a_run_that_lost_its_model_goes_on_with_its_own_pictures_only(tmp_path, monkeypatch):
+def test_a_run_that_lost_its_model_resumes_with_its_own_images_only(tmp_path, monkeypatch):
     folder, run = tmp_path / "photos", RunDirectory(tmp_path / "run")
     noise = np.random.default_rng(0).integers(0, 255, (40, 16, 16), np.uint8)
     for number, image in enumerate(noise):
@@ -485,7 +485,7 @@ def test_of_a_model_that_training_did_not_save_nothing_is_kept(tiny, tmp_path, m
     (run / "model.keras").write_bytes(b"another")
     capsys.readouterr()
     interrupted(monkeypatch, 1, "--resume", run)
-    assert "no epoch was finished: training begins anew\n" in capsys.readouterr().out
+    assert "no epoch was finished: training starts again\n" in capsys.readouterr().out
     assert kept(run)[1:3] == (0, 1)
 
 

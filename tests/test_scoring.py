@@ -1,4 +1,4 @@
-"""Where a score comes from: error maps, and Grad-CAM against finite differences."""
+"""Error maps, and Grad-CAM compared with finite differences."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_grad_cam_does_not_depend_on_the_batch_and_is_not_rescaled(head, images)
     assert GradCam(model)(images[:0]).shape == (0, 8, 8)
 
 
-def test_grad_cam_of_the_classifier_points_at_what_it_sees():
+def test_grad_cam_of_the_classifier_marks_the_object():
     """Nothing is there but one bright square: evidence cannot come from the other side."""
     keras.utils.set_random_seed(0)
     model = build_model(options_of("cnn")(), (28, 28, 1), 10, jit_compile=False).detector
@@ -82,7 +82,7 @@ def test_grad_cam_of_the_classifier_points_at_what_it_sees():
     assert difference[:12, :12].mean() > difference[16:, 16:].mean()
 
 
-def test_a_scorer_gives_the_outputs_that_were_asked_for(head, images):
+def test_a_scorer_returns_the_requested_outputs(head, images):
     model = detector_with(head)
     outputs = Scorer(model, ("score", "features"), batch_size=2)(images)
     assert set(outputs) == {"score", "features"}

@@ -1,4 +1,4 @@
-"""What every script does around its work: consoles, pipes, statuses, and libraries kept quiet."""
+"""The frame of every script: consoles, pipes, exit statuses, and quiet libraries."""
 
 from __future__ import annotations
 
@@ -99,12 +99,12 @@ def test_closed_output_is_nowhere(closed, status):
 def test_every_script_has_a_version(script, without_tensorflow):
     done = run_script(script, "--version", env=without_tensorflow)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{script} anomaly_tf {VERSION}\n"
+    assert done.stdout == f"{script} {VERSION}\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_says_in_one_line_that_its_output_cannot_be_written(
+def test_every_script_reports_in_one_line_that_its_output_cannot_be_written(
     script, without_tensorflow
 ):
     with Path("/dev/full").open("w") as full:
@@ -186,7 +186,7 @@ with quiet_libraries():
 """
 
 
-def test_what_libraries_say_is_shown_where_they_fail():
+def test_output_of_libraries_is_shown_if_they_fail():
     done = run_command(sys.executable, "-c", BLOCKED)
     assert done.returncode == 1
     assert done.stderr.startswith("what went wrong\n")
@@ -219,7 +219,7 @@ def test_a_cell_is_no_formula_and_no_escape_sequence(text, cell):
 
 
 def called_by_make(folder: Path, *arguments: object) -> list[str]:
-    """What make gives to Python, one call after the other."""
+    """The arguments of make's calls of Python, one call after the other."""
     calls, python = folder / "calls", folder / "bin" / "python"
     python.parent.mkdir()
     python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >> {calls}\n")

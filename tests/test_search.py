@@ -1,4 +1,4 @@
-"""What a search for pictures finds, and what it says it left out."""
+"""The search for images: files that are found and files that are left out."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ def test_other_formats_and_other_files_are_counted(photos):
     found, lines = search(photos)
     assert found == ["a.png"]
     assert sorted(lines) == [
-        "left out: 3 other files, no image by the name (2 .txt, 1 no ending)",
-        "left out: 3 pictures in formats that are not read; convert them to PNG or JPEG "
+        "left out: 3 images in formats that are not supported; convert them to PNG or JPEG "
         "(2 .heic, 1 .jp2)",
+        "left out: 3 other files, no image by the name (2 .txt, 1 no ending)",
     ]
 
 
-def test_what_systems_leave_is_neither_searched_nor_counted(photos):
+def test_system_files_are_neither_searched_nor_counted(photos):
     for name in SYSTEM_NAMES | {"__MACOSX", "@eaDir", "Thumbs.db", "$RECYCLE.BIN", ".hidden"}:
         picture(photos / name / "x.png")
     for name in (".DS_Store", "._a.png"):
@@ -120,7 +120,7 @@ def test_linked_folders_are_followed_once(photos, tmp_path):
     found, lines = search(photos)
     assert found == ["a.png", "anomaly/far.png", "real/deep/b.png"]
     assert lines == [
-        f"left out: 1 link to nowhere ({photos / 'self'})",
+        f"left out: 1 broken link ({photos / 'self'})",
         f"left out: 3 folders reached twice; read once (first: {photos / 'a link'})",
     ]
 
@@ -133,20 +133,20 @@ def test_places_that_hold_each_other_are_read_once(photos):
     assert "2 folders reached twice" in found.left_out.lines()[0]
 
 
-def test_what_is_no_file_is_not_opened(photos):
+def test_pipes_and_links_without_target_are_not_opened(photos):
     os.mkfifo(photos / "pipe.bmp")  # which would wait for a writer
     (photos / "gone").symlink_to("nowhere")
     (photos / "gone.png").symlink_to("nowhere")
     found, lines = search(photos)
     assert found == ["a.png", "gone.png"]  # reading it says what is wrong
     assert lines == [
-        f"left out: 1 link to nowhere ({photos / 'gone'})",
-        f"left out: 1 name of pipes, sockets or devices ({photos / 'pipe.bmp'})",
+        f"left out: 1 broken link ({photos / 'gone'})",
+        f"left out: 1 pipe, socket or device ({photos / 'pipe.bmp'})",
     ]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_cannot_be_read_is_said(photos):
+def test_a_folder_that_cannot_be_read_is_reported(photos):
     closed = picture(photos / "closed" / "b.png").parent
     closed.chmod(0)
     found, lines = search(photos)
@@ -169,16 +169,15 @@ def test_heat_maps_plots_and_runs_are_left_out(photos):
     found, lines = search(photos)
     assert found == ["a.png"]
     assert lines == [
-        "left out: 3 pictures that anomaly_tf drew, heat maps or plots "
-        f"(first: {photos / 'b.png'})",
+        f"left out: 3 images written by anomaly_tf, heat maps or plots (first: {photos / 'b.png'})",
         f"left out: 1 run folder of anomaly_tf ({photos / 'runs' / 'first'})",
     ]
     assert recognise(photos).files == ["a.png"]
-    # Named by itself a file is what the user means.
+    # A file that is named directly is always used.
     assert len(find_images([photos / "b.png"]).files) == 1
 
 
-def test_what_may_not_be_looked_at_is_counted(tmp_path, without_root):
+def test_inaccessible_files_are_counted(tmp_path, without_root):
     top = Path(tempfile.mkdtemp())  # which the other user may enter
     picture(top / "all" / "a.png")
     picture(top / "all" / "closed" / "b.png")
@@ -191,8 +190,8 @@ def test_what_may_not_be_looked_at_is_counted(tmp_path, without_root):
         found = find_images([top / "all"])
         assert [file.name for file, _ in found.files] == ["a.png"]
         lines = "\n".join(found.left_out.lines())
-        assert "2 names that cannot be looked at" in lines
-        assert "1 link to nowhere" in lines
+        assert "2 files or folders that cannot be accessed" in lines
+        assert "1 broken link" in lines
         assert not found.is_complete
     finally:
         (top / "all" / "closed").chmod(0o755)

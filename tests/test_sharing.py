@@ -1,4 +1,4 @@
-"""One detector for several threads, and for other processes, to which it is pickled."""
+"""One detector in several threads, and pickled to other processes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_threads_share_a_detector(kind, deployed, small_arrays):
     right = {(name, n): getattr(alone, name)(images[n]) for name in calls for n in range(THREADS)}
 
     def work(number: int) -> None:
-        # Each begins with another call, so that what is made at the first call is made at once.
+        # Each thread starts with another call, so that first calls happen at the same time.
         for place in range(3 * len(calls)):
             name = calls[(number + place) % len(calls)]
             found = getattr(shared, name)(images[number])
@@ -188,7 +188,7 @@ for loads in (False, True):
 
 
 @pytest.mark.parametrize("kind", ["run", "tflite"])
-def test_a_forked_process_scores_or_says_why_not(kind, deployed):
+def test_a_forked_process_scores_or_reports_the_reason(kind, deployed):
     done = run_command(sys.executable, "-c", FORKED, deployed[kind], cwd=ROOT)
     said = done.stdout.splitlines()
     assert len(said) == 2
@@ -201,7 +201,7 @@ def test_a_forked_process_scores_or_says_why_not(kind, deployed):
 UNPICKLING = "import pickle, sys; print(pickle.load(sys.stdin.buffer).threshold)"
 
 
-def test_another_process_loads_what_was_pickled(deployed, tmp_path, without_tensorflow):
+def test_another_process_loads_a_pickled_detector(deployed, tmp_path, without_tensorflow):
     detector = Detector.load(deployed["tflite"])
     detector.set_false_alarm_rate(0.1)
     (tmp_path / "pickled").write_bytes(pickle.dumps(detector))
@@ -228,7 +228,7 @@ def test_trust_and_threads_are_kept(deployed, run_copy):
     assert pickle.loads(pickle.dumps(model))._threads == 1
 
 
-def test_what_was_replaced_since_is_not_taken_for_what_was_pickled(deployed, tmp_path):
+def test_a_model_replaced_after_pickling_is_refused(deployed, tmp_path):
     model = Path(shutil.copy(deployed["tflite"], tmp_path / "model.tflite"))
     content = pickle.dumps(Detector.load(model))
     info = Detector.load(model).info
@@ -245,7 +245,7 @@ def test_what_was_replaced_since_is_not_taken_for_what_was_pickled(deployed, tmp
         pickle.loads(content)
 
 
-def test_without_a_path_one_line_says_why_not():
+def test_without_a_path_one_line_gives_the_reason():
     detector = weighing_detector((8, 8, 1), (1,))
     for copied in (pickle.dumps, copy.deepcopy):
         with pytest.raises(TypeError, match=r"^cannot pickle this TrainedDetector: it was not"):

@@ -1,4 +1,4 @@
-"""Which source a name, a file or a folder stands for."""
+"""The source of data that is given by a name, a file or a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anomaly_tf.data.sources import known_class_names, load_dataset, open_datase
 from anomaly_tf.errors import UserError
 
 
-def test_each_kind_of_source_is_found_by_what_it_is_called(
+def test_each_kind_of_source_is_found_by_its_name(
     monkeypatch, small_folder, small_dataset, tmp_path
 ):
     found = load_dataset(str(small_folder), tmp_path)
@@ -27,7 +27,7 @@ def test_each_kind_of_source_is_found_by_what_it_is_called(
     assert asked == [("mnist", (8, 9))]
 
 
-def test_images_are_brought_to_the_shape_that_was_asked_for(small_folder, small_dataset, tmp_path):
+def test_images_are_resized_to_the_given_shape(small_folder, small_dataset, tmp_path):
     small = load_dataset(str(small_folder), tmp_path, (14, 7))
     assert small.train_images.shape == (6000, 14, 7, 1)
     assert small.test_images.shape == (1500, 14, 7, 1)
@@ -43,7 +43,7 @@ def test_only_fashion_mnist_has_names_before_it_is_loaded():
     assert known_class_names("tfds:fashion_mnist") is None
 
 
-def test_a_source_that_is_none_is_told_which_there_are(tmp_path):
+def test_the_error_for_an_unknown_source_lists_the_known_ones(tmp_path):
     with pytest.raises(UserError) as caught:
         load_dataset(str(tmp_path / "none"), tmp_path)
     for word in (
@@ -51,7 +51,7 @@ def test_a_source_that_is_none_is_told_which_there_are(tmp_path):
         "fashion_mnist",
         "tfds:NAME",
         ".npz",
-        "a folder of pictures or IDX files",
+        "a folder of images or IDX files",
     ):
         assert word in str(caught.value)
 

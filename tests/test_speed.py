@@ -1,4 +1,4 @@
-"""What `make bench` counts and prints; the figures themselves are its own."""
+"""The counts and the output of `make bench`, without the measured values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training step of every approach: who learns what, how fast, and what follows it."""
+"""One training step of every approach: gradients, learning rates and averages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def values(variables: list[keras.Variable]) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("approach", APPROACHES)
-def test_every_average_follows_its_network_by_the_decay_that_was_asked_for(approach):
+def test_every_average_follows_its_network_with_the_given_decay(approach):
     config = small_config(approach, ema_decay=0.1)
     model = small_model(config)
     assert not model.jit_compile
@@ -47,7 +47,7 @@ def test_every_average_follows_its_network_by_the_decay_that_was_asked_for(appro
             expected = 0.1 * old + 0.9 * new
             np.testing.assert_allclose(average, expected, atol=1e-5, err_msg=average.path)
         assert any(not np.array_equal(*pair) for pair in zip(weights, current, strict=True))
-    # Of the averages the detector is made, and of nothing that learns.
+    # The detector consists of the averages, and of nothing that is trained.
     held = {id(weight) for weight in model.detector.weights}
     for average in model.averages.values():
         assert {id(weight) for weight in average.weights} <= held
@@ -73,8 +73,8 @@ def test_each_optimizer_has_its_learning_rate_over_the_whole_training_and_its_mo
         assert (part, optimizer.beta_1) == (part, momentum)
         for step, share in ((0, 1.0), (12, 0.5), (24, 0.0)):
             optimizer.iterations.assign(step)
-            told = model.learning_rates()[f"{part}_learning_rate"]
-            assert told == pytest.approx(share * rate, abs=1e-8), (part, step)
+            found = model.learning_rates()[f"{part}_learning_rate"]
+            assert found == pytest.approx(share * rate, abs=1e-8), (part, step)
 
 
 @pytest.mark.parametrize("approach", APPROACHES)
@@ -148,9 +148,9 @@ def test_losses_are_the_mean_of_the_epoch_so_far():
     normal, anomaly = noise_batch(config)
     found = []
     for batch in ((normal, anomaly), (0.1 * normal, anomaly)):
-        told = float(model.train_step(batch)["normal"])
+        reported = float(model.train_step(batch)["normal"])
         found.append(float(twin.train_step(batch)["normal"]))
-        assert told == pytest.approx(np.mean(found), rel=1e-5)
+        assert reported == pytest.approx(np.mean(found), rel=1e-5)
         for metric in twin.metrics:  # as Keras does at the beginning of an epoch
             metric.reset_state()
     assert found[1] < 0.8 * found[0]

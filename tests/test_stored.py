@@ -1,4 +1,4 @@
-"""Images that stay on disk: every one is read, in order, and a sample follows its seed."""
+"""Images that stay on disk: all are read in order, and a sample depends on its seed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_image_is_passed_on_once_and_in_order(images):
     np.testing.assert_array_equal(numbers_of(np.concatenate(list(parts(images)))), np.arange(COUNT))
 
 
-def test_what_is_stored_is_read_a_part_at_a_time():
+def test_stored_images_are_read_in_parts():
     sizes = []
     apply(lambda part: sizes.append(len(part)) or numbers_of(part), stored())
     assert sizes == [PART, PART, 3]

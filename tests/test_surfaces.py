@@ -1,4 +1,4 @@
-"""The drawn surfaces: files as MVTec AD has them, and neither trivial nor hopeless."""
+"""The generated surfaces: files in MVTec AD's layout, neither trivial nor impossible."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_defect_has_a_place_and_no_good_picture_has_one(drawn):
     assert shares.max() < 0.15
 
 
-def test_the_seed_alone_decides(drawn):
+def test_images_depend_on_the_seed_only(drawn):
     again, other = make_surfaces(0, 2, 1), make_surfaces(1, 2, 1)
     np.testing.assert_array_equal(again.train_images, drawn.train_images[:2])
     assert not np.array_equal(again.train_images, other.train_images)

@@ -1,4 +1,4 @@
-"""Synthetic anomalies: each kind by what it must do to a picture, whatever its size."""
+"""Synthetic anomalies: the effect of each kind on images of all sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COUNT = 60
 
 
 def made(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-    """What becomes of images, by kind."""
+    """The synthetic anomalies of images, by kind."""
     anomalies = synthetic_anomalies(tf.constant(images, tf.float32), tf.constant([seed, 1]))
     assert anomalies.shape == images.shape
     return dict(zip(KINDS, np.split(anomalies.numpy(), len(KINDS)), strict=True))

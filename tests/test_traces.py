@@ -1,4 +1,4 @@
-"""What a model will take, against counts by hand; and what no description of a model may hold."""
+"""Costs of models compared with hand-computed counts, and refused descriptions of models."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_numbers_that_no_layer_has():
         ),
     ],
 )
-def test_what_a_layer_takes(layer, made, operations, workspace):
+def test_the_cost_of_a_layer(layer, made, operations, workspace):
     image = keras.Input((8, 8, 3))
     model = keras.Model(image, layer(image))
     trace = trace_keras(keras.saving.serialize_keras_object(model))
@@ -123,12 +123,12 @@ def test_a_signature_takes_one_image(graph):
         changed = copy.deepcopy(graph)
         for function in changed.graph_def.library.function:
             change(function.signature.input_arg or function.signature.input_arg.add())
-        with pytest.raises(ValueError, match="does not take images alone"):
+        with pytest.raises(ValueError, match="takes other inputs than images"):
             weights_of(changed)
 
 
 def chain(count: int, calls: int) -> dict[str, Any]:
-    """Functions of which each calls the next one so often, and the last one nothing."""
+    """Functions that each call the next one several times; the last one calls nothing."""
     functions = {}
     for number in range(count + 1):
         function = functions[f"f{number}"] = function_pb2.FunctionDef()
@@ -154,7 +154,7 @@ def test_nodes_that_read_each_other():
     function = function_pb2.FunctionDef()
     function.node_def.add(name="one", op="NoOp", input=["^two"])
     function.node_def.add(name="two", op="NoOp", input=["^one"])
-    with pytest.raises(ValueError, match="make a circle"):
+    with pytest.raises(ValueError, match="form a cycle"):
         _run(function, [], {}, Trace(), depth=0)
 
 
@@ -199,7 +199,7 @@ WINDOW = {"strides": [1, 4, 4, 1], "ksize": [1, 4, 4, 1], "padding": "VALID"}
     ],
     ids=lambda value: getattr(value, "op", ""),
 )
-def test_what_an_operation_takes(node, inputs, shape, operations, workspace):
+def test_the_cost_of_an_operation(node, inputs, shape, operations, workspace):
     trace = Trace()
     (made,) = _outputs(node, inputs, {}, trace, 0)
     assert made.shape == shape
@@ -267,7 +267,7 @@ def filled(*shape: int) -> Any:
     ],
     ids=["relu", "convolution", "depthwise", "maximum", "mean", "transposed"],
 )
-def test_what_an_operation_of_litert_takes(act, made, constants, operations, workspace):
+def test_the_cost_of_an_operation_of_litert(act, made, constants, operations, workspace):
     trace = trace_litert(tflite_of(act))
     step = trace.steps[-1]
     assert [size for _, size in step.outputs] == [4 * made]
@@ -310,7 +310,7 @@ def add_calls(model: Any) -> None:
 
 
 def announce(*shape: int) -> Callable[[Any], None]:
-    """Another shape of the result, which LiteRT works out for itself."""
+    """Another shape of the result, which LiteRT computes itself."""
 
     def change(model: Any) -> None:
         graph = model.subgraphs[0]
@@ -323,14 +323,14 @@ def announce(*shape: int) -> Callable[[Any], None]:
     ("change", "words"),
     [
         (add_graph, "it holds 2 graphs"),
-        (add_tensor(schema.TensorType.STRING, 1), "a tensor in it is of"),
+        (add_tensor(schema.TensorType.STRING, 1), "a tensor in it has type"),
         (add_calls, f"more than {MAX_STEPS:,} operations"),
         (announce(1, 2**20, 2**20, 3), r"has the shape \(1, 1048576, 1048576, 3\)"),
         (announce(1, 1, 1, 1), r"has the shape \(1, 98, 98, 3\)"),
     ],
     ids=["graphs", "strings", "calls", "announced", "made"],
 )
-def test_what_no_tflite_file_may_hold(change, words, monkeypatch):
+def test_tflite_files_that_are_refused(change, words, monkeypatch):
     assert len(trace_litert(forged(lambda model: None)).steps) == 2
     if "98" in words:  # or LiteRT would have to make gigabytes
         monkeypatch.setattr(litert_bounds, "MAX_VALUE", 20_000)

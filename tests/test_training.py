@@ -1,4 +1,4 @@
-"""Training on real images: it learns, it survives interruption, and it notices bad numbers."""
+"""Training on real images: it learns, survives interruption, and detects non-finite losses."""
 
 from __future__ import annotations
 
@@ -231,12 +231,12 @@ def test_a_later_epoch_that_is_worse_replaces_nothing(step_watched, split):
     assert facts["calibration"]["size"] == len(normal)
     assert facts["threshold"]["value"] == pytest.approx(np.percentile(normal, 80), rel=1e-4)
     for name, part in (("normal", normal), ("anomaly", anomalous)):
-        told = facts["score_statistics"][name]
-        assert told["mean"] == pytest.approx(part.mean(), rel=1e-4)
-        assert told["maximum"] == pytest.approx(part.max(), rel=1e-4)
-    told = {name: facts[name] for name in ("approach", "protocol", "seed", "class_names")}
+        statistics = facts["score_statistics"][name]
+        assert statistics["mean"] == pytest.approx(part.mean(), rel=1e-4)
+        assert statistics["maximum"] == pytest.approx(part.max(), rel=1e-4)
+    known = {name: facts[name] for name in ("approach", "protocol", "seed", "class_names")}
     names = [str(number) for number in range(10)]
-    assert list(told.values()) == ["supervised", "imbalance", 4, names]
+    assert list(known.values()) == ["supervised", "imbalance", 4, names]
     assert (facts["roles"]["normal"], facts["roles"]["seen"]) == ([0], list(range(1, 10)))
     assert facts["training"]["n_train"] == len(split.train)
     assert facts["training"]["n_validation"] == len(split.validation)
@@ -273,7 +273,7 @@ def test_a_resumed_training_keeps_its_best_epoch_and_continues_its_batches_and_r
     save_checkpoint(run.checkpoint, models[-1], dataclasses.replace(progress, seconds=3600.0))
     done, _ = step_watched(record_and_spoil, resume=True)
     assert done.status == "completed"
-    # The second epoch begins anew, by the batches that it had.
+    # The second epoch starts again, with the same batches.
     assert len(seen) == 2 * 6
     assert seen[:4] == before[6:]
     assert len({*before[:6], *seen}) == 3 * 6
@@ -284,7 +284,7 @@ def test_a_resumed_training_keeps_its_best_epoch_and_continues_its_batches_and_r
     # 0.01 on a cosine, after one, two and three thirds.
     np.testing.assert_allclose(rows["classifier_learning_rate"], [0.0075, 0.0025, 0], atol=1e-8)
     np.testing.assert_allclose(rows["val_auroc"][1:], 0.5)
-    # What came after the interruption was worse.
+    # The epochs after the interruption were worse.
     training = done.info.training
     assert training.train_seconds > 3600
     assert (training.best_epoch, training.epochs, training.status) == (1, 3, "completed")
@@ -292,7 +292,7 @@ def test_a_resumed_training_keeps_its_best_epoch_and_continues_its_batches_and_r
     np.testing.assert_array_equal(Detector.load(run.path).score(split.validation.images), scores)
 
 
-def test_what_is_left_open_follows_from_protocol_and_images(split):
+def test_defaults_follow_from_protocol_and_images(split):
     """Of 90 normal and 210 other images of 28 x 28, and of larger ones."""
 
     def resolved(config: Config, side: int = 28) -> Config:
@@ -305,7 +305,7 @@ def test_what_is_left_open_follows_from_protocol_and_images(split):
     assert imbalance.losses.gradient_score_weight == 0.0
     assert unseen.losses.gradient_score_weight == 0.2
     assert imbalance.normal_class == ("0",)
-    # Thirty times each of 90 normal images, of which a batch of 128 holds 64.
+    # Thirty times each of 90 normal images; a batch of 128 has 64 of them.
     assert imbalance.training.batch_size == 128
     assert imbalance.training.steps_per_epoch == 43
     alone = resolved(AutoencoderConfig())
@@ -399,7 +399,7 @@ def batches_of(config: Config, split: Split, folder: Path, first_step: int = 0) 
 STILL = {"flip": 0.0, "shift": 0}
 
 
-def test_the_batches_are_made_as_the_configuration_says(numbered_split, tmp_path):
+def test_the_batches_follow_the_configuration(numbered_split, tmp_path):
     sampling = BalancedSamplingConfig(**STILL, candidates=3, synthetic=0.5, anomaly_clusters=2)
     batches = batches_of(DualGanConfig(sampling=sampling), numbered_split, tmp_path)
     assert len(batches) == 10
@@ -447,7 +447,7 @@ def test_who_learns_classes_gets_them_with_their_images(numbered_split, tmp_path
     assert batches_of(config, numbered_split, tmp_path, 8)[0][0].tolist() == batches[8][0].tolist()
 
 
-def test_under_corruption_anomalies_are_made_of_normal_images_as_configured(
+def test_under_corruption_anomalies_are_generated_from_normal_images_as_configured(
     numbered_split, tmp_path
 ):
     sampling = BalancedSamplingConfig(**STILL, candidates=2)
@@ -531,7 +531,7 @@ def test_every_kind_of_non_finite_number_is_noticed(value):
         callback.on_train_batch_end(7, {"patch": 1.0, "abc": tf.constant(value)})
 
 
-def test_a_training_that_blows_up_at_once_keeps_nothing_and_says_so(train):
+def test_a_training_that_diverges_in_its_first_step_keeps_nothing_and_reports_it(train):
     outcome, run = train(learning_rate=1e30)
     assert outcome.status == "non_finite_loss"
     assert outcome.info is None
@@ -548,7 +548,7 @@ def test_the_cpu_is_chosen_with_a_reason_and_without_xla(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" in select_device("auto").reason
 
 
-def test_a_gpu_is_taken_without_being_asked_for(monkeypatch):
+def test_a_gpu_is_selected_by_default(monkeypatch):
     """No GPU here: TensorFlow's answers are played, the decisions are ours."""
     growth = []
     gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")

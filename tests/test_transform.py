@@ -1,4 +1,4 @@
-"""The classifier of transformations: what it is taught, and what its score is made of."""
+"""The classifier of transformations: its training and its score."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_resizing_keeps_the_middle():
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 1), (11, 16, 3)])
-def test_what_is_learnt_is_what_the_score_asks(shape):
+def test_training_and_score_use_the_same_transformations(shape):
     """Every transformation is drawn, with the number that the detector has for it."""
     model = build(shape)
     image = scaled(pictures(1, *shape))
@@ -87,8 +87,8 @@ def test_the_score_is_the_mean_surprise_and_the_distance_of_the_gradients(shape)
         for place, turn in enumerate(turns):
             copy = turned(changed(scaled(images), change), turn)
             logits, features = model.averaged(copy, training=False)
-            told = tf.nn.log_softmax(logits)[:, number * len(turns) + place]
-            surprise.append(-told.numpy())
+            log_probability = tf.nn.log_softmax(logits)[:, number * len(turns) + place]
+            surprise.append(-log_probability.numpy())
             if not surprise[1:]:
                 expected_features = features
     distance = keras.Model(model.detector.input, model.detector.get_layer("whitening").output)
@@ -100,7 +100,7 @@ def test_the_score_is_the_mean_surprise_and_the_distance_of_the_gradients(shape)
     np.testing.assert_allclose(outputs["features"], expected_features, rtol=1e-4, atol=1e-6)
 
 
-def test_each_step_draws_other_transformations_and_reports_how_they_were_told():
+def test_each_step_draws_other_transformations_and_reports_their_accuracy():
     shape = (12, 12, 1)
     model, twin = build(shape), build(shape)
     batch = scaled(pictures(64, *shape))

@@ -1,4 +1,4 @@
-"""A model that is new on a machine scores first in a process of its own, within limits."""
+"""A model that is new on a machine computes its first score in a separate process with limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.limits import MAX_GB, MAX_SECONDS
 
-UNTRIED = "could not be tried in a process of its own"
+UNTRIED = "could not be tried in a separate process"
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def nothing_is_known(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def no_process(monkeypatch) -> None:
-    """No other process can be started, which a model that needs one tells by a warning."""
+    """No other process can be started; a model that needs one gives a warning."""
     monkeypatch.setattr(sys, "executable", "/no/python")
 
 
@@ -83,7 +83,7 @@ def multiplied(side: int, times: int) -> hostile.Act:
     [(filled(8000), MAX_GB, "0.1"), (multiplied(3000, 15), MAX_SECONDS, "0.5")],
     ids=["memory", "time"],
 )
-def test_what_no_description_foretells_is_refused(
+def test_costs_that_no_description_shows_are_refused(
     act, name, limit, tflite_info, tmp_path, monkeypatch, nothing_is_known
 ):
     monkeypatch.setenv(name, limit)
@@ -108,7 +108,7 @@ mmap.mmap(-1, limit)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of what a process maps")
-def test_a_process_on_trial_cannot_map_what_it_will(monkeypatch):
+def test_the_trial_process_cannot_map_unlimited_memory(monkeypatch):
     monkeypatch.setenv(MAX_GB, "0.5")
     done = run_command(sys.executable, "-c", LIMITED, env=None)
     assert done.returncode == 1
@@ -136,7 +136,7 @@ def test_a_model_that_ends_its_process_is_refused(deployed, tmp_path):
     assert "or ends the process that it runs in" in refusal(folder)
 
 
-def test_what_was_tried_is_not_tried_again(deployed, nothing_is_known, monkeypatch):
+def test_a_tried_model_is_not_tried_again(deployed, nothing_is_known, monkeypatch):
     Detector.load(deployed["tflite"])
     (known,) = nothing_is_known.iterdir()
     monkeypatch.setattr(sys, "executable", "/no/python")
@@ -149,13 +149,13 @@ def test_a_known_model_is_not_tried(deployed, nothing_is_known, no_process):
     info = Detector.load(deployed["run"], trust=True).info
     trial.remember(info)
     assert not needs_a_process(deployed["run"])
-    info.image_shape = [56, 56, 1]  # with larger pictures the same model takes more
+    info.image_shape = [56, 56, 1]  # with larger images the same model takes more
     trial.require_first_score(trial.KERAS, deployed["run"], Detector.load(deployed["run"]).info)
     with pytest.warns(UserWarning, match=UNTRIED):
         trial.require_first_score(trial.KERAS, deployed["run"], info)
 
 
-def test_what_was_made_here_is_known(nothing_is_known, tmp_path):
+def test_a_model_created_here_is_known(nothing_is_known, tmp_path):
     detector = weighing_detector((8, 8, 1), (1,))
     images = np.zeros((3, 8, 8, 1), np.uint8)
     (tmp_path / "run").mkdir()
@@ -178,7 +178,7 @@ def test_trust_needs_no_trial(kind, deployed, no_process, nothing_is_known):
     assert not nothing_is_known.exists()
 
 
-def test_what_is_said_of_a_model_on_trial_is_passed_on(deployed, tflite_info, tmp_path):
+def test_the_message_of_the_trial_process_is_passed_on(deployed, tflite_info, tmp_path):
     folder = tmp_path / "two\nlines"
     folder.mkdir()
     file = Path(shutil.copy(deployed["tflite"], folder / "other.tflite"))
@@ -186,7 +186,7 @@ def test_what_is_said_of_a_model_on_trial_is_passed_on(deployed, tflite_info, tm
     tflite_info["image_shape"] = [27, 28, 1]
     file.with_suffix(".json").write_text(json.dumps(tflite_info))
     message = refusal(file)
-    assert "two\\nlines/other.tflite is damaged or no detector of ours" in message
+    assert "two\\nlines/other.tflite is damaged or not an anomaly_tf detector" in message
     assert "it takes images (28, 28, 1), not (27, 28, 1)" in message
 
 

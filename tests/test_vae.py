@@ -1,4 +1,4 @@
-"""The variational autoencoder: its two losses, and the score that is made of them."""
+"""The variational autoencoder: its two losses, and its score."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_step_reports_both_terms_per_pixel_and_minimises_their_sum(batch):
 
 def test_the_statistics_and_the_loss_are_of_the_errors_where_black_is_0_and_white_is_1(batch):
     model = build(noise=0.2)
-    # A decoder of zeros answers grey, whatever it is given, so the errors are known.
+    # A decoder of zeros returns grey for every input, so that the errors are known.
     model.decoder.set_weights([np.zeros_like(weight) for weight in model.decoder.get_weights()])
     values = {name: float(value) for name, value in model.train_step(batch).items()}
     errors = batch.numpy().reshape(16, PIXELS) / 2
@@ -66,7 +66,7 @@ def test_the_statistics_and_the_loss_are_of_the_errors_where_black_is_0_and_whit
 
 def test_the_latent_is_drawn_from_the_gaussian_that_the_encoder_gives():
     model = build()
-    # Whatever the image, mean 2 and variance exp(-1.4).
+    # For every image, mean 2 and variance exp(-1.4).
     for name, bias in (("mean", 2.0), ("log_variance", -1.4)):
         layer = model.encoder.get_layer(name)
         layer.set_weights([np.zeros(layer.kernel.shape), np.full(layer.bias.shape, bias)])
@@ -92,7 +92,7 @@ def test_the_latent_is_sampled_anew_in_each_step_but_not_in_the_score(batch, ima
     np.testing.assert_array_equal(model.detector(images)["score"], model.detector(images)["score"])
 
 
-def test_errors_are_standardised_by_what_each_pixel_does_on_normal_images(batch):
+def test_errors_are_standardised_by_the_statistics_of_each_pixel_on_normal_images(batch):
     model = build(noise=0.2)
     statistics = model.averaged.get_layer("error_statistics")
     means, variances = np.linspace(-0.2, 0.2, PIXELS), np.linspace(0.0, 0.5, PIXELS)
@@ -113,7 +113,7 @@ def test_the_statistics_follow_the_errors_of_training(batch):
     before = model.error_statistics.moving_variance.numpy()
     model.train_step(batch)
     assert not np.array_equal(before, model.error_statistics.moving_variance)
-    # And the average, which the detector is made of, takes them over.
+    # The average, which the detector uses, has them as well.
     averaged = model.averaged.get_layer("error_statistics")
     assert np.abs(averaged.moving_mean).max() > 0
 

@@ -1,4 +1,4 @@
-"""What is measured after each epoch, and which epoch is the best."""
+"""Validation metrics after each epoch, and the selection of the best epoch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.training.callbacks import LAST_EPOCH, Validation
 
-# Of three pixels the first tells the two anomalies from the three normal images, the second half
-# of the six pairs, and the third none.
+# The first of three pixels separates the two anomalies from the three normal images, the second
+# half of the six pairs, and the third none.
 PIXELS = [[10, 90, 200], [20, 10, 220], [30, 70, 240], [40, 80, 20], [50, 60, 10]]
 IMAGES = LabelledImages(
     images=np.array(PIXELS, np.uint8)[:, np.newaxis, :, np.newaxis],
@@ -72,14 +72,14 @@ def test_of_labelled_anomalies_the_epoch_with_the_highest_auroc_is_the_best(tmp_
         assert measures["val_normal_score"] == pytest.approx(np.mean(PIXELS[:3], axis=0)[pixel])
 
 
-def test_a_training_that_is_resumed_has_to_beat_what_it_had(tmp_path):
+def test_a_resumed_training_must_beat_its_best_epoch(tmp_path):
     watched = Watched("val_auroc", tmp_path, best=0.7)
     for epoch, pixel in enumerate((1, 2, 0), start=4):
         watched.epoch(epoch, pixel)
     assert watched.epochs == [7]
 
 
-def test_without_labelled_anomalies_the_last_epoch_is_kept_whatever_they_would_say(tmp_path):
+def test_without_labelled_anomalies_the_last_epoch_is_kept(tmp_path):
     watched = Watched(LAST_EPOCH, tmp_path)
     for epoch, pixel in enumerate((0, 1, 2)):
         watched.epoch(epoch, pixel)
@@ -88,7 +88,7 @@ def test_without_labelled_anomalies_the_last_epoch_is_kept_whatever_they_would_s
 
 def test_the_logs_hold_measures_and_learning_rates_beside_the_losses(tmp_path):
     logs = Watched("val_accuracy", tmp_path).epoch(0, 1)
-    # Classes are told of normal images only: of them 2, 2 and 2 have the brightest pixel.
+    # Classes are predicted for normal images only: 2, 2 and 2 of them have the brightest pixel.
     likely = np.exp(0.02 * np.array(PIXELS[:3]))
     likely /= likely.sum(axis=1, keepdims=True)
     assert logs == {

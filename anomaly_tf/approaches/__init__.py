@@ -1,29 +1,29 @@
-"""The approaches: one folder each, one line each in the registry, and the contract they keep.
+"""The approaches: a folder and a line in the registry for each, and their interface.
 
 A folder holds `options.py`, a frozen dataclass that imports no TensorFlow, and `model.py`, one
-`Approach` subclass (`base.py`) that trains networks. Both are loaded when they are asked for.
-Their classes are called as the folder is: `dual_gan` holds `DualGanConfig` and `DualGan`.
+`Approach` subclass (`base.py`) that trains networks. Both are imported when they are needed. Their
+classes are named after the folder: `dual_gan` holds `DualGanConfig` and `DualGan`.
 
-What an approach declares in its options (`Config` has the full list):
+An approach declares in its options (`Config` has the full list):
 
-- `protocols` and `learns_from`: what it may be trained on, and what batches it wants;
-- `score_map`: how its score follows from its map, in which unit the map is, and up to which size an
-  image is judged as a whole.
+- `protocols` and `learns_from`: its protocols, and the kind of batches it is trained on;
+- `score_map`: how its score is computed from its map, the unit of the map, and the size up to which
+  an image is scored as a whole.
 
-What the rest of the package knows of a model:
+The rest of the package uses these parts of a model:
 
 - `build(config, image_shape, class_count, jit_compile)`: a compiled model, ready for `fit` on the
   batches that `learns_from` names;
-- `model.adapts_to`: how many normal images `model.adapt(images)`, uint8 `(N, H, W, C)`, is to be
-  called with before `fit`; 0 if it is not;
+- `model.adapts_to`: number of normal images with which `model.adapt(images)`, uint8
+  `(N, H, W, C)`, must be called before `fit`; 0 if it need not be called;
 - `model.metrics`: a mean of every loss, by name;
 - `model.learning_rates()`: the current learning rates, by name;
-- `model.detector`: what the approach leaves behind, a functional model of Keras layers only, from
-  uint8 images `(N, H, W, C)` to a dictionary of float32. Always `score` `(N,)`, at least 0, higher
-  is more anomalous, of each image independently of its batch. With a reconstruction: `error_map`
-  `(N, H, W)`, at least 0, and `reconstruction` `(N, H, W, C)` in [-1, 1]. Without one: `features`
-  `(N, h, w, K)` and `evidence` `(N,)`, from which Grad-CAM is made. If it classifies:
-  `probabilities` `(N, class_count)`. Its weights follow training.
+- `model.detector`: the result of training, a functional model of Keras layers only, from uint8
+  images `(N, H, W, C)` to a dictionary of float32. It always has `score` `(N,)`, at least 0, higher
+  for more anomalous images, independent of the other images in the batch. Approaches with a
+  reconstruction have `error_map` `(N, H, W)`, at least 0, and `reconstruction` `(N, H, W, C)` in
+  [-1, 1]; the others have `features` `(N, h, w, K)` and `evidence` `(N,)`, from which Grad-CAM is
+  computed. Classifiers have `probabilities` `(N, class_count)`. Its weights change during training.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from anomaly_tf.config import Config
 if TYPE_CHECKING:
     from anomaly_tf.approaches.base import Approach
 
-# What the user types, and the folder.
+# Name of each approach, and its folder.
 APPROACHES = {
     "autoencoder": "autoencoder",
     "cnn": "classifier",
@@ -64,13 +64,13 @@ def options_of(approach: str) -> type[Config]:
 def build_model(
     config: Config, image_shape: tuple[int, int, int], class_count: int, jit_compile: bool
 ) -> Approach:
-    """A compiled model of the approach that a configuration is of.
+    """Builds and compiles the model of a configuration's approach.
 
     Args:
-        config: Its options.
+        config: Options of the approach.
         image_shape: Height, width, channels.
-        class_count: Classes of the data set, for approaches that tell them apart.
-        jit_compile: Whether XLA compiles its step.
+        class_count: Number of classes of the data set, for classifiers.
+        jit_compile: If True, XLA compiles the training step.
     """
     model = import_module(f"{__name__}.{APPROACHES[config.approach]}.model")
     return model.build(config, image_shape, class_count, jit_compile)

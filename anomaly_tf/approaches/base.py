@@ -1,4 +1,4 @@
-"""What every approach does in training, whatever its losses."""
+"""Training steps that all approaches share."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from anomaly_tf.networks.gradients import learn_gradients
 class Approach(keras.Model):
     """A model in training: means of its losses, an optimizer per network, a moving average.
 
-    A subclass owns `train_step` and ends it with `learn` and `track`, and sets `detector`, made of
-    the averages. Where values of tensors are to decide in `train_step`, it says so by TensorFlow's
-    operations: AutoGraph, which takes a second of each start, does not rewrite it.
+    A subclass defines `train_step`, which ends with `learn` and `track`, and sets `detector`, which
+    is built from the averaged networks. `train_step` must use TensorFlow's operations for control
+    flow that depends on tensors: AutoGraph is off, because it adds a second to each start.
 
     Args:
         name: Name of the model.
-        losses: Name of each loss that is tracked.
-        networks: The networks that learn; kept as what `fused` makes of them.
-        averages: Of those that the detector is made of, the first one first, by name: a network
-            built likewise. It takes the exponential moving average of the other's weights and
-            BatchNorm statistics, and does not learn.
+        losses: Names of the tracked losses.
+        networks: The trained networks by name; replaced by the output of `fused`.
+        averages: For each network that the detector uses, by the same name, a network of the same
+            architecture. It holds the exponential moving average of the trained network's weights
+            and BatchNorm statistics, and is not trained itself. The first one is `averaged`.
         ema_decay: Decay of the moving average per step.
     """
 
-    # How many normal images `adapt` wants; none if the score holds no `gradient_distance`.
+    # Number of normal images for `adapt`; 0 if the score does not use `gradient_distance`.
     adapts_to = 0
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -67,7 +67,7 @@ class Approach(keras.Model):
         return list(self.trackers.values())
 
     def compile(self, optimizers: dict[str, keras.Optimizer], jit_compile: bool = False) -> None:
-        """Takes one optimizer for each of the networks; the losses are the model's own."""
+        """Sets one optimizer per network; the losses are defined by the model."""
         first = optimizers[next(iter(self.averages))]
         super().compile(optimizer=first, jit_compile=jit_compile)
         self.optimizers = optimizers
@@ -75,7 +75,7 @@ class Approach(keras.Model):
             optimizer.build(self.networks[name].trainable_variables)
 
     def adapt(self, images: np.ndarray) -> None:
-        """Sets mean and covariance of normal images' gradients, before training.
+        """Sets the mean and covariance of the gradients of normal images, before training.
 
         Args:
             images: At most `adapts_to` normal training images, uint8 `(N, H, W, C)`.
@@ -83,11 +83,11 @@ class Approach(keras.Model):
         learn_gradients(self.detector, images)
 
     def learn(self, tape: tf.GradientTape, losses: dict[str, tf.Tensor]) -> None:
-        """One step of each network on its loss, and of the moving average.
+        """Updates each network by one step on its loss, and the moving average.
 
         Args:
-            tape: What recorded the losses; persistent if there are several networks.
-            losses: Network's name to the scalar that it minimises.
+            tape: The tape that recorded the losses; persistent if there are several networks.
+            losses: Name of each network to the scalar loss that it minimises.
         """
         for name, loss in losses.items():
             variables = self.networks[name].trainable_variables
@@ -109,7 +109,7 @@ class Approach(keras.Model):
 
     def _update_average(self) -> None:
         step = tf.cast(self.optimizer.iterations, tf.float32)
-        # A short memory at first: the random initial weights should not weigh for long.
+        # The decay is smaller at first, so that the random initial weights are soon forgotten.
         decay = tf.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
         for name, averaged in self.averages.items():
             current = self.networks[name].weights
@@ -122,19 +122,19 @@ def with_hardest(
     score: Callable[[tf.Tensor], tf.Tensor],
     candidates: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What is learnt from of a batch of candidates: half as drawn, half those told worst.
+    """Selects the images of a training batch: half as drawn, half the hardest candidates.
 
-    Online hard example mining (A. Shrivastava et al. 2016) of both kinds. By the worst alone a
-    network at its beginning, which tells nothing yet, would learn the reverse.
+    Online hard-example mining (A. Shrivastava et al. 2016) of normal images and anomalies. With
+    the hardest images only, a network that cannot yet separate the two would learn the reverse.
 
     Args:
         batch: Normal images and anomalies, each `(candidates * N, H, W, C)`.
-        score: Anomaly score `(M,)` of images `(M, H, W, C)`, as the detector gives it so far.
-        candidates: How many images there are for each that is kept.
+        score: Function from images `(M, H, W, C)` to the current anomaly scores `(M,)`.
+        candidates: Number of images drawn for each image that is kept.
 
     Returns:
-        Normal images and anomalies, each `(N, H, W, C)`: the first half of N as they come, then of
-        the rest the normal images of the highest and the anomalies of the lowest score.
+        Normal images and anomalies, each `(N, H, W, C)`: the first half of N as drawn, then of the
+        remaining ones the normal images with the highest and the anomalies with the lowest score.
     """
     if candidates == 1:
         return batch
@@ -142,15 +142,15 @@ def with_hardest(
     drawn = (count + 1) // 2
     rest = [images[drawn:] for images in batch]
     normal, anomaly = tf.split(score(tf.concat(rest, axis=0)), 2)
-    worst = [tf.math.top_k(told, count - drawn).indices for told in (normal, -anomaly)]
+    hardest = [tf.math.top_k(scores, count - drawn).indices for scores in (normal, -anomaly)]
     return tuple(
         tf.concat([images[:drawn], tf.gather(others, chosen)], axis=0)
-        for images, others, chosen in zip(batch, rest, worst, strict=True)
+        for images, others, chosen in zip(batch, rest, hardest, strict=True)
     )
 
 
 def adam(learning_rate: float, training: TrainingConfig, beta_1: float = 0.9) -> keras.Optimizer:
-    """Adam whose learning rate stays or falls to zero over the whole training, on a cosine."""
+    """Adam with a constant learning rate, or with a cosine decay to zero over the training."""
     if training.schedule == "constant":
         return FusedAdam(learning_rate, beta_1=beta_1)
     steps = training.epochs * training.steps_per_epoch

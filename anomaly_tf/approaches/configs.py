@@ -1,4 +1,4 @@
-"""The configuration of an approach, from a run's file or from keyword arguments.
+"""Configuration of an approach, from a run's file or from keyword arguments.
 
 Imports no TensorFlow.
 """
@@ -21,7 +21,7 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.runs.paths import user_path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# In an installed package inside it, in a checkout beside it.
+# Inside an installed package, or beside it in a checkout.
 CONFIG_FOLDER = next(
     folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()
 )
@@ -43,7 +43,7 @@ def require_approach(name: Any) -> str:
 
 
 def config_file(name: str) -> Path:
-    """The YAML file that a user names: his own, else `configs/...` of this package."""
+    """The YAML file that a user names: an own file, or else `configs/...` of this package."""
     path = user_path(name)
     shipped = CONFIG_FOLDER.parent / path
     if path.parts[:1] == (CONFIG_FOLDER.name,) and not path.exists() and shipped.is_file():
@@ -56,8 +56,8 @@ def load_config(path: Path, data: str | None = None, data_dir: str | None = None
 
     Args:
         path: `config.yaml` of the run.
-        data: Another source of the same data, if the user names one.
-        data_dir: Another folder for cached data, if the user names one.
+        data: Another source of the same data, if one is given.
+        data_dir: Another folder for cached data, if one is given.
 
     Raises:
         UserError: If the file is not a configuration.
@@ -79,12 +79,12 @@ def config_of(approach: str, options: Mapping[str, Any]) -> Config:
 
     Args:
         approach: Its name or an alias.
-        options: Option names to values. An option of a section is named with two underscores
-            (`training__epochs`) or a dot, or lies in a dictionary (`{"training": {...}}`).
+        options: Option names to values. An option of a section is given with two underscores
+            (`training__epochs`), with a dot, or in a dictionary (`{"training": {...}}`).
 
     Raises:
-        UserError: A `ValueError`; if there is no such approach or option (the message names the
-            nearest), or a value is wrong.
+        UserError: A `ValueError`; if there is no such approach or option (the message suggests the
+            nearest name), or a value is wrong.
     """
     approach = require_approach(approach)
     parser = OptionParser(options_of(approach), spelling=as_keyword)
@@ -92,7 +92,7 @@ def config_of(approach: str, options: Mapping[str, Any]) -> Config:
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"training__epochs": 3}` as `{"training": {"epochs": 3}}`, with plain values.
+    """Changes `{"training__epochs": 3}` to `{"training": {"epochs": 3}}`, with plain values.
 
     Raises:
         UserError: If an option is given twice.
@@ -112,7 +112,7 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as YAML has it: numbers of NumPy, paths and tuples become plain."""
+    """Converts NumPy numbers, paths and tuples to the plain types of YAML."""
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

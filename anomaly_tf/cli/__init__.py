@@ -29,7 +29,7 @@ def _main(arguments: list[str]) -> int:
         print(_help())
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"anomaly_tf {VERSION}")
+        print(f"{NAME} {VERSION}")
         return 0
     command, *rest = arguments
     if command not in COMMANDS:

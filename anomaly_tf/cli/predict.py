@@ -57,7 +57,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     description, _, more = (__doc__ or "").partition("\n\n")
     parser = _Parser(program("predict"), description=description, epilog=more, allow_abbrev=False)
     parser.add_argument("images", nargs="+", metavar="FILES_OR_FOLDERS")
-    parser.add_argument("--version", action="version", version=f"anomaly_tf {VERSION}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("--model", required=True, help="a run, a SavedModel's folder or a .tflite")
     parser.add_argument(
         "--format", choices=("table", "jsonl", "csv"), default="table", help="of the output"
@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> int:
             write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
         return int(verdicts.sum())
 
-    with closing(score_files(detector, run_of(user_path(options.model)), files)) as scored_parts:
+    with closing(score_files(detector, files)) as scored_parts:
         for part in scored_parts:
             show_progress()
             for file in part:

@@ -18,9 +18,6 @@ from anomaly_tf.script import printable
 from anomaly_tf.training.console import Console, verbosity
 from anomaly_tf.training.session import train_on
 
-# A 95th percentile of fewer is but the largest of them.
-ENOUGH_CALIBRATION = 20
-
 
 def main(arguments: list[str]) -> int:
     """Runs the training that the command line asks for; returns the exit status."""
@@ -48,7 +45,7 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
     command = command_line("train", *arguments)
     outcome = train_on(config, dataset, run, command, Console(verbosity()), bool(options.resume))
     if outcome.info:
-        print(f"{describe_outcome(outcome.info)}\n{_caution(outcome.info)}", end="")
+        print(describe_outcome(outcome.info))
         print(f"run: {printable(str(run.path))}\nnext: {_evaluation(run)}")
     if outcome.message:
         print(f"error: {printable(f'{outcome.message}; {outcome.remedy}')}", file=sys.stderr)
@@ -72,14 +69,3 @@ def describe_outcome(info: DetectorInfo) -> str:
 
 def _evaluation(run: RunDirectory) -> str:
     return printable(command_line("evaluate", "--run-dir", run.path))
-
-
-def _caution(info: DetectorInfo) -> str:
-    """What few images for a percentile mean; the conformal method refuses too few by itself."""
-    size = info.calibration.size
-    if size >= ENOUGH_CALIBRATION or info.threshold.method == "conformal":
-        return ""
-    return (
-        f"note: the threshold rests on {size} normal images only; expect more false alarms than "
-        "it says until there are more\n"
-    )

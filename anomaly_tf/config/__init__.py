@@ -1,10 +1,10 @@
-"""What a run is made of: typed, frozen and checked before anything is written.
+"""Configuration of a run: typed, frozen and checked before anything is written.
 
-Values come from three places, later ones win: the defaults of the dataclasses, a YAML file
+Values come from three places, and later ones win: the defaults of the dataclasses, a YAML file
 (`configs/<approach>.yaml` or `--config FILE`), the command line. The resolved configuration is
-saved with the run, so a run can always say how it came to be. Nothing here imports TensorFlow:
-`--help` and every wrong option answer at once (see `command_line.py`). What belongs to a single
-approach stands in `approaches/<name>/options.py`.
+saved with the run, so that every run is documented. Nothing here imports TensorFlow: `--help` and
+the message for a wrong option appear immediately. Options of a single approach are in
+`approaches/<name>/options.py`.
 """
 
 from anomaly_tf.config.checked import Checked, number
@@ -20,7 +20,13 @@ from anomaly_tf.config.run import (
     plain,
     save_config,
 )
-from anomaly_tf.config.score_map import GRAD_CAM, ScoreMap, ScoreRule, reconstruction_map
+from anomaly_tf.config.score_map import (
+    GRAD_CAM,
+    MAX_WHOLE,
+    ScoreMap,
+    ScoreRule,
+    reconstruction_map,
+)
 from anomaly_tf.config.sections import (
     AdversarialTrainingConfig,
     BalancedSamplingConfig,
@@ -37,6 +43,7 @@ __all__ = [
     "ALL_CLASSES_NORMAL",
     "GRAD_CAM",
     "LARGEST_SIDE",
+    "MAX_WHOLE",
     "SMALLEST_SIDE",
     "AdversarialTrainingConfig",
     "BalancedConfig",

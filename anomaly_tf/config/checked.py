@@ -1,4 +1,4 @@
-"""Options that say their own ranges: the base of every dataclass that a user fills."""
+"""Range checks for options: the base class of every dataclass of options."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from anomaly_tf.runs.paths import expand_home
 
 
 def number(default: Any, low: float, high: float = float("inf"), *, above: bool = False) -> Any:
-    """A dataclass field whose value, or each of its values, lies in `[low, high]`.
+    """A dataclass field whose value (or every element of it) must lie in `[low, high]`.
 
     Args:
-        default: Default value, a number or a tuple of numbers; or None, which is not checked.
+        default: Default value: a number, a tuple of numbers, or None, which is not checked.
         low: Smallest allowed value.
         high: Largest allowed value.
-        above: Whether `low` itself is excluded.
+        above: If True, `low` itself is excluded.
     """
     return field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Base of the configuration dataclasses: checks the ranges declared by `number`.
+    """Base of the configuration dataclasses; checks the ranges declared by `number`.
 
-    A text that begins with `~` is a path, in which that stands for the home folder.
+    A string that begins with `~` is a path; `~` is expanded to the home folder.
     """
 
     section: ClassVar[str] = ""
@@ -45,7 +45,7 @@ class Checked:
             if value is None:
                 continue
             for part in value if isinstance(value, tuple) else (value,):
-                # Not by math.isinf, for which a whole number may be too large.
+                # math.isinf raises OverflowError for very large integers.
                 infinite = abs(part) == math.inf
                 if not low <= part <= high or (above and part == low) or infinite:
                     bound = f"above {low:g}" if above else f"at least {low:g}"

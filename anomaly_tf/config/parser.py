@@ -1,7 +1,7 @@
-"""From a command line and a YAML file to a dataclass: the one module that speaks with jsonargparse.
+"""Parses a command line and a YAML file into a dataclass; the only module that uses jsonargparse.
 
-What is wrong is found by asking the parser about each option by itself, not by reading its
-messages.
+To find the wrong option, the parser is asked about each option separately; its messages are not
+parsed.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class _HyphenParser(ArgumentParser):
 
 
 class OptionParser(Generic[Options]):
-    """Reads the fields of a dataclass, and a few options beside them.
+    """Parses the fields of a dataclass and a few additional options.
 
     Args:
         options: The dataclass.
         program: Name of the script, for `--help`.
-        description: What it does, for `--help`.
-        beside: Name to metavar and help of further options, whose values are text.
-        spelling: How the user writes the dotted name of an option, for messages.
+        description: Description of the script, for `--help`.
+        beside: Additional options whose values are text: name to (metavar, help).
+        spelling: Function from the dotted name of an option to its form in messages.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class OptionParser(Generic[Options]):
             prog=program,
             usage=usage,
             description=description,
-            version=f"anomaly_tf {VERSION}",
+            version=VERSION,
             exit_on_error=False,
         )
         for name, (metavar, explanation) in self._beside.items():
@@ -83,12 +83,12 @@ class OptionParser(Generic[Options]):
     def parse(
         self, arguments: Sequence[str], values: dict[str, Any] | None = None, file: Any = None
     ) -> tuple[Options, dict[str, str | None]]:
-        """The dataclass, and the values of the options beside it.
+        """Returns the dataclass and the values of the additional options.
 
         Args:
-            arguments: The command line without the program's name; it wins over the file.
-            values: What a YAML file holds.
-            file: Its name, for messages.
+            arguments: The command line without the program's name; it overrides the file.
+            values: Contents of a YAML file.
+            file: Name of that file, for messages.
 
         Raises:
             UserError: If an option is unknown, missing or wrong.
@@ -103,14 +103,14 @@ class OptionParser(Generic[Options]):
             base = self._parser.parse_object(values, defaults=True) if values else None
             parsed = self._parser.parse_args(arguments, namespace=base)
             beside = {name: parsed.pop(name) for name in self._beside}
-            made = self._parser.instantiate(parsed)
+            options = self._parser.instantiate(parsed)
         except OptionError as error:  # out of the range that the dataclass allows
             raise error.as_user_error(self._shown) from error
         except REFUSALS as error:
             raise self._explained(arguments, values, error) from error
         names = [item.name for item in dataclasses.fields(self._options)]
         try:
-            return self._options(**{name: made[name] for name in names}), beside
+            return self._options(**{name: options[name] for name in names}), beside
         except OptionError as error:
             raise error.as_user_error(self._shown) from error
 
@@ -135,7 +135,7 @@ class OptionParser(Generic[Options]):
     def _explained(
         self, arguments: Sequence[str], values: dict[str, Any], refusal: Exception
     ) -> UserError:
-        """Why the parser refuses, by the first option that it refuses by itself."""
+        """The error message for the first option that the parser refuses."""
         given = _given(arguments)
         for name, value in [*dotted(values).items(), *given]:
             if name in ANSWERS:
@@ -158,13 +158,13 @@ class OptionParser(Generic[Options]):
         return UserError(" ".join(str(refusal).split()))
 
     def _bracketed(self, arguments: list[str]) -> list[str]:
-        """`--seeds 0,1` as `--seeds [0,1]`, for the options that hold several values."""
+        """Changes `--seeds 0,1` to `--seeds [0,1]`, for options with several values."""
         several = {f"--{name}": _element(hint) for name, hint in self._types.items()}
 
         def bracketed(value: str, option: str) -> str:
             if str not in _alternatives(several[option]):
                 return f"[{value}]"
-            # In quotes, or a class called 007 would become a number.
+            # Quoted, so that a class named 007 does not become a number.
             return json.dumps([part.strip() for part in value.split(",")])
 
         changed, before = [], ""
@@ -179,7 +179,7 @@ class OptionParser(Generic[Options]):
         return changed
 
     def _listed(self, values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        """`normal_class: 0` of a file as `normal_class: [0]`, for options of several values."""
+        """Changes `normal_class: 0` to `normal_class: [0]`, for options with several values."""
         changed = {}
         for key, value in values.items():
             if isinstance(value, dict):
@@ -191,7 +191,7 @@ class OptionParser(Generic[Options]):
 
 
 def value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """The value of an option that decides how the others are read."""
+    """The value of an option that determines how the others are parsed."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument(f"--{option}", nargs="?")
     known, _ = first.parse_known_args(_with_underscores(arguments))
@@ -199,10 +199,10 @@ def value_of(option: str, arguments: Sequence[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that does not exist, with the nearest one that does."""
+    """The message for an unknown name; it suggests the nearest known name."""
 
     def likeness(candidate: str) -> float:
-        # "epoch" is near to "training.epochs": the last part counts as much as the whole.
+        # "epoch" is close to "training.epochs": the last part is compared as well as the whole.
         last = re.split(r"\.|__", candidate)[-1].strip("-")
         pairs = ((name, candidate), (name.strip("-"), last))
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
@@ -215,7 +215,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def _types(options: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted option name to its type, in the order of the fields."""
+    """Maps each dotted option name to its type, in the order of the fields."""
     hints = typing.get_type_hints(options)
     found: dict[str, Any] = {}
     for item in dataclasses.fields(options):
@@ -225,18 +225,18 @@ def _types(options: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The types that a value may have, without None."""
+    """The types that a value may have, except None."""
     is_union = get_origin(hint) in (types.UnionType, typing.Union)
     return tuple(one for one in (get_args(hint) if is_union else (hint,)) if one is not type(None))
 
 
 def _element(hint: Any) -> Any:
-    """The type of each of several values; None if an option holds a single one."""
+    """The element type of an option with several values; None for a single value."""
     return next((get_args(one)[0] for one in _alternatives(hint) if get_origin(one) is tuple), None)
 
 
 def _refused(hint: Any, value: Any) -> str | None:
-    """Why a value by itself is not of a type; None if it is."""
+    """The reason why a value does not have a type; None if it does."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--option", type=hint)
     try:
@@ -274,7 +274,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _given(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Names and values on a command line; None where none follows."""
+    """Names and values on a command line; the value is None if it is missing."""
     given: list[tuple[str, str | None]] = []
     for argument, following in pairwise([*arguments, "--"]):
         if argument.startswith("--"):
@@ -285,12 +285,12 @@ def _given(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
 
 
 def as_keyword(name: str) -> str:
-    """`training.batch_size` as a keyword argument: `training__batch_size`."""
+    """The keyword of an option: `training__batch_size` for `training.batch_size`."""
     return name.replace(".", "__")
 
 
 def _with_underscores(arguments: Sequence[str]) -> list[str]:
-    """`--run-dir=a-b` as `--run_dir=a-b`; values stay as they are."""
+    """Changes `--run-dir=a-b` to `--run_dir=a-b`; values are unchanged."""
     changed = []
     for index, argument in enumerate(arguments):
         following = arguments[index + 1] if index + 1 < len(arguments) else "--"

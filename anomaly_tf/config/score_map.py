@@ -1,4 +1,4 @@
-"""How the score of an image follows from its map: declared by an approach, once."""
+"""How an approach computes the score of an image from its map."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 ScoreRule = Literal["mean", "maximum", "none"]
+# Shorter side in pixels up to which a picture shows one thing, not a surface or a scene.
+MAX_WHOLE = 48
 
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """The map of an approach, and what its score has to do with it.
+    """The anomaly map of an approach, and how the score is computed from it.
 
-    Small images show one thing, which is anomalous as a whole; large ones show surfaces and scenes,
-    of which an anomaly is a small part.
+    Small images show one object, which is anomalous as a whole; large images show surfaces and
+    scenes, where an anomaly covers a small region.
 
     Attributes:
-        unit: What a value of the map is, in words.
-        whole: How the score of an image that is judged as a whole follows from its map; further
-            terms may be added to it. `none`: it does not.
-        places: Likewise of an image that is judged by its places, and whose map is smoothed.
-        whole_up_to: Shorter side in pixels up to which an image is judged as a whole.
+        unit: Meaning of a value of the map, in words.
+        whole: Rule for small images, which are scored as a whole: the score is the mean or the
+            maximum of the map, plus further terms of the approach; `none`: the score does not
+            depend on the map.
+        places: Rule for larger images, which are scored by region; their map is smoothed.
+        whole_up_to: Shorter side in pixels up to which an image is scored as a whole.
     """
 
     unit: str
@@ -28,19 +31,19 @@ class ScoreMap:
     places: ScoreRule
     whole_up_to: float
 
-    def judges_whole(self, image_shape: tuple[int, ...]) -> bool:
-        """Whether images `(H, W, ...)` are judged as a whole."""
+    def scores_whole(self, image_shape: tuple[int, ...]) -> bool:
+        """True if images `(H, W, ...)` are scored as a whole."""
         return min(image_shape[:2]) <= self.whole_up_to
 
     def rule(self, image_shape: tuple[int, ...]) -> ScoreRule:
-        """How the score of images `(H, W, ...)` follows from their map."""
-        return self.whole if self.judges_whole(image_shape) else self.places
+        """The rule for images `(H, W, ...)`."""
+        return self.whole if self.scores_whole(image_shape) else self.places
 
 
 def reconstruction_map(unit: str) -> ScoreMap:
-    """Of approaches that score by the error of a reconstruction: its mean, or its largest."""
-    return ScoreMap(unit, "mean", "maximum", whole_up_to=48)
+    """The map of reconstruction errors; the score is its mean (small images) or its maximum."""
+    return ScoreMap(unit, "mean", "maximum", whole_up_to=MAX_WHOLE)
 
 
-# Grad-CAM, from which no score is made.
+# Grad-CAM; the score does not depend on it.
 GRAD_CAM = ScoreMap("Grad-CAM of the evidence", "none", "none", whole_up_to=float("inf"))

@@ -1,4 +1,4 @@
-"""Sections of a configuration that belong to no single approach: data, training, threshold."""
+"""Sections of a configuration that all approaches share: data, training, threshold."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Protocol = Literal["imbalance", "one_class", "corruption", "unseen", "classifica
 
 @dataclass(frozen=True)
 class SamplingConfig(Checked):
-    """How images become training batches.
+    """Training batches.
 
     Attributes:
-        validation_fraction: Share of the training files kept for validation, cut per class.
-        flip: Probability of mirroring a training image left to right.
-        shift: Largest random shift of a training image, in pixels along each axis.
-        rotation: Largest random rotation of a training image, in degrees either way.
-        erase: Probability of blackening a rectangle of a training image, up to half as high and
-            wide.
+        validation_fraction: Share of each class's training images that is kept for validation.
+        flip: Probability of flipping a training image left to right.
+        shift: Largest random shift of a training image along each axis, in pixels.
+        rotation: Largest random rotation of a training image in either direction, in degrees.
+        erase: Probability of setting a random rectangle of a training image to black. The rectangle
+            has at most half the image's height and width.
     """
 
     section: ClassVar[str] = "sampling."
@@ -36,17 +36,19 @@ class SamplingConfig(Checked):
 
 @dataclass(frozen=True)
 class BalancedSamplingConfig(SamplingConfig):
-    """How normal images and labelled anomalies become training batches.
+    """Training batches of normal images and labelled anomalies.
 
     Attributes:
-        anomaly_clusters: K-means clusters from which anomalies are drawn equally; 1 draws
-            uniformly.
-        candidates: Images drawn for each that is learnt from. Half of a batch is learnt from as
-            drawn; the other half are the hardest of the rest: the normal images that score highest
-            at that moment and the anomalies that score lowest. 1 learns from all.
-        synthetic: Share of the anomalies in a batch that are made of normal images, by turning,
-            moving, resizing and mixing them; not under protocol corruption, which makes its own.
-            null stands for 0.4 under protocol unseen and 0 under the others.
+        anomaly_clusters: Number of k-means clusters of the anomalies. Each cluster is sampled
+            equally often; 1 samples all anomalies uniformly.
+        candidates: Hard-example mining: number of images drawn per image of the batch. Half of the
+            batch is used as drawn; the other half are the hardest of the remaining images, which
+            are the normal images with the highest and the anomalies with the lowest current score.
+            1 disables mining.
+        synthetic: Share of the anomalies in a batch that are generated from normal images by
+            rotating, shifting, resizing and mixing them. It has no effect under protocol
+            corruption, which generates its own anomalies. null means 0.4 under protocol unseen and
+            0 under the others.
     """
 
     anomaly_clusters: int = number(16, 1, 1000)
@@ -54,7 +56,7 @@ class BalancedSamplingConfig(SamplingConfig):
     synthetic: float | None = number(0.0, 0, 1)
 
     def for_protocol(self, protocol: Protocol) -> BalancedSamplingConfig:
-        """The same with what was left to the protocol."""
+        """A copy with the protocol's defaults filled in."""
         if self.synthetic is not None:
             return self
         return dataclasses.replace(self, synthetic=0.4 if protocol == "unseen" else 0.0)
@@ -62,19 +64,21 @@ class BalancedSamplingConfig(SamplingConfig):
 
 @dataclass(frozen=True)
 class TrainingConfig(Checked):
-    """How long and how fast to learn.
+    """Length of training, batch size and learning rate.
 
     Attributes:
         epochs: Number of epochs.
-        steps_per_epoch: Batches in one epoch, fewer on a small set: none in which a normal image
-            comes more than 30 times.
-        batch_size: Images in one batch; half normal and half anomaly where both are learnt from.
-            By default 128, fewer if there are fewer images or they are large.
-        learning_rate: Adam's first learning rate.
-        schedule: How the learning rates change over all epochs: fall to zero on a cosine, or stay.
-        ema_decay: Decay of the moving average of the detector's weights, per step.
-        precision: Arithmetic of the layers; mixed_bfloat16 is meant for GPUs that have it.
-        jit_compile: Compile the step by XLA; auto means on a GPU only.
+        steps_per_epoch: Number of batches per epoch. It is lowered for small data sets, so that no
+            normal image occurs more than 30 times per epoch.
+        batch_size: Number of images per batch; for approaches that learn from both, half are normal
+            and half are anomalies. Default: 128, or fewer if there are fewer images or if they are
+            large.
+        learning_rate: Initial learning rate of Adam.
+        schedule: Learning-rate schedule over all epochs. cosine decays to zero; constant keeps the
+            initial rate.
+        ema_decay: Decay per step of the exponential moving average of the detector's weights.
+        precision: Precision of the layers; mixed_bfloat16 is for GPUs that support it.
+        jit_compile: Compile the training step with XLA; auto compiles on a GPU only.
     """
 
     section: ClassVar[str] = "training."
@@ -91,10 +95,10 @@ class TrainingConfig(Checked):
 
 @dataclass(frozen=True)
 class AdversarialTrainingConfig(TrainingConfig):
-    """How long and how fast a generator and its discriminators learn.
+    """Length of training, batch size and learning rates of a generator and its discriminators.
 
     Attributes:
-        discriminator_learning_rate: Adam's first learning rate for each discriminator.
+        discriminator_learning_rate: Initial learning rate of Adam for each discriminator.
     """
 
     discriminator_learning_rate: float = number(5e-4, 0, above=True)
@@ -105,11 +109,12 @@ class CorruptionConfig(Checked):
     """Synthetic anomalies of protocol corruption.
 
     Attributes:
-        kinds: Which to make of every image, of noise, rotation and both (rotation, then noise).
-        noise: Standard deviation of Gaussian noise; black is 0 and white is 1.
-        rotation: Largest angle in degrees; each image is turned by a random angle up to it,
-            either way.
-        sweep: Factors on both strengths for the curve of AUROC against strength.
+        kinds: Kinds of corruption; each is applied to every image. both is rotation, then noise.
+        noise: Standard deviation of the Gaussian noise, where black is 0 and white is 1.
+        rotation: Largest rotation in degrees; each image is rotated by a random angle up to it, in
+            either direction.
+        sweep: Factors by which noise and rotation are multiplied for the curve of AUROC against
+            strength.
     """
 
     section: ClassVar[str] = "corruption."
@@ -129,13 +134,13 @@ class CorruptionConfig(Checked):
 
 @dataclass(frozen=True)
 class UnseenConfig(Checked):
-    """Which anomalies protocol unseen shows in training, and which only at test.
+    """Anomaly classes of protocol unseen, for training and for the test only.
 
     Attributes:
-        seen_classes: Anomaly classes given to training, by name or number; by default the
-            first half of the classes that follow the normal one (after the last comes class 0), or
-            all that are not unseen.
-        unseen_classes: Anomaly classes met only at test; by default all others.
+        seen_classes: Anomaly classes used in training, by name or number. Default: all classes that
+            are not in unseen_classes; without these, the first half of the classes after the normal
+            one (class 0 follows the last).
+        unseen_classes: Anomaly classes used in the test only. Default: all others.
     """
 
     section: ClassVar[str] = "unseen."
@@ -161,12 +166,13 @@ class UnseenConfig(Checked):
 
 @dataclass(frozen=True)
 class ThresholdConfig(Checked):
-    """When a score becomes an alarm.
+    """Threshold on the anomaly score.
 
     Attributes:
-        method: How the threshold is set from the scores of normal validation images. percentile
-            takes a percentile of them; conformal keeps a promised false_alarm_rate.
-        percentile: The percentile of those scores, for method percentile.
+        method: How the threshold is computed from the scores of the normal validation images.
+            percentile: a percentile of these scores; conformal: a threshold that guarantees
+            false_alarm_rate.
+        percentile: Percentile of these scores, for method percentile.
         false_alarm_rate: Largest probability that a new normal image is an alarm, for method
             conformal; above 0 and below 1.
     """
@@ -183,7 +189,7 @@ class ThresholdConfig(Checked):
             self._refuse(
                 "false_alarm_rate", f"must be above 0 and below 1; got {self.false_alarm_rate}"
             )
-        # What would have no effect is a mistake.
+        # An option that would have no effect is refused.
         for method, name in THRESHOLD_SETTINGS.items():
             value = getattr(self, name)
             if method != self.method and value != getattr(ThresholdConfig, name):
@@ -194,18 +200,19 @@ class ThresholdConfig(Checked):
 
 @dataclass(frozen=True)
 class FolderConfig(Checked):
-    """How a folder of pictures becomes a data set.
+    """Reading of a folder of images.
 
     Attributes:
-        test_fraction: Share of each class kept for the test set, where the data has none of its
-            own; 0 keeps none, and the run then cannot be evaluated.
-        storage: Where pictures lie in training: memory, disk (read as they are needed), or auto,
-            which is memory up to memory_limit.
-        memory_limit: Megabytes (10^6 bytes) that pictures may take in memory.
-        bit_depth: Bits of the grey levels in 16-bit files, such as 12 for many cameras; by default
-            as few of 8, 10, 12, 14 and 16 as hold the largest value in the folder.
-        cache: Keep the decoded pictures of storage disk as one file in data_dir, so that each is
-            decoded once; else they are decoded each time.
+        test_fraction: Share of each class that is kept for the test, if the data has no test set;
+            with 0, the run has no test set and cannot be evaluated.
+        storage: Where the images are kept during training. memory: all in memory; disk: read when
+            needed; auto: memory if they fit into memory_limit, else disk.
+        memory_limit: Largest size of the images in memory, in megabytes (10^6 bytes).
+        bit_depth: Bit depth of the grey levels in 16-bit files, such as 12 for many cameras.
+            Default: the smallest of 8, 10, 12, 14 and 16 that holds the largest value in the
+            folder.
+        cache: With storage disk, keep the decoded images in one file in data_dir, so that each
+            image is decoded once; otherwise images are decoded each time they are used.
     """
 
     section: ClassVar[str] = "folder."

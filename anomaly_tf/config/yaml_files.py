@@ -9,25 +9,25 @@ import yaml
 
 from anomaly_tf.errors import UserError
 
-# The largest of ours has 3 KB; a megabyte takes the parser seconds.
+# The largest file in configs/ has 3 KB; parsing a megabyte takes seconds.
 MAX_BYTES = 2**20
 MAX_DIGITS = 40
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses aliases, by which a few lines stand for more than memory holds, and huge numbers."""
+    """Refuses aliases, with which a few lines can expand beyond memory, and huge numbers."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            problem = f"*{event.anchor} stands for something else, write that out"
+            problem = f"*{event.anchor} is an alias, write its value out"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """A whole number; longer ones than any option takes are refused, and so is base 60."""
+        """Parses an integer; refuses more digits than any option takes, and base 60."""
         if len(node.value) > MAX_DIGITS or ":" in node.value:
-            problem = f"{node.value[:20]}... is no whole number that an option takes"
+            problem = f"{node.value[:20]}... is not a whole number that an option takes"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         return super().construct_yaml_int(node)
 
@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping.
 
     Raises:
-        UserError: If the file cannot be read or is not such a file.
+        UserError: If the file cannot be read or does not hold a mapping.
     """
     try:
         with path.open("rb") as file:
@@ -61,12 +61,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = error.problem_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = error.problem or "not YAML"
-        raise UserError(f"{path}{place} is broken YAML ({problem}); mend it there") from error
-    except Exception as error:  # what PyYAML raises on values that do not fit their kind
+        raise UserError(f"{path}{place} is broken YAML ({problem}); correct it there") from error
+    except Exception as error:  # PyYAML raises various errors on values of a wrong type
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise UserError(f"{path} is broken YAML ({' '.join(str(reason).split())}); mend it") from (
-            error
-        )
+        raise UserError(
+            f"{path} is broken YAML ({' '.join(str(reason).split())}); correct it"
+        ) from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"training": {"epochs": 3}}` as `{"training.epochs": 3}`."""
+    """Flattens `{"training": {"epochs": 3}}` to `{"training.epochs": 3}`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"

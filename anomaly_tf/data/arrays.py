@@ -1,4 +1,4 @@
-"""What the sources of arrays share: checks, order, image shape and classes."""
+"""Helpers of all sources of arrays: checks, order, image shape and classes."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from anomaly_tf.errors import UserError
 
 # Class numbers are int16.
 MAX_CLASSES = 32_000
-# Images without a brighter pixel are taken for wrongly scaled.
+# Images without a brighter pixel are probably not scaled to 0 to 255.
 MAX_DARK = 63
 
 
 def dark_images(*sets: np.ndarray) -> tuple[str, ...]:
-    """A line on images of fewer than 256 grey levels, such as scikit-learn's digits of 0 to 16.
+    """A warning about images with few grey levels, such as scikit-learn's digits with 0 to 16.
 
     Args:
-        sets: Each uint8 `(N, H, W, C)`; one of them holds an image.
+        sets: Each uint8 `(N, H, W, C)`; at least one is not empty.
     """
     largest = min(int(images.max()) for images in sets if len(images))
     if largest > MAX_DARK:
         return ()
     return (
-        f"WARNING: no grey level is above {largest} of 255, nearly black; if {largest} is meant to "
-        "be white, scale the images to 0 to 255 before they are saved",
+        f"WARNING: no grey level is above {largest} of 255, the images are nearly black; if "
+        f"{largest} means white, scale the images to 0 to 255 before saving them",
     )
 
 
 def in_one_order(part: ImageSet) -> ImageSet:
-    """Sorts images by their bytes, equal ones by their class, because TFDS shuffles."""
+    """Sorts images by their bytes, and equal ones by their class, because TFDS shuffles."""
     images = part.images[:]
     flat = np.ascontiguousarray(images).reshape(len(images), int(np.prod(images.shape[1:])))
     order = np.lexsort((part.classes, flat.view(np.dtype((np.void, flat.shape[1]))).ravel()))
@@ -46,15 +46,15 @@ def fit_array(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def checked_images(name: str, images: np.ndarray, verb: str) -> np.ndarray:
-    """Images as uint8 `(N, H, W, C)`.
+    """Checks images; returns them as uint8 `(N, H, W, C)`.
 
     Args:
-        name: What the user calls them, for messages.
+        name: Name of the array, for messages.
         images: uint8 `(N, H, W)` or `(N, H, W, C)` with C 1 or 3.
-        verb: What the user does with them, `save` or `give`.
+        verb: Verb for the remedy in messages, `save` or `give`.
 
     Raises:
-        UserError: If they are something else.
+        UserError: If the array has another type or shape.
     """
     grey = images[..., np.newaxis] if images.ndim == 3 else images
     if (
@@ -64,23 +64,23 @@ def checked_images(name: str, images: np.ndarray, verb: str) -> np.ndarray:
         or not images.size
     ):
         raise UserError(
-            f"{name} must be uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), none of them "
-            f"0; got {images.dtype} {images.shape}{_as_uint8(images, verb)}"
+            f"{name} must be uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), and not empty; got "
+            f"{images.dtype} {images.shape}{_as_uint8(images, verb)}"
         )
     return grey
 
 
 def checked_labels(name: str, labels: np.ndarray, count: int, verb: str) -> np.ndarray:
-    """Labels as `(N,)`; Keras' colour sets have `(N, 1)`.
+    """Checks labels; returns them as `(N,)`.
 
     Args:
-        name: What the user calls them, for messages.
-        labels: Integers, booleans or strings.
-        count: How many images there are.
-        verb: What the user does with them, `save` or `give`.
+        name: Name of the array, for messages.
+        labels: Integers, booleans or strings, `(N,)` or, as in Keras' colour sets, `(N, 1)`.
+        count: Number of images.
+        verb: Verb for the remedy in messages, `save` or `give`.
 
     Raises:
-        UserError: If they are something else.
+        UserError: If the array has another type or shape.
     """
     if labels.dtype.kind not in "biuU" or labels.shape not in ((count,), (count, 1)):
         raise UserError(
@@ -103,7 +103,7 @@ def numbered(name: str, labels: list[np.ndarray]) -> tuple[tuple[str, ...], list
             f"{' and '.join(str(part.dtype) for part in labels)}; save both as integers or strings"
         )
     found = [np.unique(part, return_inverse=True) for part in labels]
-    # As Python's integers: NumPy would join signed and unsigned 64 bits as floats.
+    # As Python integers: NumPy would combine signed and unsigned 64-bit integers as floats.
     values = sorted({value for unique, _ in found for value in unique.tolist()})
     if len(values) > MAX_CLASSES:
         raise UserError(
@@ -119,7 +119,7 @@ def numbered(name: str, labels: list[np.ndarray]) -> tuple[tuple[str, ...], list
 
 
 def _as_uint8(images: np.ndarray, verb: str) -> str:
-    """What to do with images of another type: how their own range becomes 0 to 255."""
+    """The remedy for images of another type: how to scale them to 0 to 255."""
     advice = f"; {verb} grey or colour images from 0 to 255"
     if images.dtype == np.uint8 or images.dtype.kind not in "iuf" or not images.size:
         return advice
@@ -136,7 +136,7 @@ def _as_uint8(images: np.ndarray, verb: str) -> str:
 
 
 def _as_labels(labels: np.ndarray, verb: str) -> str:
-    """What to do with labels of another kind."""
+    """The remedy for labels of another type."""
     if labels.dtype.kind == "S":
         return f"{verb} labels.astype(str)"
     if labels.dtype.kind == "f":

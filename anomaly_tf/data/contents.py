@@ -1,9 +1,9 @@
-"""What the sets of a run hold: digests by which a run knows its data again.
+"""Digests of the sets of a run, to check that its data is unchanged.
 
-`train.py` keeps a digest of each set in `detector.json`, and of a folder's files one of each in
-`split.json`. Whatever opens a run with data again compares, and refuses in one line data that is
-not the run's: another meaning of the classes, another size, images that were added or replaced.
-Where the data lies makes no difference.
+Training writes a digest of each set to `detector.json`, and a digest of each file of a folder to
+`split.json`. A command that opens a run with its data compares them and refuses, in one line, data
+that is not that of the run: other classes, another size, images that were added or replaced. The
+location of the data does not matter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SETS = {"train": "training", "validation": "validation", "test": "test"}
 # Classes that a message lists.
 MAX_NAMED = 6
 
-# Of each set, its files and the digest of each.
+# Name of each set to its files and their digests.
 FileDigests = dict[str, dict[str, str]]
 
 
@@ -52,18 +52,18 @@ def file_digest(path: Path) -> str:
 
 
 def file_digests(folder: Path, files: Sequence[str]) -> dict[str, str]:
-    """Digest of each file in a folder; a fraction of the time that decoding it takes."""
+    """Digest of each file in a folder; much faster than decoding the files."""
     with ThreadPoolExecutor(available_threads()) as pool:
         digests = pool.map(lambda file: file_digest(folder / file), files)
         return dict(zip(files, digests, strict=True))
 
 
 def digest_of_source(source: str, without: Sequence[str] = ()) -> str | None:
-    """Digest of a user's own file or folder; None of a data set that is known by its name.
+    """Digest of a file or folder; None for a data set that is given by its name.
 
     Args:
-        source: As `--data` takes it.
-        without: Folders whose files do not count, such as caches.
+        source: A value of `--data`.
+        without: Folders whose files are ignored, such as caches.
     """
     path = Path(source)
     if path.is_file():
@@ -101,20 +101,20 @@ def facts_of(split: Split, class_count: int, digests: Mapping[str, str]) -> Data
 
 
 def digests_of(split: Split, digests: Mapping[str, str]) -> FileDigests:
-    """Of each set its files and their digests."""
+    """The files of each set and their digests."""
     return {name: {file: digests[file] for file in getattr(split, name).files} for name in SETS}
 
 
 def own_images(part: LabelledImages, class_count: int) -> LabelledImages:
-    """The images of a set that are no synthetic anomalies."""
+    """The images of a set without the synthetic anomalies."""
     own = part.classes < class_count
     return part if own.all() else part.take(own)
 
 
 def digest_of_sets(split: Split) -> str:
-    """The digest that a checkpoint keeps; it changes with the training or the validation set.
+    """The digest in a checkpoint; it changes with the training or the validation set.
 
-    Of files it takes the names, of arrays the images themselves, and the classes of both.
+    It covers the names of files, the images of arrays, and the classes of both.
     """
     digest = hashlib.sha256()
     for part in (split.train, split.validation):
@@ -126,7 +126,7 @@ def digest_of_sets(split: Split) -> str:
 
 
 def _digest_of_set(part: LabelledImages, digests: Mapping[str, str]) -> str:
-    """SHA-256 over classes and images in their order; of files over names and digests."""
+    """SHA-256 over classes and images in their order; for files over names and digests."""
     state = hashlib.sha256(np.ascontiguousarray(part.classes, np.int64).data)
     for file in part.files:
         state.update(f"{file}\0{digests[file]}\0".encode("utf-8", "surrogateescape"))
@@ -137,10 +137,10 @@ def _digest_of_set(part: LabelledImages, digests: Mapping[str, str]) -> str:
 
 
 def require_same_protocol(config: Config, info: DetectorInfo) -> None:
-    """Refuses a configuration that is not the one that the run was trained with.
+    """Refuses a configuration with another approach or protocol than the run.
 
     Raises:
-        UserError: If it has another approach or protocol.
+        UserError: If the configuration is not that of the run.
     """
     for name, here, there in (
         ("approach", config.approach, info.approach),
@@ -148,24 +148,24 @@ def require_same_protocol(config: Config, info: DetectorInfo) -> None:
     ):
         if there is not None and here != there:
             raise UserError(
-                f"config.yaml of the run says {name} {here} and its detector.json {there}; bring "
-                "back the config.yaml that it was trained with"
+                f"config.yaml of the run has {name} {here} and its detector.json {there}; restore "
+                "the config.yaml that it was trained with"
             )
 
 
 def require_same_kind(
     data: str, info: DetectorInfo, class_names: tuple[str, ...], image_shape: tuple[int, ...]
 ) -> None:
-    """Refuses data whose classes or images are not of the run's kind; needs no image.
+    """Refuses data with other classes or another image shape than the run; needs no images.
 
     Args:
-        data: Where the data comes from, as the user knows it.
+        data: Name of the data set, file or folder, for messages.
         info: The run's metadata.
         class_names: Names of its classes, in the order of their numbers.
         image_shape: Height, width and channels.
 
     Raises:
-        UserError: If they are others than the run's.
+        UserError: If classes or shape differ from those of the run.
     """
     if list(class_names) != info.class_names:
         here, there = (shortened(names, MAX_NAMED) for names in (class_names, info.class_names))
@@ -176,21 +176,21 @@ def require_same_kind(
 
 
 def require_same_content(data: str, info: DetectorInfo, facts: DataFacts) -> None:
-    """Refuses sets that hold other images than the run's.
+    """Refuses sets that hold other images than those of the run.
 
-    A run of an earlier version has no digests; one line on stderr says that nothing is compared.
+    A run of an earlier version has no digests; a line on stderr reports that nothing is compared.
 
     Args:
-        data: Where the data comes from, as the user knows it.
+        data: Name of the data set, file or folder, for messages.
         info: The run's metadata.
-        facts: What the sets hold now.
+        facts: The current digests of the sets.
 
     Raises:
-        UserError: If the content of a set is another one.
+        UserError: If the content of a set differs.
     """
     known = info.data
     if known is None:
-        say_not_compared(data)
+        report_not_compared(data)
         return
     differing = [
         words for name, words in SETS.items() if getattr(known, name) != getattr(facts, name)
@@ -199,21 +199,21 @@ def require_same_content(data: str, info: DetectorInfo, facts: DataFacts) -> Non
         raise _other_data(
             data,
             f"its {', '.join(differing)} set{'s' * (len(differing) > 1)} hold"
-            f"{'s' * (len(differing) == 1)} other images or classes than those of the run, as "
-            "where some were added or changed",
+            f"{'s' * (len(differing) == 1)} other images or classes than those of the run (some "
+            "were added or changed)",
         )
 
 
 def require_same_files(data: str, before: FileDigests, now: FileDigests) -> None:
-    """Refuses files that are not those of the run, and says which were replaced, added or removed.
+    """Refuses other files than those of the run, and lists replaced, added and removed ones.
 
     Args:
-        data: The folder, as the user knows it.
+        data: The folder, for messages.
         before: The files of each set of the run.
-        now: Those of each set as it is opened again.
+        now: The current files of each set.
 
     Raises:
-        UserError: If they are not the same.
+        UserError: If they differ.
     """
     if before == now:
         return
@@ -221,7 +221,7 @@ def require_same_files(data: str, before: FileDigests, now: FileDigests) -> None
     learnt = {*before["train"].values(), *before["validation"].values()}
     test = before["test"]
     found = {
-        "images of training that are now in the test set": [
+        "training or validation images that are now in the test set": [
             file for file, one in now["test"].items() if one in learnt and test.get(file) != one
         ],
         "images replaced under their names": [f for f in new if old.get(f, new[f]) != new[f]],
@@ -232,51 +232,51 @@ def require_same_files(data: str, before: FileDigests, now: FileDigests) -> None
     raise _other_data(data, "; ".join(words) or "its images are in other sets")
 
 
-def say_other_masks(before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Says on stderr which masks were replaced since training, which never saw them.
+def report_other_masks(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Reports on stderr the masks that were replaced since training, which does not use them.
 
     Args:
         before: Mask files of the run and the digest of each.
-        now: The same files as they are now.
+        now: The same files and their current digests.
     """
     if replaced := [mask for mask in now if before.get(mask) != now[mask]]:
         print(
             f"note: masks replaced since training: {len(replaced)} (first: "
-            f"{printable(replaced[0])}); figures by pixel rest on the new ones",
+            f"{printable(replaced[0])}); pixel metrics are computed with the new ones",
             file=sys.stderr,
         )
 
 
-def say_not_compared(data: str) -> None:
-    """Says on stderr that a run of an earlier version holds no digests."""
+def report_not_compared(data: str) -> None:
+    """Reports on stderr that a run of an earlier version has no digests."""
     print(
-        f"note: this run was made by an earlier version, which kept no digests of its images; "
-        f"whether {printable(data)} still holds the same is not checked",
+        f"note: this run is from an earlier version, which wrote no digests of its images; the "
+        f"content of {printable(data)} is not checked",
         file=sys.stderr,
     )
 
 
 def roles_of(info: DetectorInfo) -> Roles | None:
-    """What each class counted as in a run's training; None if its metadata does not say.
+    """The roles of the classes in a run's training; None if its metadata has none.
 
     Raises:
-        UserError: If that is damaged.
+        UserError: If the roles in the metadata are damaged.
     """
     if info.roles is None:
         return None
     names = {item.name for item in dataclasses.fields(Roles)}
     numbers = range(len(info.class_names))
-    right = set(info.roles) == names and all(
+    valid = set(info.roles) == names and all(
         isinstance(part, (list, tuple)) and all(type(one) is int and one in numbers for one in part)
         for part in info.roles.values()
     )
-    if not right or not info.roles["normal"]:
+    if not valid or not info.roles["normal"]:
         raise UserError("the run's detector.json is damaged (roles); train again")
     return Roles(**{name: tuple(part) for name, part in info.roles.items()})
 
 
 def _other_data(data: str, difference: str) -> UserError:
     return UserError(
-        f"{data} is not the data that the run was trained on: {difference}; bring that data back, "
-        "give its place by --data, or train again"
+        f"{data} is not the data that the run was trained on: {difference}; restore that data, "
+        "give its location with --data, or train again"
     )

@@ -1,4 +1,4 @@
-"""Corrupted copies of validation and test images: the synthetic anomalies of `corruption`."""
+"""Corrupted copies of validation and test images, the anomalies of protocol `corruption`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from anomaly_tf.script import import_tensorflow
 if TYPE_CHECKING:
     from anomaly_tf.data.corruptions import Kind
 
-# Of images on disk: the copies are kept in memory.
+# Limit for images on disk, because their copies are kept in memory.
 MAX_CORRUPTED = 2000
-# Give the corrupted sets random numbers of their own.
+# Separate random numbers for the two sets.
 _VALIDATION_STREAM, _TEST_STREAM = 1, 2
 
 
 def room_for_corruptions(split: Split, config: Config) -> Split:
-    """Under protocol `corruption`, keeps of images on disk the first `MAX_CORRUPTED` of a set.
+    """Under protocol `corruption`, limits validation and test sets on disk to `MAX_CORRUPTED`.
 
-    Their copies are kept in memory. The training set stays. No mask is kept: the copies are the
-    anomalies.
+    Their copies are kept in memory. The training set is unchanged. Masks are left out, because the
+    copies are the anomalies.
     """
     if config.protocol != "corruption":
         return split
@@ -49,7 +49,7 @@ def room_for_corruptions(split: Split, config: Config) -> Split:
 def with_corruptions(split: Split, config: Config) -> Split:
     """Under protocol `corruption`, adds corrupted copies of validation and test images.
 
-    One copy of each kind, of those that `room_for_corruptions` keeps.
+    Each image that `room_for_corruptions` keeps gets one copy of each kind.
     """
     if config.protocol != "corruption":
         return split
@@ -112,7 +112,7 @@ def _with_copies(
 def _corrupted(
     images: np.ndarray, kind: Kind, config: Config, stream: int, factor: float = 1.0
 ) -> np.ndarray:
-    # Imported late: it brings TensorFlow, and wrong classes are reported before.
+    # Imported late: it imports TensorFlow, and wrong classes are reported before.
     import_tensorflow()
     from anomaly_tf.data.corruptions import corrupted
 

@@ -1,7 +1,7 @@
 """Synthetic anomalies: Gaussian noise, random rotation, and both.
 
-Every random number is a function of the seed and of the batch's number (stateless operations), so
-the same seed gives the same anomalies on a CPU and, up to rounding, on a GPU.
+Every random number is a function of the seed and the batch number (stateless operations), so that a
+seed gives the same anomalies on a CPU and, up to rounding, on a GPU.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def corrupt(
         kind: noise, rotation or both.
         noise: Standard deviation of Gaussian noise where black is 0 and white is 1, at least 0;
             values outside of that range are clipped.
-        rotation: Largest angle in degrees, at least 0; each image is turned about its centre by
-            an angle drawn uniformly from `-rotation` to `rotation` (bilinear, filled with black).
+        rotation: Largest angle in degrees, at least 0; each image is rotated about its centre by an
+            angle drawn uniformly from `-rotation` to `rotation` (bilinear, filled with black).
         seed: Two integers.
 
     Returns:
@@ -49,7 +49,7 @@ def corrupt(
     if kind != "noise":
         images = rotate(images, rotation, rotation_seed)
     if kind != "rotation":
-        # The range from black to white is 2 here.
+        # The range from black (-1) to white (1) is 2.
         noisy = images + 2 * noise * tf.random.stateless_normal(tf.shape(images), noise_seed)
         images = tf.clip_by_value(noisy, -1.0, 1.0)
     return images
@@ -65,7 +65,7 @@ def corruption_map(
         noise: As in `corrupt`.
         rotation: As in `corrupt`.
         seed: The run's seed.
-        stream: Gives sets with the same seed different random numbers.
+        stream: Different values give different random numbers for the same seed.
 
     Returns:
         From a batch's number and uint8 `(N, H, W, C)` to uint8 of the same shape.
@@ -91,7 +91,7 @@ def corrupted(
         noise: As in `corrupt`.
         rotation: As in `corrupt`.
         seed: Seed; the same one gives the same copies.
-        stream: Gives sets with the same seed different random numbers.
+        stream: Different values give different random numbers for the same seed.
 
     Returns:
         uint8 `(N, H, W, C)`.
@@ -105,7 +105,7 @@ def corrupted(
 
 
 def rotate(images: tf.Tensor, degrees: float, seed: tf.Tensor) -> tf.Tensor:
-    """Turns each image about its centre by a random angle of up to `degrees`, either way.
+    """Rotates each image about its centre by a random angle of up to `degrees` in either direction.
 
     Args:
         images: float32 `(N, H, W, C)` in [-1, 1], H and W known.

@@ -1,4 +1,4 @@
-"""Which images are cut off a set: a random share of each class, from the seed only."""
+"""Splits a random share of each class off a set; depends on the seed only."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import numpy as np
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.errors import UserError
 
-# From a small class at least this many images are cut off, or a third of them: a threshold or a
-# false-alarm rate measured on three images means little.
+# From a small class at least this many images are split off, or a third of them, because a
+# threshold or a false-alarm rate measured on three images is not reliable.
 MIN_CUT = 20
-# Anomaly classes with fewer images than this are cut as one group.
+# Anomaly classes with fewer images than this are split as one group.
 MIN_GROUP = 5
 
 
 def random_share(
     classes: np.ndarray, share: float, seed: int, normal: tuple[int, ...]
 ) -> np.ndarray:
-    """A mask of the images to cut off, bool `(N,)`: a random share of each class.
+    """A mask of the images to split off, bool `(N,)`: a random share of each class.
 
-    Anomaly classes of fewer than `MIN_GROUP` images form one group, so that both sides get some of
+    Anomaly classes of fewer than `MIN_GROUP` images form one group, so that both sets have some of
     them.
 
     Args:
@@ -41,7 +41,7 @@ def random_share(
 
 
 def stratified_cut(part: ImageSet, share: float, seed: int, name: str) -> tuple[ImageSet, ImageSet]:
-    """Divides a set in two, in random order, with the same proportions of classes.
+    """Divides a set into two, in random order, with the same proportions of classes.
 
     Args:
         part: Images to divide.

@@ -1,4 +1,4 @@
-"""What every source of images returns."""
+"""The data set that every source of images returns."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ TrainAndTest = tuple[ImageSet, ImageSet]
 
 
 class SourceUnavailable(Exception):
-    """A source cannot be used; the message says why, and another one may be tried."""
+    """A source cannot be used, for the reason in the message; another one may be tried."""
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images and their classes, divided as their publisher did, or undivided.
+    """Images and their classes, divided by their publisher or undivided.
 
     Attributes:
-        name: What the user calls it.
+        name: The value of `--data`.
         train: Training images.
-        test: Test images; empty if a test set is still to be cut off.
+        test: Test images; empty if the publisher has no test set.
         class_names: Name of each class number.
         masks: Image file to the file of its mask, which marks the anomaly.
         digests: Digest of the bytes of each image file.
-        bit_depth: Bits of the image files' grey levels where those hold 16; None where none does.
-        report: How the images were read, as lines for the user.
-        left_out: Those lines of the report that say what was left out, and why.
-        skipped: Why files were skipped, one reason for each.
+        bit_depth: Bit depth of the 16-bit image files; None if there are none.
+        report: Lines for the user on how the images were read.
+        left_out: The lines of the report on images that were left out.
+        skipped: The reason for each skipped file.
     """
 
     name: str
@@ -68,5 +68,5 @@ class ImageDataset:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the images are files of a folder."""
+        """True if the images are files of a folder."""
         return bool(self.train.files)

@@ -1,4 +1,4 @@
-"""What decoding images may take: pixels at the same time, and scans of a JPEG.
+"""Limits of decoding images: pixels at the same time, and scans of a JPEG.
 
 Needs the standard library only.
 """
@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# A progressive JPEG has about ten scans, each of which goes through all pixels.
+# A progressive JPEG has about ten scans, and each decodes all pixels.
 MAX_SCANS, MAX_SCANNED_PIXELS = 100, 1_000_000_000
 START_OF_SCAN = b"\xff\xda"
 CHUNK = 2**20
 
 
 class PixelBudget:
-    """Pixels that are decoded at the same time, whatever the number of threads.
+    """A limit of the pixels that all threads decode at the same time.
 
     Args:
-        pixels: How many.
+        pixels: The largest number of pixels.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -29,9 +29,9 @@ class PixelBudget:
 
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
-        """Waits until so many pixels are free, and keeps them during the block.
+        """Waits until `pixels` are free, and reserves them during the block.
 
-        What is larger than the whole budget waits for all of it.
+        An image larger than the budget reserves all of it.
         """
         pixels = min(pixels, self._all)
         with self._changed:
@@ -46,14 +46,14 @@ class PixelBudget:
 
 
 def require_few_scans(path: Path, pixels: int) -> None:
-    """Refuses a JPEG that would be gone through too often.
+    """Refuses a JPEG with too many scans.
 
     Args:
-        path: The file. In pictures a 0xFF is followed by 0, so that the marker stands for itself.
-        pixels: How many it has.
+        path: The file. In image data 0xFF is followed by 0, so that the marker is unambiguous.
+        pixels: Number of its pixels.
 
     Raises:
-        ValueError: If it is refused.
+        ValueError: If it has too many scans.
     """
     scans, before = 0, b""
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Images with the same content: which are kept and what they mean for a measurement."""
+"""Images with the same content: which are kept, and warnings about the test set."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from anomaly_tf.data.fashion_mnist import FASHION_MNIST_CLASSES
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found among the images of a data set; a group holds the numbers of equal images.
+    """Equal images of a data set; a group holds the numbers of equal images.
 
     Attributes:
         kept: bool `(N,)`, the images to keep.
         leaked: Groups with images in both the training and the test set.
-        n_leaked: Test images in these groups.
-        contradicting: Groups of training images that lie in more than one class.
-        n_copies: Training images left out because an equal one of the same class is kept.
+        n_leaked: Number of test images in these groups.
+        contradicting: Groups of training images that are in more than one class.
+        n_copies: Number of training images left out because an equal one of the same class is kept.
     """
 
     kept: np.ndarray
@@ -32,9 +32,9 @@ class Duplicates:
 
 
 def copies(dataset: ImageDataset) -> list[str]:
-    """Lines on images of equal content in arrays, which stay where their publisher has them.
+    """Lines on equal images in arrays, which are kept in the sets of their publisher.
 
-    None of a folder, whose own report has them, nor of Fashion-MNIST, whose copies are known.
+    No lines for a folder, whose report has them, or for Fashion-MNIST, whose copies are known.
     """
     if dataset.is_folder or dataset.class_names == FASHION_MNIST_CLASSES:
         return []
@@ -45,31 +45,31 @@ def copies(dataset: ImageDataset) -> list[str]:
     lines = []
     if found.n_leaked:
         lines.append(
-            f"WARNING: {found.n_leaked} test images are also among the training images: figures on "
+            f"WARNING: {found.n_leaked} test images are also among the training images: metrics on "
             "the test set will look better than they are"
         )
     if found.n_copies:
         lines.append(
-            f"WARNING: {found.n_copies} training images are copies of others, and may come to lie "
-            "in training and validation set both"
+            f"WARNING: {found.n_copies} training images are copies of others; the training and the "
+            "validation set may share them"
         )
     if found.contradicting:
         count = sum(map(len, found.contradicting))
-        lines.append(f"WARNING: {count} training images lie in two classes at once")
+        lines.append(f"WARNING: {count} training images are in two classes")
     return lines
 
 
 def find_duplicates(digests: Sequence[str], classes: np.ndarray, in_test: np.ndarray) -> Duplicates:
     """Finds images with the same content.
 
-    The training images are still to be divided, at least into training and validation set, and
-    copies would come to lie on both sides. Of equal training images one is kept, or none if their
-    classes differ. The test set is left as it is.
+    The training images are later divided into training and validation set, and copies would be in
+    both. Of equal training images one is kept, or none if their classes differ. The test set is
+    unchanged.
 
     Args:
         digests: Digest of each image's content.
         classes: Integers `(N,)`.
-        in_test: bool `(N,)`, whether each lies in the test set.
+        in_test: bool `(N,)`, whether each image is in the test set.
     """
     same: dict[str, list[int]] = {}
     for number, digest in enumerate(digests):

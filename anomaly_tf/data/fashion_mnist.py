@@ -1,6 +1,6 @@
 """Fashion-MNIST from the first source that works.
 
-Whatever the source, the images are checked (count, shape, digest) and sorted, so that the same seed
+The images of every source are checked (count, shape, digest) and sorted, so that the same seed
 gives the same run on every machine.
 """
 
@@ -42,9 +42,9 @@ FASHION_MNIST_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-# What `digest` gives for the published 60,000 + 10,000 images.
+# `digest` of the published 60,000 + 10,000 images.
 FASHION_MNIST_DIGEST = "e9e2a65ffb58736f136df73a5c97f0784bd0eb2d65350ff152c1833aedf69998"
-# What its cache holds.
+# Arrays in the cache.
 CACHED = {
     "train_images": Announced(np.dtype(np.uint8), (60000, 28, 28, 1)),
     "train_classes": Announced(np.dtype(np.uint8), (60000,)),
@@ -62,12 +62,12 @@ def load_fashion_mnist(data_dir: Path) -> ImageDataset:
     """Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grayscale images of 28x28, ten classes.
 
     Tries, in this order, the cache in `data_dir`, Debian's installed package, TFDS, and Debian's
-    package downloaded without root. An unreachable source is given up within 10 s; images from any
-    source but the cache are cached.
+    package downloaded without root. An unreachable source is abandoned within 10 s; images from any
+    source except the cache are cached.
 
     Raises:
-        UserError: If no source works (the message lists what was tried and what to do), or
-            `data_dir` cannot be written.
+        UserError: If no source works (the message lists the sources and the remedy), or `data_dir`
+            cannot be written.
     """
     cache = data_dir / "fashion_mnist.npz"
     sources: dict[str, Callable[[], TrainAndTest]] = {
@@ -84,18 +84,18 @@ def load_fashion_mnist(data_dir: Path) -> ImageDataset:
             tried.append(f"{name} ({error})")
             if not may_write(cache):
                 raise UserError(
-                    f"{tried[0]} is no cache of Fashion-MNIST, and only the run's own "
-                    "configuration names that folder; say by --data-dir where it is kept"
+                    f"{tried[0]} is not a cache of Fashion-MNIST, and the folder comes from the "
+                    "run's configuration; give the folder of the cache with --data-dir"
                 ) from error
             continue
         if tried:
             _write_cache(cache, train, test)
-            said = printable(f"Fashion-MNIST from {name}, cached in {cache}")
-            print(said, file=sys.stderr)
+            note = printable(f"Fashion-MNIST from {name}, cached in {cache}")
+            print(note, file=sys.stderr)
         return ImageDataset("fashion_mnist", train, test, FASHION_MNIST_CLASSES)
     raise UserError(
-        f"Fashion-MNIST not found; tried: {'; '.join(tried)}. Connect to the internet, or give "
-        "a folder with the four IDX files of github.com/zalandoresearch/fashion-mnist by --data"
+        f"Fashion-MNIST not found; tried: {'; '.join(tried)}. Connect to the internet, or give a "
+        "folder with the four IDX files of github.com/zalandoresearch/fashion-mnist with --data"
     )
 
 
@@ -134,8 +134,8 @@ def _read_cache(path: Path) -> TrainAndTest:
 def _write_cache(path: Path, train: ImageSet, test: ImageSet) -> None:
     if _holds_other_arrays(path):
         raise UserError(
-            f"{path}, where Fashion-MNIST is cached, holds other arrays; move it away or choose "
-            "another folder by --data-dir"
+            f"{path}, the cache of Fashion-MNIST, holds other arrays; move it away or choose "
+            "another folder with --data-dir"
         )
     try:
         with atomic_path(path) as temporary:
@@ -144,12 +144,12 @@ def _write_cache(path: Path, train: ImageSet, test: ImageSet) -> None:
     except OSError as error:
         raise UserError(
             f"cannot write the data cache {path}: {error.strerror}; "
-            "choose another folder by --data-dir"
+            "choose another folder with --data-dir"
         ) from error
 
 
 def _holds_other_arrays(path: Path) -> bool:
-    """Whether a file of arrays is another's; what cannot be read is taken for a damaged cache."""
+    """True if a file holds other arrays than the cache; an unreadable file is a damaged cache."""
     try:
         with zipfile.ZipFile(path) as archive:
             return set(archive.namelist()) != {f"{name}.npy" for name in CACHED}
@@ -158,7 +158,7 @@ def _holds_other_arrays(path: Path) -> bool:
 
 
 def _read_tfds() -> TrainAndTest:
-    """Reads (and, if it can be reached, downloads) Fashion-MNIST by TensorFlow Datasets."""
+    """Reads Fashion-MNIST with TensorFlow Datasets, which downloads it if needed."""
     folder = tfds_folder()
     if not (folder / "fashion_mnist").is_dir():
         probe(TFDS_PROBE)
@@ -167,7 +167,7 @@ def _read_tfds() -> TrainAndTest:
 
         sets = tfds.load("fashion_mnist", split=["train", "test"], data_dir=folder, batch_size=-1)
         train, test = tfds.as_numpy(sets)
-    # TFDS raises what its many back ends raise; the next source is tried in any case.
+    # The back ends of TFDS raise many kinds of exceptions; the next source is tried in any case.
     except Exception as error:
         raise SourceUnavailable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
     return (
@@ -177,9 +177,9 @@ def _read_tfds() -> TrainAndTest:
 
 
 def _download_debian_package() -> TrainAndTest:
-    """Downloads and unpacks Debian's package with a separate package list, so without root."""
+    """Downloads and unpacks Debian's package with a separate package list, without root."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise SourceUnavailable("apt-get and dpkg-deb are not there")
+        raise SourceUnavailable("apt-get and dpkg-deb are not installed")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("lists/partial", "archives/partial"):

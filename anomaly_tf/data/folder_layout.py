@@ -1,6 +1,6 @@
-"""Recognises the layout of a folder of pictures by the names in it.
+"""Recognises the layout of a folder of images by the names of its files and subfolders.
 
-Nothing is opened but what may be a mask by its name.
+Only files that may be masks by their names are opened.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from anomaly_tf.script import shortened
 
 TRAIN, TEST, MASKS = "train", "test", "ground_truth"
 SET_NAMES = (TRAIN, TEST, "training", "testing", "val", "valid", "validation")
-# Reasons for which files are left out; {s} is the plural's ending.
+# Reasons for which files are left out; {s} is the plural ending.
 BESIDE = f"image{{s}} beside {TRAIN}/ and {TEST}/"
 UNPAIRED = (
-    f"mask{{s}} that match no picture of an anomaly; name them {MASKS}/<class>/<picture>_mask.png"
+    f"mask{{s}} that match no image of an anomaly; name them {MASKS}/<class>/<image>_mask.png"
 )
-UNUSED = "mask{s} that the run does not use, for want of a picture of an anomaly of the same name"
+UNUSED = "mask{s} that the run does not use: no image of an anomaly has the same name"
 IN_NO_SET = (
     "image{s} in no set of the run: of classes that its protocol does not use, copies, unreadable, "
     "or added since training"
 )
-# Class folders that are named when the layout is described.
+# Class folders that are named in the description of the layout.
 MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What lies in a folder, by its names only.
+    """The content of a folder, known from its names only.
 
     Attributes:
         words: Description of the layout.
         files: Paths of the image files inside the folder, in order.
         classes: int16 `(N,)`, class of each file.
-        in_test: bool `(N,)`, whether each lies in `test/`.
+        in_test: bool `(N,)`, whether each file is in `test/`.
         class_names: Name of each class number.
         masks: Image file to its mask file.
-        notes: What was found out beside the classes, for the report.
-        left_out: What is left out, for the report.
+        notes: Further findings, for the report.
+        left_out: Files that are left out, for the report.
     """
 
     words: str
@@ -66,7 +66,7 @@ def recognise(folder: Path) -> Layout:
     """Recognises the layout of a folder by its names; `folders.py` lists the layouts.
 
     Raises:
-        UserError: If pictures lie both beside and in subfolders, or there is a `test/` without a
+        UserError: If images lie both beside and in subfolders, or there is a `test/` without a
             `train/`.
     """
     files, images, masks, notes, left_out = _search(folder)
@@ -82,7 +82,7 @@ def recognise(folder: Path) -> Layout:
     names = [_class_of(file, divided) for file in images]
     _refuse_mixture(folder, images, names, divided)
     _refuse_classes_below(folder, images, divided)
-    # Pictures without a class folder get the name of the normal class beside them, if there is one.
+    # Images without a class folder belong to the normal class beside them, if there is one.
     known = [name for name in dict.fromkeys(names) if name and name.lower() in NORMAL_NAMES]
     names = [name or (known[0] if known else NORMAL_NAMES[0]) for name in names]
     class_names = tuple(sorted(set(names), key=_natural))
@@ -106,10 +106,10 @@ def recognise(folder: Path) -> Layout:
 
 
 def left_out_of(folder: Path, in_sets: Collection[str], masks: Collection[str]) -> tuple[str, ...]:
-    """What of a folder a run passes over, counted with its reason.
+    """Lines on the files of a folder that a run does not use, counted by reason.
 
     Args:
-        folder: The folder, as it is now.
+        folder: The folder in its current state.
         in_sets: Files of the run's sets.
         masks: Mask files that the run uses.
     """
@@ -123,7 +123,7 @@ def left_out_of(folder: Path, in_sets: Collection[str], masks: Collection[str]) 
 
 
 class _Found(NamedTuple):
-    """What a folder holds: all image files, those of them that are pictures and masks, notes."""
+    """The content of a folder: all image files, divided into images and masks, and notes."""
 
     files: list[str]
     images: list[str]
@@ -154,7 +154,7 @@ def _top(file: str) -> str:
 
 
 def _class_of(file: str, divided: bool) -> str:
-    """The class folder a file lies in; empty if it lies in none."""
+    """The class folder of a file; empty if it is in none."""
     folders = file.split(os.sep)[:-1]
     return (folders[divided:] or [""])[0]
 
@@ -162,7 +162,7 @@ def _class_of(file: str, divided: bool) -> str:
 def _refuse_mixture(
     folder: Path, files: Sequence[str], names: Sequence[str], divided: bool
 ) -> None:
-    """Refuses pictures that lie beside class folders with pictures."""
+    """Refuses images that lie beside class folders with images."""
     places: dict[str, set[str]] = {}
     for file, name in zip(files, names, strict=True):
         places.setdefault(_top(file) if divided else "", set()).add(name)
@@ -171,40 +171,40 @@ def _refuse_mixture(
             classes = ", ".join(f"{name}/" for name in sorted(found) if name)
             raise UserError(
                 f"{folder / place} holds images beside folders of images ({classes}); move them "
-                "into a folder of their own, such as normal/"
+                "into a separate folder, such as normal/"
             )
 
 
 def _refuse_classes_below(folder: Path, files: Sequence[str], divided: bool) -> None:
-    """Refuses folders that are named as a class or a set and lie below that of another class."""
+    """Refuses folders with the name of a class or a set inside the folder of another class."""
     for parts in dict.fromkeys(tuple(file.split(os.sep)[divided:-1]) for file in files):
         for place, name in enumerate(parts[1:], 1):
             if name.lower() in SET_NAMES or _says_other_class(name.lower(), parts[0].lower()):
                 above = folder.joinpath(*parts[:place])
                 raise UserError(
-                    f"{name}/, named as a class or a set is, lies below {parts[0]}/, and its "
-                    f"pictures would count as {parts[0]}: give --data {above}, or move each class "
-                    f"into one folder right below {folder}"
+                    f"{name}/ has the name of a class or a set and lies below {parts[0]}/, so that "
+                    f"its images would count as {parts[0]}; give --data {above}, or move each "
+                    f"class into a folder directly below {folder}"
                 )
 
 
 def _says_other_class(name: str, class_name: str) -> bool:
-    """Whether a name is a word for normal or for anomalies, and the class's name not the same."""
+    """True if a name means normal or anomaly, and the class's name does not mean the same."""
     return any(name in words and class_name not in words for words in (NORMAL_NAMES, ANOMALY_NAMES))
 
 
 def _words(class_names: tuple[str, ...], known: bool, divided: bool, has_test: bool) -> str:
-    """Describes a layout; `known` says that a class folder is normal by its name."""
+    """Describes a layout; `known` is True if a class folder is normal by its name."""
     folders = [f"{name}/" for name in class_names]
-    words = f"pictures in {shortened(folders, MAX_NAMED, 'folders')}"
+    words = f"images in {shortened(folders, MAX_NAMED, 'folders')}"
     if len(class_names) == 1 and not known:
-        words = "pictures without class folders"
+        words = "images without class folders"
     if divided:
         words = f"{TRAIN}/ and {TEST}/ with {words}" if has_test else f"{TRAIN}/ with {words}"
-    return words if has_test else f"{words}; no test set of its own"
+    return words if has_test else f"{words}; no test set"
 
 
 def _natural(name: str) -> list[Any]:
-    """A sort key that puts class 10 after class 9."""
+    """A sort key that sorts class 10 after class 9."""
     parts = [part for part in re.split(r"(\d+)", name) if part]
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

@@ -1,4 +1,4 @@
-"""Reads the files of a folder once: headers first, then content, into memory or a cache on disk."""
+"""Reads the files of a folder once, headers first, into memory or into a cache on disk."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ from anomaly_tf.runs.caches import may_write
 from anomaly_tf.runs.files import atomic_folder, require_writable
 from anomaly_tf.script import printable, show_progress
 
-# Larger pictures are shrunk to this on their longer side, unless a size is asked for.
+# Longer side to which larger images are resized, unless a size is given.
 MAX_SIDE_BY_DEFAULT = 128
 CACHE_VERSION = 2
-# Inside the folder of caches.
+# Subfolder of the data folder for the caches.
 CACHES = "folders"
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What is known about the files of a layout once they were read; stored with the cache.
+    """Properties of the files of a layout, known after reading them; stored with the cache.
 
     Attributes:
-        image_shape: Height, width and channels that the images are brought to.
-        sizes: (width, height, how many images), the most frequent first.
-        n_grayscale: How many are grayscale.
-        broken: File to the reason why it cannot be read.
+        image_shape: Height, width and channels to which the images are converted.
+        sizes: (width, height, number of images), the most frequent first.
+        n_grayscale: Number of grayscale images.
+        broken: Unreadable file to the reason.
         digests: Digest of the content of each readable image, decoded and upright, in order.
         file_digests: Digest of the bytes of each of these files.
-        bit_depth: Bits of the grey levels in 16-bit files; None if there are none.
-        deep: How 16-bit files are read, for the user.
+        bit_depth: Bit depth of the 16-bit files; None if there are none.
+        deep: Lines for the user on how 16-bit files are read.
     """
 
     image_shape: tuple[int, int, int]
@@ -69,15 +69,15 @@ class Scan:
 
 
 def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, Scan]:
-    """Reads every file of a layout, or opens the cache of an earlier reading.
+    """Reads every file of a layout, or opens the cache of an earlier run.
 
     Args:
-        folder: The folder that the layout's paths start from.
-        layout: Which files to read.
-        config: Size, storage, cache and how many files may be broken.
+        folder: The folder to which the layout's paths are relative.
+        layout: The files to read.
+        config: Image size, storage, cache and the allowed share of unreadable files.
 
     Returns:
-        The readable images, in order; none if too many files have a broken header.
+        The readable images, in order; none if too many files have an unreadable header.
 
     Raises:
         UserError: If the cache is damaged or the disk has no space for it.
@@ -118,7 +118,7 @@ def _into_memory(folder: Path, files: list[str], scan: Scan) -> tuple[np.ndarray
 
 
 def _left_as_files(folder: Path, files: list[str], scan: Scan) -> tuple[StoredImages, Scan]:
-    """Decodes the files to find the broken ones, and keeps nothing of their content."""
+    """Decodes the files to find the unreadable ones, without keeping their content."""
     scan = _decode(folder, files, scan, lambda number, image: None)
     files = [file for file in files if file not in scan.broken]
     reader = ImageFiles(folder, files, scan.image_shape, scan.bit_depth)
@@ -128,9 +128,9 @@ def _left_as_files(folder: Path, files: list[str], scan: Scan) -> tuple[StoredIm
 def _into_cache(
     folder: Path, files: list[str], scan: Scan, cache: Path
 ) -> tuple[StoredImages, Scan]:
-    """Writes the decoded images one after the other into `images`, and the rest as JSON.
+    """Writes the decoded images one after the other into `images`, and the scan as JSON.
 
-    If another process was faster, its cache is taken.
+    If another process was faster, its cache is used.
     """
     _require_space(cache, len(files) * int(np.prod(scan.image_shape)))
     with atomic_folder(cache, replace=False) as new, (new / "images").open("wb") as out:
@@ -154,15 +154,15 @@ def _open_cache(cache: Path) -> tuple[StoredImages, Scan]:
 
 
 def _key(folder: Path, layout: Layout, config: Config) -> str:
-    """Name of a cache: one for each content of the files, and each way of reading them.
+    """Name of the cache; it depends on the content of the files and the options for reading them.
 
-    Names, lengths and dates are not enough: archives, containers and cameras give the same ones to
-    other pictures. No two files that exist share a number on one device, and a file whose
-    content changes gets a new time of its entry (`ctime`), which no program can set.
-    A folder that was renamed keeps its cache, a copy of it is decoded anew.
+    Names, sizes and dates of files are not enough: archives, containers and cameras reuse them for
+    other images. Two existing files never share an inode number on one device, and a change of the
+    content updates the file's `ctime`, which no program can set. A renamed folder keeps its cache;
+    a copy of a folder is decoded again.
     """
-    way = CACHE_VERSION, config.size, config.folder.bit_depth
-    state = hashlib.sha256(repr(way).encode())
+    options = CACHE_VERSION, config.size, config.folder.bit_depth
+    state = hashlib.sha256(repr(options).encode())
     for file in layout.files:
         facts: tuple[object, ...] = (file,)
         if (folder / file).exists():
@@ -173,7 +173,7 @@ def _key(folder: Path, layout: Layout, config: Config) -> str:
 
 
 def _fits(size: int, folder: FolderConfig) -> bool:
-    """Whether images of `size` bytes are kept in memory."""
+    """True if images of `size` bytes are kept in memory."""
     if folder.storage == "auto":
         return size <= folder.memory_limit * 10**6
     return folder.storage == "memory"
@@ -193,11 +193,11 @@ def _require_space(cache: Path, size: int) -> None:
 
 
 def _image_shape(sizes: np.ndarray, config: Config) -> tuple[int, int, int]:
-    """One shape for all images.
+    """The common shape of all images.
 
     Args:
         sizes: int32 `(N, 3)`: width, height, is grayscale.
-        config: The size, if the user asks for one.
+        config: The size, if one is given.
 
     Returns:
         Height, width and channels: 1 if all are grayscale, else 3.
@@ -212,7 +212,12 @@ def _image_shape(sizes: np.ndarray, config: Config) -> tuple[int, int, int]:
 
 
 def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.ndarray, list[str]]:
-    """Why files are broken; of the others int32 `(n, 3)`, as `_image_shape`; the 16-bit ones."""
+    """Reads the headers of all files.
+
+    Returns:
+        The unreadable files with the reason; int32 `(n, 3)` of the others, as in `_image_shape`;
+        the 16-bit files.
+    """
 
     def header(file: str) -> Header | UnreadableImage:
         try:
@@ -222,7 +227,7 @@ def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.nd
 
     broken, sizes, deep = {}, np.empty((len(files), 3), np.int32), []
     good = 0
-    for file, found in _in_parallel(header, files, "looked at"):
+    for file, found in _in_parallel(header, files, "examined"):
         if isinstance(found, UnreadableImage):
             broken[file] = str(found)
         else:
@@ -232,32 +237,33 @@ def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.nd
     return broken, sizes[:good], deep
 
 
-def _bit_depth(folder: Path, files: list[str], asked: int | None) -> tuple[int | None, list[str]]:
-    """Bits of the grey levels in 16-bit files, one number for all, and lines about it.
+def _bit_depth(folder: Path, files: list[str], given: int | None) -> tuple[int | None, list[str]]:
+    """The common bit depth of all 16-bit files, and lines about it.
 
     Args:
-        folder: The folder that the paths start from.
+        folder: The folder to which the paths are relative.
         files: The 16-bit files.
-        asked: What the user says.
+        given: The bit depth that the user gives, if any.
     """
 
     def largest(file: str) -> int:
         try:
             return largest_value(folder / file)
-        except UnreadableImage:  # which is reported when all files are decoded
+        except UnreadableImage:  # reported when all files are decoded
             return 0
 
     if not files:
         return None, []
     values = dict(_in_parallel(largest, files, "measured"))
     value = max(values.values())
-    depth = asked or bits_of(value)
-    source = "as asked" if asked else "--folder.bit-depth sets another"
+    depth = given or bits_of(value)
+    source = "as given" if given else "--folder.bit-depth sets another"
     lines = [f"16-bit files: {len(files)}, values up to {value}, read as {depth} bits ({source})"]
     if dark := [file for file, found in values.items() if found < 2 ** (depth - 2)]:
         lines.append(
             f"WARNING: {len(dark)} 16-bit files stay below a quarter of {depth} bits (first: "
-            f"{dark[0]}): dark, or of a camera with fewer bits, which belongs into another folder"
+            f"{dark[0]}): they are dark, or from a camera with fewer bits, whose images need a "
+            "separate folder"
         )
     return depth, lines
 
@@ -268,13 +274,13 @@ def _decode(
     """Decodes all files.
 
     Args:
-        folder: The folder that the paths start from.
+        folder: The folder to which the paths are relative.
         files: The files with a readable header.
-        scan: What the headers say.
+        scan: Properties from the headers.
         keep: Called with the number, without gaps, and the image of each readable file.
 
     Returns:
-        The scan with the digests, and with the files that turned out to be broken.
+        The scan with the digests and with further unreadable files.
     """
 
     def decode(file: str) -> tuple[np.ndarray, str, str] | UnreadableImage:
@@ -303,7 +309,7 @@ def _decode(
 def _in_parallel(
     call: Callable[[str], Any], files: list[str], verb: str
 ) -> Iterator[tuple[str, Any]]:
-    """Each file with the result of `call`; only a part of the results waits in memory."""
+    """Yields each file with the result of `call`; at most `PART` results are in memory."""
     with ThreadPoolExecutor(available_threads()) as pool:
         for start in range(0, len(files), PART):
             if len(files) > PART:

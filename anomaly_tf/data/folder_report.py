@@ -1,4 +1,4 @@
-"""What the user is shown about a folder of pictures: one line for each finding."""
+"""The report on a folder of images: one line for each finding."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from anomaly_tf.data.folder_reading import Scan
 from anomaly_tf.data.stored import Images, StoredImages
 from anomaly_tf.script import shortened
 
-# How lines begin that say what was left out.
+# Beginnings of the lines on files that were left out.
 LEFT_OUT = ("left out: ", "skipped: ")
-# Sizes, reasons and classes that are listed before the rest is only counted.
+# Sizes, reasons and classes that are listed; further ones are only counted.
 MAX_SHOWN, MAX_CLASSES_SHOWN = 3, 12
+# How many times smaller the most frequent size has to become for a warning about small defects.
+MAX_SHRINKING = 8
 
 
 def counts(names: tuple[str, ...], classes: np.ndarray, in_test: np.ndarray) -> list[str]:
@@ -46,49 +48,60 @@ def sizes(scan: Scan) -> str:
 
 
 def skipped(broken: dict[str, str]) -> list[str]:
-    """How many files were unreadable, and why the first ones were; no line if there are none."""
+    """The number of unreadable files and the first reasons; no line if there are none."""
     return [f"skipped: {_several(broken, 'unreadable file')}"] if broken else []
 
 
 def duplicates(found: Duplicates, files: Sequence[str]) -> list[str]:
-    """Images in both sets, copies that were left out, and images that lie in two classes."""
+    """Images in both sets, copies that were left out, and images in two classes."""
     lines = []
     if found.leaked:
         first = " and ".join(files[number] for number in found.leaked[0][:2])
         lines.append(
             f"WARNING: {found.n_leaked} test images are also among the training images ({first}, "
-            "...): figures on the test set will look better than they are"
+            "...): metrics on the test set will look better than they are"
         )
     if found.n_copies:
         lines.append(f"left out: {found.n_copies} copies of other images (same content)")
     if found.contradicting:
         first = " and ".join(files[number] for number in found.contradicting[0][:2])
         count = sum(map(len, found.contradicting))
-        lines.append(f"left out: {count} images that lie in two classes at once ({first}, ...)")
+        lines.append(f"left out: {count} images that are in two classes ({first}, ...)")
     return lines
 
 
 def masks(found: Collection[str], usable: Collection[str], wrong: dict[str, str]) -> list[str]:
-    """How many of the masks found are used, and why others are not; no line if there are none."""
+    """The number of masks used, and why others are not; no line if there are none."""
     lines = [f"masks: {len(usable)}"] if found else []
     if wrong:
         lines.append(f"left out: {_several(wrong, 'mask')}")
     return lines
 
 
-def taken_as(scan: Scan, images: Images, config: Config) -> str:
-    """The shape that the images are brought to, and where they are kept."""
+def read_as(scan: Scan, images: Images, config: Config) -> str:
+    """The shape to which the images are converted, and where they are kept."""
     height, width, channels = scan.image_shape
     colours = "colour" if channels == 3 else "grayscale"
     size = len(images) * height * width * channels / 1e6
     place = "kept in memory"
     if isinstance(images, StoredImages):
         cached = f"decoded into {config.data_dir}/folders" if config.folder.cache else "not cached"
-        place = f"read from disk as they are needed ({cached})"
-    chosen = "as asked" if config.size else "chosen from the data"
-    return (
-        f"taken as {height}x{width} (height x width, {chosen}), {colours}; {place}, {size:.0f} MB"
-    )
+        place = f"read from disk when needed ({cached})"
+    chosen = "as given" if config.size else "chosen from the data"
+    return f"read as {height}x{width} (height x width, {chosen}), {colours}; {place}, {size:.0f} MB"
+
+
+def shrunk(scan: Scan) -> list[str]:
+    """What is lost where large pictures become small; no line where little is."""
+    (width, height, _), *_ = scan.sizes
+    factor = max(width, height) / max(scan.image_shape[:2])
+    if factor < MAX_SHRINKING:
+        return []
+    return [
+        f"note: pictures of {width}x{height} become {factor:.0f} times smaller, and defects below "
+        f"{factor:.0f} pixels disappear; to keep them, crop to the part or give a larger "
+        "--image-size"
+    ]
 
 
 def _several(reasons: dict[str, str], what: str) -> str:

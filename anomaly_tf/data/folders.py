@@ -1,13 +1,13 @@
-"""Loads a folder of pictures as a data set, with a report of how it was read.
+"""Loads a folder of images as a data set, with a report of how it was read.
 
 | layout | read as |
 |---|---|
-| pictures, in the folder itself or in one subfolder | all normal |
+| images, in the folder itself or in one subfolder | all normal |
 | a subfolder for each class, such as `normal/` and `anomaly/` | classes by those names |
 | `train/` and `test/`, each as one of the above | the division is kept |
 | with `ground_truth/<class>/<name>_mask.png` (MVTec AD) | masks of the anomalies |
 
-Without a `test/`, a test set is cut off when a run divides the data (`protocols.py`).
+Without a `test/`, a test set is split off when a run divides the data (`protocols.py`).
 `folder_layout.py` recognises the layout, `folder_reading.py` reads the files, `folder_report.py`
 describes what was found.
 """
@@ -34,19 +34,19 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.runs.outputs import IsOwn, require_own_place
 from anomaly_tf.runs.paths import user_path
 
-# Images that are looked at for how dark all are.
+# Images that are checked for darkness.
 DARKNESS_SAMPLE = 500
 
 
 def load_folder(folder: Path, config: Config) -> ImageDataset:
-    """Loads a folder of pictures; every file is decoded once, so that broken ones are known.
+    """Loads a folder of images; every file is decoded once, to find the unreadable ones.
 
     Args:
-        folder: In one of the layouts above.
-        config: Size, storage and how many files may be broken.
+        folder: A folder with one of the layouts above.
+        config: Image size, storage and the allowed share of unreadable files.
 
     Raises:
-        UserError: If the layout is none of those, holds no image, or too many are broken.
+        UserError: If the folder has another layout, holds no image, or too many unreadable files.
     """
     folder = user_path(folder)
     return load_layout(folder, recognise(folder), config)
@@ -56,9 +56,9 @@ def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
     """Loads the files of a layout, as `load_folder` does.
 
     Args:
-        folder: The folder that the paths of the layout start from.
+        folder: The folder to which the layout's paths are relative.
         layout: Files and classes.
-        config: Size, storage and how many files may be broken.
+        config: Image size, storage and the allowed share of unreadable files.
 
     Raises:
         UserError: As `load_folder`.
@@ -88,7 +88,8 @@ def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
         *masks.lines,
         *layout.notes,
         *layout.left_out,
-        report.taken_as(scan, images, config),
+        report.read_as(scan, images, config),
+        *report.shrunk(scan),
     ]
     return ImageDataset(
         str(folder),
@@ -105,14 +106,14 @@ def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
 
 
 def _require_normal_images(folder: Path, layout: Layout, config: Config) -> None:
-    """Refuses a folder without images, or with anomalies only by the names of its classes."""
+    """Refuses a folder without images, or with class names for anomalies only."""
     if not layout.files:
         raise no_images(folder)
     if config.normal_class is None and {n.lower() for n in layout.class_names} <= ANOMALY_NAMES:
         raise UserError(
             f"{folder} holds only anomalies by the names of its folders "
             f"({', '.join(layout.class_names)}); add a folder of normal images, or name the normal "
-            "class by --normal-class"
+            "class with --normal-class"
         )
 
 

@@ -16,7 +16,7 @@ FORMATS = {
     "WEBP": (".webp",),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-# How files begin that are images and not in one of `FORMATS`, from which byte on.
+# First bytes of image files in other formats than `FORMATS`, with their offset.
 OTHER_STARTS = {
     "HEIC": (4, (b"ftyphe", b"ftypmif", b"ftypmsf", b"ftypmiaf")),
     "AVIF": (4, (b"ftypavif", b"ftypavis")),
@@ -31,15 +31,15 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def what_else(file: io.BufferedReader) -> str:
-    """What a file is that none of `FORMATS` reads, and what to do."""
+    """The kind of a file in none of `FORMATS`, with the remedy."""
     file.seek(0)
     head = file.read(132)
     for name, (place, starts) in OTHER_STARTS.items():
         if head[place:].startswith(starts):
-            return f"is in format {name}, which is not read; convert it to PNG or JPEG"
+            return f"is in format {name}, which is not supported; convert it to PNG or JPEG"
     if head.startswith(TIFF_STARTS):
         return (
-            "is a damaged TIFF or one of a kind that is not read, such as of 16-bit or "
-            "floating-point colours; convert it to 8 bits"
+            "is a damaged TIFF or one of an unsupported kind, such as 16-bit or floating-point "
+            "colours; convert it to 8 bits"
         )
     return f"is not an image ({', '.join(FORMATS)})"

@@ -1,4 +1,4 @@
-"""Data sets that a Python program gives: arrays of images, or a list of image files."""
+"""Data sets of the Python API: arrays of images, or lists of image files."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.runs.paths import user_path
 
-# The names of the classes that labels 0 and 1 stand for.
+# Class names for labels 0 and 1.
 NORMAL, ANOMALY = "normal", "anomaly"
 assert NORMAL in NORMAL_NAMES
 assert ANOMALY in ANOMALY_NAMES
 
 
 def dataset_of_arrays(images: np.ndarray, labels: Any, config: Config) -> ImageDataset:
-    """A data set of arrays, without a test set.
+    """Creates a data set from arrays, without a test set.
 
     Args:
         images: uint8 `(N, H, W)` or `(N, H, W, C)` with C 1 or 3.
-        labels: One for each image: 0 normal, 1 anomaly, or the classes' names or numbers; None: all
-            are normal.
-        config: The size that images are brought to, if it names one.
+        labels: A label for each image: 0 for normal and 1 for anomaly, or the names or numbers of
+            classes. None means that all images are normal.
+        config: The size to which images are resized, if it is set.
 
     Raises:
-        UserError: If they are something else.
+        UserError: If images or labels have another type or shape.
     """
     images = checked_images("images", images, "give")
     names, classes = _classes(labels, len(images))
@@ -52,15 +52,15 @@ def dataset_of_arrays(images: np.ndarray, labels: Any, config: Config) -> ImageD
 
 
 def dataset_of_files(files: Sequence[str | Path], labels: Any, config: Config) -> ImageDataset:
-    """A data set of image files, without a test set; its name is the folder that holds them all.
+    """Creates a data set from image files, without a test set; its name is their common folder.
 
     Args:
-        files: At least one, in any folders.
+        files: At least one file, in any folders.
         labels: As for `dataset_of_arrays`.
-        config: Size, storage and how many files may be broken.
+        config: Image size, storage and the allowed share of unreadable files.
 
     Raises:
-        UserError: If there are none, too many cannot be read, or the labels are something else.
+        UserError: If there are no files, too many are unreadable, or the labels are wrong.
     """
     paths = [Path(os.path.abspath(user_path(file))) for file in files]
     if not paths:
@@ -75,17 +75,17 @@ def dataset_of_files(files: Sequence[str | Path], labels: Any, config: Config) -
 
 
 def save_validation(split: Split, dataset: ImageDataset, path: Path) -> None:
-    """Writes the validation set, from which the run can be exported later, as `.npz`."""
+    """Writes the validation set as `.npz`; it is needed for later exports of the run."""
     part = own_images(split.validation, len(dataset.class_names))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, images=part.images[:], labels=part.classes)
 
 
 def open_validation(path: Path, info: DetectorInfo) -> Split:
-    """The sets of a run that was trained on arrays: of those it holds the validation set only.
+    """The sets of a run that was trained on arrays; only the validation set is not empty.
 
     Args:
-        path: What `save_validation` wrote.
+        path: The file that `save_validation` wrote.
         info: The run's metadata.
 
     Raises:
@@ -99,9 +99,7 @@ def open_validation(path: Path, info: DetectorInfo) -> Split:
     nothing = validation.take(slice(0))
     split = Split(nothing, validation, nothing, roles, names)
     if info.data and facts_of(split, len(names), {}).validation != info.data.validation:
-        raise UserError(
-            f"{path} is not the validation set of the run; bring it back or train again"
-        )
+        raise UserError(f"{path} is not the validation set of the run; restore it or train again")
     return split
 
 

@@ -1,4 +1,4 @@
-"""Data sets of four IDX files, as those of MNIST."""
+"""Data sets of four IDX files, the format of MNIST."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ IDX_NAMES = (
 
 
 def has_idx_files(folder: Path) -> bool:
-    """Whether at least one of the four IDX files is there, gzipped or not."""
+    """True if at least one of the four IDX files exists, gzipped or not."""
     return any((folder / f"{name}{end}").exists() for name in IDX_NAMES for end in ("", ".gz"))
 
 
 def load_idx_folder(folder: Path) -> ImageDataset:
-    """Loads four IDX files with the names of MNIST's; a class is named by its number.
+    """Loads four IDX files with the names of MNIST; the class names are the class numbers.
 
     Raises:
-        UserError: If a file is missing or damaged, or they do not belong together.
+        UserError: If a file is missing or damaged, or the files do not match.
     """
     try:
         train, test = read_idx_folder(folder)
@@ -55,7 +55,7 @@ def read_idx_folder(folder: Path) -> TrainAndTest:
     """Reads four IDX files: images uint8 `(N, H, W, 1)`, classes uint8 `(N,)`.
 
     Raises:
-        SourceUnavailable: If a file is missing or damaged, or they do not belong together.
+        SourceUnavailable: If a file is missing or damaged, or the files do not match.
     """
     train_images, train_classes, test_images, test_classes = IDX_NAMES
     train, test = (
@@ -84,21 +84,21 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
             shape = tuple(int(size) for size in np.frombuffer(head[4:], ">u4"))
             size, length = math.prod(shape), path.stat().st_size
             if path.suffix != ".gz" and length != len(head) + size:
-                raise SourceUnavailable(f"{path} is truncated: {shape} announced, {length} bytes")
-            # Read, and copied once when the images are divided.
+                raise SourceUnavailable(f"{path} is truncated: {shape} expected, {length} bytes")
+            # Twice the size: the images are read, and copied once when they are divided.
             require_memory(2 * size, f"{path}, read and divided,", 2 * length)
-            # Only as long as it was announced, and a byte, to see that there is no more.
+            # One byte more than the header gives, to detect a longer file.
             content = np.empty(size + 1, np.uint8)
             read = _read_into(file, content.data)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceUnavailable(f"{path} is unreadable: {error}") from error
     if read != size:
-        raise SourceUnavailable(f"{path} is truncated: {shape} announced, {read} bytes of images")
+        raise SourceUnavailable(f"{path} is truncated: {shape} expected, {read} bytes of images")
     return content[:size].reshape(shape)
 
 
 def _read_into(file: IO[bytes], content: memoryview) -> int:
-    """Fills as much of `content` as the file has; returns how much."""
+    """Reads into `content` until it is full or the file ends; returns the number of bytes."""
     read = 0
     while read < len(content) and (part := file.read(min(2**20, len(content) - read))):
         content[read : read + len(part)] = part

@@ -1,4 +1,4 @@
-"""Images with their classes and, where they are files, the files' paths; optionally labels."""
+"""Images with their classes, the paths of their files (if any), and optionally labels."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class ImageSet:
         return len(self.images)
 
     def take(self, chosen: slice | np.ndarray) -> ImageSet:
-        """The images of a slice, with these numbers, or where a mask is True."""
+        """Selects images by a slice, an array of numbers or a mask."""
         return ImageSet(subset(self.images, chosen), self.classes[chosen], self._files_of(chosen))
 
     def cut(self, away: np.ndarray) -> tuple[ImageSet, ImageSet]:
-        """The images that remain, and those where the mask `away`, bool `(N,)`, is True."""
+        """Splits off the images where the mask `away`, bool `(N,)`, is True; returns both sets."""
         return self.take(~away), self.take(away)
 
     def joined(self, other: ImageSet) -> ImageSet:
-        """These images followed by others from the same source."""
+        """Concatenates these images and others from the same source."""
         return ImageSet(
             join(self.images, other.images),
             np.concatenate([self.classes, other.classes]),
@@ -56,8 +56,8 @@ class LabelledImages(ImageSet):
 
     Attributes:
         images: uint8 `(N, H, W, C)`, an array or images on disk.
-        classes: Integers `(N,)`, the data set's class numbers, followed by those of the kinds of
-            corruption.
+        classes: Integers `(N,)`, the data set's class numbers; the kinds of corruption have the
+            numbers after them.
         files: Path of each image inside the data set's folder; empty if they are not files.
         labels: int8 `(N,)`, 1 = anomaly, 0 = normal.
     """
@@ -71,7 +71,7 @@ class LabelledImages(ImageSet):
         return cls(part.images, part.classes, part.files, labels=labels)
 
     def take(self, chosen: slice | np.ndarray) -> LabelledImages:
-        """The images of a slice, with these numbers, or where a mask is True."""
+        """Selects images by a slice, an array of numbers or a mask."""
         part = super().take(chosen)
         return LabelledImages(part.images, part.classes, part.files, labels=self.labels[chosen])
 

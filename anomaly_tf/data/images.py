@@ -1,4 +1,4 @@
-"""Image files: checked before they are decoded, and brought to one shape.
+"""Image files: checked before they are decoded, and converted to one shape.
 
 Imports only NumPy and Pillow.
 """
@@ -22,9 +22,9 @@ from anomaly_tf.data.formats import FORMATS, what_else
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.paths import user_path
 
-# What Pillow calls those whose file may hold several, of which the first is used.
+# Pillow's names of JPEG files; an MPO holds several images, and the first is used.
 JPEG = ("JPEG", "MPO")
-# What the parsers of Pillow's formats raise on damaged data.
+# Exceptions that Pillow's parsers raise on damaged data.
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -35,47 +35,47 @@ DAMAGE = (
     ArithmeticError,
     struct.error,
 )
-# Bits of a camera's grey levels, which are stored in 16 where they are more than 8.
+# Bit depths of cameras; those above 8 are stored in 16 bits.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-# A photo of 50 million pixels takes 150 MB once decoded, and a gigabyte while it is put upright and
-# on white; a file of a few KB can claim many more.
+# An image of 50 million pixels takes 150 MB once decoded, and a gigabyte while it is rotated and
+# composited; a file of a few KB can claim many more pixels.
 MAX_PIXELS = 50_000_000
-# What all threads decode at the same time.
+# Pixels that all threads together decode at the same time.
 PIXELS = PixelBudget(MAX_PIXELS)
-# Tags of TIFF, and bits of the kind of a page: 1 for a smaller copy of another.
+# TIFF tags; bit 1 of the first marks a page that is a smaller copy of another.
 KIND_OF_PAGE, PHOTOMETRIC = 254, 262
-# How often each pixel of a TIFF may be decoded, once for each colour; smaller copies in it.
+# Limits of a TIFF: how often each pixel may be decoded (once per colour), and its smaller copies.
 MAX_TIMES_DECODED, MAX_SMALLER_COPIES = 8, 32
-# Pillow unpacks such a file in Python.
+# Pillow decodes run-length-encoded files in Python, which is slow.
 MAX_RLE_BYTES = 8 * 2**20
 ORIENTATION = ExifTags.Base.Orientation
 QUARTER_TURNS = (5, 6, 7, 8)
-# Too large images are refused here; Pillow's warning would repeat it.
+# Images that are too large are refused here; Pillow's warning would repeat it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# What is odd in a file's tags has no part in its picture, and a line for each tag helps nobody.
+# Unusual tags do not affect the pixels; a warning for each would be of no use.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class UnreadableImage(UserError):
-    """A file is not an image, or not one that can be used; the message names the file."""
+    """A file is not an image, or not a supported one; the message names the file."""
 
 
 def open_image(path: Path, bit_depth: int | None = None) -> Image.Image:
-    """Decodes an image file: upright, grayscale `L` or colour `RGB`.
+    """Decodes an image file to an upright image in mode `L` (grayscale) or `RGB`.
 
-    The size in the file's header is checked before anything is decoded. Photos are turned as their
-    EXIF tag says, transparent images are put on white, 16-bit grey becomes 8-bit, and the first
-    picture of an animation or of a document with several pages is used.
+    The size in the file's header is checked before anything is decoded. Images are rotated by their
+    EXIF tag, transparent images are composited on white, 16-bit grey is converted to 8-bit, and the
+    first frame of an animation is used.
 
     Args:
         path: The file.
-        bit_depth: Bits of the grey levels of a 16-bit file, which many cameras do not fill; white
-            is `2 ** bit_depth - 1`. None: 16, for a file whose values leave no other.
+        bit_depth: Bit depth of the grey levels in a 16-bit file; white is `2 ** bit_depth - 1`.
+            None means 16, and is accepted only if the values of the file need 16 bits.
 
     Raises:
         UnreadableImage: If the file cannot be read, is not in one of `FORMATS`, is damaged, holds
-            floating-point numbers, has more than `MAX_PIXELS`, or has 16 bits that do not fit
-            `bit_depth` or, if that is None, do not tell what white is.
+            floating-point values, has more than `MAX_PIXELS`, has values above `bit_depth`, or, if
+            that is None, does not need 16 bits, so that its white level is unknown.
     """
     with decoded(path, bit_depth) as image:
         return image
@@ -83,9 +83,9 @@ def open_image(path: Path, bit_depth: int | None = None) -> Image.Image:
 
 @contextmanager
 def decoded(path: Path, bit_depth: int | None = None) -> Iterator[Image.Image]:
-    """As `open_image`; what the block does counts as decoding.
+    """As `open_image`, as a context manager; work in its block counts as decoding.
 
-    At most `MAX_PIXELS` are decoded at the same time, whatever the number of threads.
+    All threads together decode at most `MAX_PIXELS` at the same time.
     """
     with _opened(path) as opened, PIXELS.taken(opened.width * opened.height):
         try:
@@ -104,12 +104,12 @@ def decoded(path: Path, bit_depth: int | None = None) -> Iterator[Image.Image]:
 
 
 class Levels(NamedTuple):
-    """The values of a mask as they are stored.
+    """The stored values of a mask.
 
     Attributes:
-        values: `(H, W)`, of any type of number.
-        kind: What they are: `grey`, `colour` (of each pixel the largest part) or `opacity`.
-        is_lossy: Whether the file's format changes values a little.
+        values: `(H, W)`, of any numeric type.
+        kind: Kind of the values: `grey`, `colour` (the largest channel of each pixel) or `opacity`.
+        is_lossy: Whether the file's format is lossy.
     """
 
     values: np.ndarray
@@ -118,10 +118,10 @@ class Levels(NamedTuple):
 
 
 def read_levels(path: Path) -> Levels:
-    """Reads an image file that is no picture but marks pixels, upright.
+    """Reads the file of a mask, upright.
 
     Raises:
-        UnreadableImage: As `open_image`, except for floating-point numbers.
+        UnreadableImage: As `open_image`, but floating-point values are accepted.
     """
     with _opened(path) as image:
         try:
@@ -131,7 +131,7 @@ def read_levels(path: Path) -> Levels:
                 opacity = np.asarray(image.convert("RGBA"))[..., 3]
                 if opacity.min() < opacity.max():
                     return Levels(opacity, "opacity", is_lossy)
-            if image.mode == "P":  # colours stand for numbers, dark ones too
+            if image.mode == "P":  # colours encode numbers; dark colours count, too
                 colours = np.asarray(image.convert("RGB")).max(axis=-1)
                 return Levels(np.where(colours > 0, 255, 0).astype(np.uint8), "colour", is_lossy)
             if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
@@ -145,7 +145,7 @@ def read_levels(path: Path) -> Levels:
 
 
 def largest_value(path: Path) -> int:
-    """The largest grey level in a 16-bit file, 0 to 65535; of colours within 255.
+    """The largest grey level in a 16-bit file, 0 to 65535; for colours accurate to 255.
 
     Raises:
         UnreadableImage: As `open_image`.
@@ -158,18 +158,18 @@ def largest_value(path: Path) -> int:
 
 
 def bits_of(value: int) -> int:
-    """The fewest of `BIT_DEPTHS` that hold a grey level."""
+    """The smallest of `BIT_DEPTHS` that holds a grey level."""
     return next((depth for depth in BIT_DEPTHS if value < 2**depth), BIT_DEPTHS[-1])
 
 
 class Header(NamedTuple):
-    """What the header of an image file says.
+    """Properties in the header of an image file.
 
     Attributes:
-        width: Of the upright image.
-        height: Likewise.
+        width: Width of the upright image.
+        height: Height of the upright image.
         is_grey: Whether it is grayscale.
-        is_deep: Whether a pixel has more than 8 bits for a grey level or a colour.
+        is_deep: Whether it has more than 8 bits per channel.
     """
 
     width: int
@@ -179,18 +179,18 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Size and kind of an image, without decoding it.
+    """Reads the size and kind of an image without decoding it.
 
     Raises:
         UnreadableImage: As `open_image`, except for damage after the header.
     """
     with _opened(path) as image:
         try:
-            # In a PNG without EXIF before the pixels, asking for it would decode them.
-            asked = image.format != "PNG" or "exif" in image.info
-            turned = asked and image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
+            # If a PNG has no EXIF before the pixels, getexif() would decode them.
+            has_exif = image.format != "PNG" or "exif" in image.info
+            turned = has_exif and image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
             grey = image.mode in ("1", "L") or image.mode.startswith("I")
-            # Transparent grey becomes colour on its white ground.
+            # Transparent grey is converted to colour when it is composited on white.
             grey = grey and not image.has_transparency_data
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
@@ -199,7 +199,7 @@ def read_header(path: Path) -> Header:
 
 
 class _File(io.BufferedReader):
-    """A file that is read no further than its size, whatever lengths its content claims.
+    """A file whose reads are limited to its size, because its content may claim larger chunks.
 
     For a PNG of 2 KB that claims a chunk of 2 GB, Pillow would allocate 2 GB.
     """
@@ -243,23 +243,23 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         if width * height > MAX_PIXELS:
             raise _too_large(path, f"{width} x {height}")
         if image.tile and image.tile[0][0] == "bmp_rle" and size > MAX_RLE_BYTES:
-            raise UnreadableImage(f"{path} is a large BMP of packed rows; save it as PNG")
+            raise UnreadableImage(f"{path} is a large run-length-encoded BMP; save it as PNG")
         if image.format == "TIFF":
             require_plain_tiff(path, image)
         if image.mode == "F":
             raise UnreadableImage(
-                f"{path} holds floating-point numbers, of which nothing says what is black and "
-                "what is white; convert it to whole numbers of 8 or 16 bits"
+                f"{path} holds floating-point values, whose black and white are unknown; convert "
+                "it to integers of 8 or 16 bits"
             )
         yield image
 
 
 def require_plain_tiff(path: Path, image: Image.Image) -> None:
-    """Refuses a TIFF of which a part would be passed over, or read wrongly.
+    """Refuses a TIFF that would be read incompletely or wrongly.
 
     Raises:
-        UnreadableImage: If it has several pages (smaller copies of the first are none), strips that
-            are read again and again, or 16 bits of which 0 is white.
+        UnreadableImage: If it has several pages (smaller copies of the first do not count), strips
+            that are read many times, or 16 bits with 0 as white.
     """
     tags = image.tag_v2  # type: ignore[attr-defined]
     areas = ((box[2] - box[0]) * (box[3] - box[1]) for _, box, *_ in image.tile)  # type: ignore[attr-defined]
@@ -267,7 +267,7 @@ def require_plain_tiff(path: Path, image: Image.Image) -> None:
         raise UnreadableImage(f"{path} is damaged (more strips than rows); save it again")
     if tags.get(PHOTOMETRIC) == 0 and _is_deep(image):
         raise UnreadableImage(
-            f"{path} has 16 bits of which 0 is white, which is not read; save it with 8 bits"
+            f"{path} has 16 bits with 0 as white, which is not supported; save it with 8 bits"
         )
     kinds = []
     try:
@@ -279,7 +279,7 @@ def require_plain_tiff(path: Path, image: Image.Image) -> None:
     except DAMAGE as error:
         raise UnreadableImage(f"{path} is damaged ({error})") from error
     if any(not kind & 1 for kind in kinds):
-        raise UnreadableImage(f"{path} has several pages; save each as a picture of its own")
+        raise UnreadableImage(f"{path} has several pages; save each as a separate image")
 
 
 def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
@@ -309,12 +309,12 @@ def read_image(path: Path, shape: tuple[int, int, int], bit_depth: int | None = 
 def _too_large(path: Path, size: str) -> UnreadableImage:
     return UnreadableImage(
         f"{path} claims too many pixels ({size}); at most {MAX_PIXELS // 10**6} million are read: "
-        "make it smaller or cut it into parts"
+        "resize it or cut it into parts"
     )
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether an image that is not yet decoded has more than 8 bits for a grey level or colour."""
+    """True if an image that is not yet decoded has more than 8 bits per channel."""
     if image.mode.startswith("I"):
         return True
     tile = image.tile[0] if image.tile else None  # type: ignore[attr-defined]
@@ -323,7 +323,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _value_range(image: Image.Image) -> tuple[int, int]:
-    """Smallest and largest value of a deep image; of colours Pillow keeps the upper 8 bits."""
+    """Smallest and largest value of a deep image; Pillow keeps the upper 8 bits of colours."""
     if image.mode.startswith("I"):
         values = np.asarray(image)
         return int(values.min()), int(values.max())
@@ -332,34 +332,34 @@ def _value_range(image: Image.Image) -> tuple[int, int]:
 
 
 def _eight_bits(path: Path, image: Image.Image, bit_depth: int | None) -> Image.Image:
-    """A deep image with 8 bits; Pillow's own conversion would cut grey off at 255."""
+    """Converts a deep image to 8 bits; Pillow's own conversion would clip grey at 255."""
     low, high = _value_range(image)
     grey = image.mode.startswith("I")
     if low < 0 or high >= 2**16:
         raise UnreadableImage(
-            f"{path} holds values from {low} to {high}, which are no grey levels of 16 bits; save "
-            "it with 8 or 16 bits"
+            f"{path} holds values from {low} to {high}, outside the range of 16 bits; save it "
+            "with 8 or 16 bits"
         )
     fewer = bits_of(high)
     if bit_depth is None and fewer < 16 and high > 0:
-        # A dark picture, or one of a camera with fewer bits: they look the same.
-        remedy = f"say which by --bit-depth {fewer} or 16, or save it with 8 bits"
+        # A dark image cannot be distinguished from one of a camera with fewer bits.
+        remedy = f"give --bit-depth {fewer} or 16, or save it with 8 bits"
         if not grey:
-            remedy = "say --bit-depth 16 for the second, or save it with 8 bits for each colour"
+            remedy = "give --bit-depth 16 for the second, or save it with 8 bits per colour"
         raise UnreadableImage(
-            f"{path} has 16 bits and no value above {high}, so that white may be {2**fewer - 1} "
+            f"{path} has 16 bits and no value above {high}; white may be {2**fewer - 1} "
             f"({fewer} bits) or 65535; {remedy}"
         )
     if bit_depth is not None and high >= 2**bit_depth and grey:
         raise UnreadableImage(
-            f"{path} holds values up to {high}, more than the {bit_depth} bits that the others "
-            "have; leave it out, or give another bit depth"
+            f"{path} holds values up to {high}, more than the {bit_depth} bits of the other files; "
+            "remove it or give another bit depth"
         )
     if not grey:
         if bit_depth not in (None, 16):
             raise UnreadableImage(
-                f"{path} has colours of {bit_depth} bits stored in 16, of which only the upper 8 "
-                "can be read; save it with 8 bits for each colour"
+                f"{path} has {bit_depth}-bit colours stored in 16 bits, and only the upper 8 bits "
+                "can be read; save it with 8 bits per colour"
             )
         return image
     white = 2 ** (bit_depth or 16) - 1

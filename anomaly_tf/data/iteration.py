@@ -1,4 +1,4 @@
-"""Options of tf.data that all pipelines share."""
+"""Options of tf.data for all pipelines."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import tensorflow as tf
 
 
 def untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Turns off autotuning: the parallel parts use all cores from the first batch on.
+    """Turns off autotuning, so that parallel calls use all cores from the first batch on.
 
-    The thread that tunes them (TensorFlow 2.21) sleeps for longer and longer, up to a minute, and
-    the end of an iteration sometimes waits until it wakes; on one thread nearly always.
+    The autotuning thread of TensorFlow 2.21 sleeps for increasing times, up to a minute, and the
+    end of an iteration sometimes waits for it; with one thread it nearly always does.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,14 +1,14 @@
-"""Which files of a folder are no pictures but masks of others: by their names and their content.
+"""Finds the masks among the image files of a folder, by their names and their content.
 
-| masks | beside |
+| masks | images |
 |---|---|
 | `ground_truth/crack/1_mask.png` | `test/crack/1.jpg` or `crack/1.jpg` |
 | `masks/crack/1.png`, `masks/1.png` | `crack/1.jpg` |
 | `crack/mask/1.png` | `crack/1.jpg` |
 | `crack/1_label.bmp` | `crack/1.jpg` |
 
-`masks.is_mask_folder` and `masks.image_of` know the other names. All but `ground_truth` may also be
-a class, such as photos of labels: what lies in them must look like masks.
+`masks.is_mask_folder` and `masks.image_of` list the other names. All except `ground_truth` may also
+be classes, such as images of labels: their files must look like masks.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ import numpy as np
 from anomaly_tf.data.masks import image_of, is_mask_folder, looks_like_mask
 from anomaly_tf.errors import UserError
 
-# Files that are looked at to tell what a folder holds.
-MAX_LOOKED_AT = 20
-# Files of a folder without such a name that are looked at if all have names as others.
+# Files that are examined per folder with the name of a mask folder.
+MAX_EXAMINED = 20
+# Files that are examined in other folders whose files have the names of other images.
 MAX_DOUBTED = 4
 
 
 def set_masks_apart(folder: Path, images: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Divides image files into pictures and masks.
+    """Separates masks from images.
 
     Args:
-        folder: The folder that the paths start from.
+        folder: The folder to which the paths are relative.
         images: Paths of the image files, without those in `ground_truth/`.
 
     Returns:
-        Pictures, masks, and a line for the user on each place that may hold masks.
+        Images, masks, and a line for the user on each folder that may hold masks.
 
     Raises:
-        UserError: If a place holds both what looks like masks and what does not.
+        UserError: If a folder holds both files that look like masks and files that do not.
     """
     stems = {os.path.splitext(file)[0] for file in images}
     places: dict[str, list[str]] = {}
@@ -50,36 +50,36 @@ def set_masks_apart(folder: Path, images: Sequence[str]) -> tuple[list[str], lis
     masks: set[str] = set()
     notes = []
     for place, files in places.items():
-        chosen = np.unique(np.linspace(0, len(files) - 1, MAX_LOOKED_AT).astype(int))
-        looked_at = {files[number]: looks_like_mask(folder / files[number]) for number in chosen}
-        alike = {file: found for file, found in looked_at.items() if found is not None}
+        chosen = np.unique(np.linspace(0, len(files) - 1, MAX_EXAMINED).astype(int))
+        examined = {files[number]: looks_like_mask(folder / files[number]) for number in chosen}
+        alike = {file: found for file, found in examined.items() if found is not None}
         if not any(alike.values()):
             notes.append(
-                f"WARNING: {place} is taken for pictures of a class, by its content; masks belong "
-                "into ground_truth/"
+                f"WARNING: {place} is read as images of a class, by its content; put masks into "
+                "ground_truth/"
             )
         elif not all(alike.values()):
-            picture = next(file for file, found in alike.items() if not found)
+            image = next(file for file, found in alike.items() if not found)
             raise UserError(
-                f"{folder / place} is named as masks are and holds pictures as well (such as "
-                f"{picture}); move masks into ground_truth/, and give pictures another name"
+                f"{folder / place} has a name for masks and also holds images (such as "
+                f"{image}); move masks into ground_truth/, and rename the images"
             )
         elif len(files) < len(images):
             masks.update(files)
             notes.append(f"{place}: {len(files)} masks of anomalies, by name and content")
-    pictures = [file for file in images if file not in masks]
-    return pictures, sorted(masks), notes + _doubts(folder, pictures)
+    others = [file for file in images if file not in masks]
+    return others, sorted(masks), notes + _doubts(folder, others)
 
 
-def _doubts(folder: Path, pictures: Sequence[str]) -> list[str]:
-    """A line on each folder that holds what may be masks, by its content and the names in it only.
+def _doubts(folder: Path, images: Sequence[str]) -> list[str]:
+    """A line on each folder that may hold masks although its own name is not one for masks.
 
-    Each of its files has the name of one in another folder, or some have that of another in the
-    same folder with something added, and look like masks where those do not.
+    All its files have the names of files in another folder, or some have the name of another file
+    in the same folder with a word added; and these files look like masks while the others do not.
     """
     places: dict[str, dict[str, str]] = {}
     by_stem: dict[str, list[str]] = {}
-    for file in pictures:
+    for file in images:
         stem = os.path.splitext(os.path.basename(file))[0]
         places.setdefault(os.path.dirname(file), {})[stem] = file
         by_stem.setdefault(stem, []).append(file)
@@ -92,33 +92,33 @@ def _doubts(folder: Path, pictures: Sequence[str]) -> list[str]:
                 looks_like_mask(folder / file) for file in others
             ):
                 notes.append(
-                    f"WARNING: {place}/ is taken for a class and looks like masks of pictures "
-                    "with the same names; masks belong into ground_truth/"
+                    f"WARNING: {place}/ is read as a class but looks like masks of images with "
+                    "the same names; put masks into ground_truth/"
                 )
         added: dict[str, dict[str, str]] = {}
         for stem, file in files.items():
             if base := _base(stem, files):
                 added.setdefault(stem.removeprefix(base), {})[file] = files[base]
         for ending, longer in added.items():
-            looked_at = list(longer)[:MAX_DOUBTED]
-            if all(looks_like_mask(folder / file) for file in looked_at) and not any(
-                looks_like_mask(folder / longer[file]) for file in looked_at
+            examined = list(longer)[:MAX_DOUBTED]
+            if all(looks_like_mask(folder / file) for file in examined) and not any(
+                looks_like_mask(folder / longer[file]) for file in examined
             ):
                 notes.append(
-                    f"WARNING: {len(longer)} pictures with {ending} behind the name of another "
-                    f"look like its mask (first: {looked_at[0]}); masks belong into ground_truth/"
+                    f"WARNING: {len(longer)} images with {ending} after the name of another image "
+                    f"look like its mask (first: {examined[0]}); put masks into ground_truth/"
                 )
     return notes
 
 
 def _base(stem: str, stems: Mapping[str, str]) -> str:
-    """The stem of which another is a longer one, as `1` of `1_defect`; empty if there is none."""
+    """The stem that another stem extends, as `1` for `1_defect`; empty if there is none."""
     ends = (found.start() for found in re.finditer(r"[ _.-]", stem))
     return next((stem[:end] for end in ends if stem[:end] in stems), "")
 
 
 def _place_of_masks(file: str, stems: set[str]) -> str:
-    """The folder, or the pattern of names, by which a file may be a mask; empty if by none."""
+    """The folder or name pattern that makes a file a possible mask; empty if there is none."""
     *folders, name = file.split(os.sep)
     for number, inside in enumerate(folders):
         if is_mask_folder(inside):

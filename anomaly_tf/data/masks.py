@@ -1,4 +1,4 @@
-"""Masks of anomalies: paired with their images, checked, read and chosen for comparison."""
+"""Masks of anomalies: paired with their images, checked, and read for pixel metrics."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.images import Levels, UnreadableImage, read_header, read_levels
 from anomaly_tf.data.split import Split
 
-# Folders of masks, in lower case; only the first is one whatever lies in it.
+# Names of mask folders, in lower case; only the first is one independent of its content.
 MASK_NAMES = (
     *("ground_truth", "groundtruth", "gt", "mask", "masks", "annotation", "annotations"),
     *("label", "labels", "segmentation", "segmentations"),
 )
-# At the end of a folder's name, behind another word.
+# Words at the end of a mask folder's name, after another word.
 MASK_WORDS = ("mask", "masks", "ground_truth", "segmentation", "segmentations", "annotations")
-# What the names of masks add to those of their images, at the end or in front.
+# Words that mask files add to the names of their images, at the end or at the beginning.
 MASK_AFFIX = "mask|label|gt|ground[ _-]?truth|seg|segmentation|annotation"
 NAME_OF_MASK = re.compile(
     rf"(?P<image>.+)[ _.-](?:{MASK_AFFIX})|(?:{MASK_AFFIX})[ _.-](?P<image_behind>.+)",
     re.IGNORECASE | re.DOTALL,
 )
-# A mask has no more levels; lossy formats change each by a little.
+# Largest number of levels of a mask, and the change of a level by a lossy format.
 MAX_LEVELS, MAX_NOISE = 16, 32
-# Normal images, and images with a mask, of which every pixel is compared.
+# Largest number of normal images, and of images with a mask, for pixel metrics.
 MAX_COMPARED = 1000
 
 
@@ -41,9 +41,9 @@ class MaskedImages:
     """Test images and their masks.
 
     Attributes:
-        part: First normal images, then images with a mask.
-        masks: bool `(N, H, W)`, True where an anomaly is; False everywhere without a mask.
-        n_normal: How many come first because they are normal.
+        part: The normal images, followed by the images with a mask.
+        masks: bool `(N, H, W)`, True where an anomaly is; all False for normal images.
+        n_normal: Number of normal images.
     """
 
     part: LabelledImages
@@ -52,10 +52,10 @@ class MaskedImages:
 
 
 def masked_images(split: Split, config: Config, image_shape: tuple[int, int, int]) -> MaskedImages:
-    """Reads the masks of a test set, with the images to compare an error map on.
+    """Reads the masks of a test set, with the images for pixel metrics.
 
-    Anomalies without a mask are left out. Of the normal images, and of those with a mask, at most
-    `MAX_COMPARED` are drawn.
+    Anomalies without a mask are left out. At most `MAX_COMPARED` normal images and as many images
+    with a mask are drawn.
 
     Args:
         split: The sets of a run whose data is a folder.
@@ -82,13 +82,13 @@ def read_masks(
     """Reads masks at a detector's size: bool `(N, H, W)`, True where an anomaly is.
 
     Args:
-        folder: The folder that the paths start from.
-        files: A mask file for each, see `marked`; None gives an empty mask.
+        folder: The folder to which the paths are relative.
+        files: The mask file of each image, see `marked`; None gives an empty mask.
         image_shape: Height, width and channels of the images.
 
     Returns:
-        A pixel is True if at least half of the area it covers is marked. If no pixel is, the
-        anomaly is too thin, and every pixel that it touches is True.
+        A pixel is True if at least half of its area is marked. If no pixel is, because the anomaly
+        is thin, every pixel that it touches is True.
     """
     height, width, _ = image_shape
     masks = np.zeros((len(files), height, width), bool)
@@ -101,10 +101,11 @@ def read_masks(
 
 
 def marked(path: Path) -> tuple[np.ndarray, str]:
-    """Where a mask marks an anomaly, bool `(H, W)`, and by what, in words.
+    """The pixels that a mask marks as anomaly, bool `(H, W)`, and the rule for it, in words.
 
-    The background is black or transparent. What is marked is white (above 127, as edges may be
-    smooth); in a mask without such a pixel, whatever is not black: 1 beside 0, or numbers of kinds.
+    The background is black or transparent. White pixels are marked (above 127, because edges may be
+    smooth). In a mask without white pixels, all pixels that are not black are marked: values 0 and
+    1, or numbers of kinds.
 
     Raises:
         UnreadableImage: If the file cannot be read.
@@ -121,7 +122,7 @@ def _marked(levels: Levels) -> tuple[np.ndarray, str]:
 
 
 def looks_like_mask(path: Path) -> bool | None:
-    """Whether an image holds so few levels as a mask does, and no picture; None if unreadable."""
+    """True if an image has as few levels as a mask; None if it is unreadable."""
     try:
         values, _, is_lossy = read_levels(path)
     except UnreadableImage:
@@ -131,14 +132,14 @@ def looks_like_mask(path: Path) -> bool | None:
     return _share_of_extremes(values) >= 0.95
 
 
-def _looks_like_picture(levels: Levels) -> bool:
-    """Whether a mask holds so many levels between its extremes as smooth edges have not."""
+def _looks_like_image(levels: Levels) -> bool:
+    """True if a mask has more levels between its extremes than smooth edges give."""
     values = levels.values
     return len(np.unique(values)) > MAX_LEVELS and _share_of_extremes(values) < 0.8
 
 
 def _share_of_extremes(values: np.ndarray) -> float:
-    """Share of the pixels that have the darkest or the brightest level, or nearly."""
+    """Share of the pixels with nearly the darkest or the brightest level."""
     noise = MAX_NOISE if values.dtype == np.uint8 else MAX_NOISE / 255 * np.ptp(values)
     values = values.astype(np.float64)
     distance = np.minimum(values - values.min(), values.max() - values)
@@ -153,8 +154,8 @@ def pair_masks(
     Args:
         files: Image files of anomaly classes.
         masks: Mask files, `ground_truth/<class>/<image's name>[_mask].<any suffix>`, or as
-            `mask_files.py` finds them. Without the class's folder the name must be one image's.
-        divided: Whether the image files lie below `train/` and `test/`.
+            `mask_files.py` finds them. Without a class folder, the name must be unique.
+        divided: Whether the image files are in `train/` and `test/`.
         normal: Image files of normal classes, which need no mask.
 
     Returns:
@@ -182,25 +183,25 @@ def pair_masks(
 
 
 def is_mask_folder(name: str) -> bool:
-    """Whether the name of a folder is one for masks."""
+    """True if a folder's name is one for masks."""
     plain = re.sub(r"\W", "_", name.lower())
     return plain in MASK_NAMES or plain.endswith(tuple(f"_{word}" for word in MASK_WORDS))
 
 
 def image_of(stem: str) -> str:
-    """The name of an image, of that of its mask, both without their endings."""
+    """The name of an image from the name of its mask, both without suffix."""
     found = NAME_OF_MASK.fullmatch(stem)
     return (found["image"] or found["image_behind"]) if found else stem
 
 
 @dataclass(frozen=True)
 class CheckedMasks:
-    """What was found in mask files.
+    """The result of checking mask files.
 
     Attributes:
         usable: Image file to mask file.
         wrong: Mask file to the reason why it cannot be used.
-        lines: By what they mark, and what is doubtful, for the user.
+        lines: Lines for the user on how anomalies are marked, with warnings.
     """
 
     usable: dict[str, str]
@@ -212,7 +213,7 @@ def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str
     """Checks that masks can be read, have the size of their images and mark a part of them.
 
     Args:
-        folder: The folder that the paths start from.
+        folder: The folder to which the paths are relative.
         masks: Image file to mask file.
         readable: Image files that can be read; the masks of others are ignored.
     """
@@ -235,8 +236,8 @@ def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str
             )
         elif not where.any():
             wrong[mask] = f"{folder / mask} marks nothing"
-        elif _looks_like_picture(levels):
-            wrong[mask] = f"{folder / mask} looks like a picture, not like a mask"
+        elif _looks_like_image(levels):
+            wrong[mask] = f"{folder / mask} looks like an image, not like a mask"
         else:
             usable[file] = mask
             kinds[by] += 1
@@ -248,12 +249,12 @@ def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str
         lines.append(f"masks mark the anomaly by {found}")
     if dim:
         lines.append(
-            f"WARNING: in {len(dim)} of {len(usable)} masks more is dimly grey than white, and "
-            f"only white marks the anomaly (first: {dim[0]}); save masks with 0 and 255"
+            f"WARNING: {len(dim)} of {len(usable)} masks have more dark grey than white pixels, "
+            f"and only white marks the anomaly (first: {dim[0]}); save masks with 0 and 255"
         )
     if large:
         lines.append(
-            f"WARNING: {len(large)} of {len(usable)} masks mark more than half of their picture "
-            f"(first: {large[0]}); if the anomaly is what they leave out, invert them"
+            f"WARNING: {len(large)} of {len(usable)} masks mark more than half of their image "
+            f"(first: {large[0]}); if they mark the normal part, invert them"
         )
     return CheckedMasks(usable, wrong, lines)

@@ -34,7 +34,7 @@ def load_npz(path: Path) -> ImageDataset:
         `images` and `labels` the test set is empty.
 
     Raises:
-        UserError: If the file cannot be read or holds something else.
+        UserError: If the file cannot be read or has other content.
     """
     arrays, others = _read_npz(path)
     names = tuple(arrays)
@@ -46,7 +46,7 @@ def load_npz(path: Path) -> ImageDataset:
     if images[0].shape[1:] != images[-1].shape[1:]:
         raise UserError(
             f"{path}: {names[0]} and {names[2]} must hold images of one shape; "
-            f"got {images[0].shape[1:]} and {images[-1].shape[1:]}; bring them to one"
+            f"got {images[0].shape[1:]} and {images[-1].shape[1:]}; resize them to one shape"
         )
     class_names, classes = numbered(str(path), labels)
     train = ImageSet(images[0], classes[0])
@@ -57,7 +57,7 @@ def load_npz(path: Path) -> ImageDataset:
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of the first of `NPZ_KEYS` that the file holds in full, and the others' names."""
+    """The arrays of the first complete entry of `NPZ_KEYS`, and the names of the other arrays."""
     reading = "its content"
     try:
         with path.open("rb") as opened:
@@ -84,7 +84,7 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; give an .npz file that can be read"
         ) from error
-    # Damaged bytes make zipfile and NumPy raise almost anything.
+    # zipfile and NumPy raise many kinds of exceptions on damaged bytes.
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise UserError(

@@ -1,7 +1,7 @@
-"""tf.data: augmented batches from images that stay uint8 in memory.
+"""tf.data pipelines: augmented batches from images that stay uint8 in memory.
 
-Every random choice is a function of the seed and of the batch's number only (stateless random
-operations), so the same seed gives the same batches on any number of threads.
+Every random choice is a function of the seed and the batch number only (stateless random
+operations), so that a seed gives the same batches on any number of threads.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from anomaly_tf.runs.files import atomic_path
 def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> np.ndarray:
     """Groups anomaly images by K-means on their pixels (Kim et al. 2020), cached by content.
 
-    Large images are shrunk, and the clusters of many images are fitted on a sample, so that at most
-    `MAX_BYTES` are held at once.
+    Large images are downsampled, and the clusters of many images are fitted on a sample, so that
+    the pixels take at most `MAX_BYTES`.
 
     Args:
         images: uint8 `(N, H, W, C)`.
@@ -52,11 +52,11 @@ def anomaly_clusters(images: Images, count: int, seed: int, cache_dir: Path) -> 
     if cache.is_file():
         return _read_clusters(cache, len(images), count)
     kmeans = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096)
-    most = MAX_BYTES // _pixels(images[:1]).nbytes
-    if len(images) <= most:
+    largest = MAX_BYTES // _pixels(images[:1]).nbytes
+    if len(images) <= largest:
         predicted = kmeans.fit_predict(apply(_pixels, images))
     else:
-        kmeans.fit(apply(_pixels, sample(images, most, seed)))
+        kmeans.fit(apply(_pixels, sample(images, largest, seed)))
         predicted = np.concatenate([kmeans.predict(_pixels(part)) for part in parts(images)])
     _, clusters = np.unique(predicted, return_inverse=True)
     clusters = clusters.astype(np.int32)
@@ -76,12 +76,12 @@ def _read_clusters(cache: Path, images: int, count: int) -> np.ndarray:
     return clusters
 
 
-# Images that K-means may hold, as float32.
+# Largest size of the images for K-means, as float32.
 MAX_BYTES = 200 * 10**6
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    """Images, shrunk to about 32 x 32 pixels, as vectors in [0, 1]: float32 `(N, D)`."""
+    """Images, downsampled to about 32 x 32 pixels, as vectors in [0, 1]: float32 `(N, D)`."""
     factor = max(1, min(images.shape[1:3]) // 32)
     height, width = (side - side % factor for side in images.shape[1:3])
     blocks = images[:, :height, :width].reshape(
@@ -130,7 +130,7 @@ def classified_batches(
     seed: int,
     first_step: int = 0,
 ) -> tf.data.Dataset:
-    """Batches as those of `normal_batches`, with the class number of each image.
+    """Batches as in `normal_batches`, with the class number of each image.
 
     Args:
         images: uint8 `(N, H, W, C)`.
@@ -164,14 +164,14 @@ def corrupted_batches(
     seed: int,
     first_step: int = 0,
 ) -> tf.data.Dataset:
-    """Batches of clean images and as many other, corrupted images of the same set.
+    """Batches of clean images and the same number of other, corrupted images of the same set.
 
     Args:
         images: uint8 `(N, H, W, C)`.
         corruption: Kinds, which alternate within a batch, and strengths.
-        batch_size: Images per batch that are trained on, even.
+        batch_size: Images per batch that are trained on, an even number.
         steps: Number of batches.
-        sampling: Augmentation, before corruption, and candidates.
+        sampling: Augmentation, applied before corruption, and candidates.
         seed: Seed of every random choice.
         first_step: Number of the first batch, to continue a sequence.
 
@@ -210,17 +210,17 @@ def balanced_batches(
     seed: int,
     first_step: int = 0,
 ) -> tf.data.Dataset:
-    """Batches of as many normal images as anomalies, whatever the sizes of the two sets.
+    """Batches of equally many normal images and anomalies, for sets of any sizes.
 
     Normal images are drawn without replacement, reshuffled after each pass. Anomalies are drawn
-    from the clusters in turn, and the same way within each cluster. Synthetic anomalies, generated
-    from further normal images, come first.
+    from the clusters in turn, and within each cluster as the normal images are. Synthetic
+    anomalies, generated from further normal images, are the first anomalies of a batch.
 
     Args:
         normal: uint8 `(N, H, W, C)`.
         anomalies: uint8 `(M, H, W, C)`.
         clusters: int32 `(M,)`, from `anomaly_clusters`.
-        batch_size: Images per batch that are trained on, even.
+        batch_size: Images per batch that are trained on, an even number.
         steps: Number of batches.
         sampling: Augmentation, candidates and synthetic anomalies.
         seed: Seed of every random choice.
@@ -231,9 +231,9 @@ def balanced_batches(
         C)` in [-1, 1].
     """
     half = batch_size // 2
-    made = round(half * (sampling.synthetic or 0.0))
+    generated = round(half * (sampling.synthetic or 0.0))
     half *= sampling.candidates
-    labelled = half - made
+    labelled = half - generated
     members = np.argsort(clusters, kind="stable")
     sizes = np.bincount(clusters)
     normal_source, anomaly_source = _BatchSource(normal), _BatchSource(subset(anomalies, members))
@@ -249,14 +249,14 @@ def balanced_batches(
         anomaly = tf.gather(cluster_starts, cluster) + drawn
         images = tf.concat(
             [
-                normal_source.images(normal_source.draw(step, half + made, seed)),
+                normal_source.images(normal_source.draw(step, half + generated, seed)),
                 anomaly_source.images(anomaly),
             ],
             axis=0,
         )
         images = augment(scale(images), sampling, _key(seed, step))
-        kept, rest, anomalous = tf.split(images, [half, made, labelled])
-        if made:
+        kept, rest, anomalous = tf.split(images, [half, generated, labelled])
+        if generated:
             synthetic = synthetic_anomalies(rest, tf.random.fold_in(_key(seed, step), 3))
             anomalous = tf.concat([synthetic, anomalous], axis=0)
         return kept, anomalous
@@ -292,10 +292,10 @@ class _BatchSource:
 
 
 def _numbered(batch: Callable[[tf.Tensor], Any], steps: int, first_step: int) -> tf.data.Dataset:
-    """The results of `batch` for the numbers from `first_step` on, prefetched."""
+    """The results of `batch` for `steps` numbers from `first_step` on, prefetched."""
     numbers = tf.data.Dataset.range(first_step, first_step + steps)
-    # AutoGraph would spend half a second on rewriting the source of all that is called and change
-    # nothing: every condition there is on a Python value.
+    # AutoGraph would take half a second to rewrite all functions and change nothing, because all
+    # conditions are on Python values.
     batch = tf.autograph.experimental.do_not_convert(batch)
     batches = numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return untuned(batches.prefetch(tf.data.AUTOTUNE))
@@ -311,11 +311,11 @@ def scale(images: tf.Tensor) -> tf.Tensor:
 
 
 def augment(images: tf.Tensor, sampling: SamplingConfig, seed: tf.Tensor) -> tf.Tensor:
-    """Changes each image at random: mirrors, shifts, rotates, erases a part, in this order.
+    """Augments each image at random: flips, shifts, rotates, erases a rectangle, in this order.
 
     Args:
         images: float32 `(N, H, W, C)` in [-1, 1], H and W known.
-        sampling: Probabilities and largest changes. Shifts are by whole pixels.
+        sampling: Probabilities and largest changes; shifts are by whole pixels.
         seed: Two integers.
 
     Returns:
@@ -323,7 +323,7 @@ def augment(images: tf.Tensor, sampling: SamplingConfig, seed: tf.Tensor) -> tf.
     """
     flip_seed, shift_seed = tf.unstack(tf.random.split(seed))
     if sampling.flip or sampling.shift:
-        images = _mirror_and_shift(images, sampling, flip_seed, shift_seed)
+        images = _flip_and_shift(images, sampling, flip_seed, shift_seed)
     if sampling.rotation:
         images = rotate(images, sampling.rotation, tf.random.fold_in(seed, 1))
     if sampling.erase:
@@ -331,13 +331,13 @@ def augment(images: tf.Tensor, sampling: SamplingConfig, seed: tf.Tensor) -> tf.
     return images
 
 
-def _mirror_and_shift(
+def _flip_and_shift(
     images: tf.Tensor, sampling: SamplingConfig, flip_seed: tf.Tensor, shift_seed: tf.Tensor
 ) -> tf.Tensor:
     count = tf.shape(images)[0]
-    mirrored = tf.random.stateless_uniform([count], flip_seed) < sampling.flip
-    sign = tf.where(mirrored, -1.0, 1.0)
-    origin = tf.where(mirrored, float(images.shape[2] - 1), 0.0)
+    flipped = tf.random.stateless_uniform([count], flip_seed) < sampling.flip
+    sign = tf.where(flipped, -1.0, 1.0)
+    origin = tf.where(flipped, float(images.shape[2] - 1), 0.0)
     shift = tf.cast(
         tf.random.stateless_uniform(
             [2, count], shift_seed, -sampling.shift, sampling.shift + 1, tf.int32
@@ -350,7 +350,7 @@ def _mirror_and_shift(
 
 
 def _erase(images: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
-    """Blackens a rectangle of up to half an image's height and width (Z. Zhong et al. 2020)."""
+    """Sets a rectangle of up to half an image's height and width to black (Zhong et al. 2020)."""
     count = tf.shape(images)[0]
     size, middle, chosen = (tf.random.fold_in(seed, number) for number in range(3))
     half = tf.random.stateless_uniform([2, count, 1], size, 0.05, 0.25)
@@ -369,9 +369,9 @@ def _shuffled(position: tf.Tensor, size: tf.Tensor, seed: int, stream: tf.Tensor
 
     Args:
         position: int64 `(N,)`, counted from the beginning of training.
-        size: int64, scalar or `(N,)`, the items of one pass.
+        size: int64, scalar or `(N,)`, the number of items of one pass.
         seed: The run's seed.
-        stream: Gives different sets different shuffles, scalar or `(N,)`.
+        stream: Scalar or `(N,)`; different values give different shuffles.
     """
     size = tf.broadcast_to(size, tf.shape(position))
     stream = tf.broadcast_to(tf.cast(stream, tf.int64), tf.shape(position))

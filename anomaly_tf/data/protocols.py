@@ -1,4 +1,4 @@
-"""Divides a data set into training, validation and test set as a run's protocol says.
+"""Divides a data set into training, validation and test set by a run's protocol.
 
 | protocol | trained on | tested on |
 |---|---|---|
@@ -6,11 +6,11 @@
 | `one_class` | the normal class only | the same |
 | `unseen` | the normal class, and labelled images of some others | that class against the others |
 | `corruption` | clean images of all classes | clean images against noisy and rotated ones |
-| `classification` | images of all classes, with their class | which class it is |
+| `classification` | images of all classes, with their class | the class of each image |
 
-The cut into training and validation set depends on the seed only, so all approaches and protocols
-are validated on the same images. The validation set of `unseen` holds no unseen class. That of
-`one_class` holds anomalies, for the curves: nothing is selected by them.
+The split into training and validation set depends on the seed only, so that all approaches and
+protocols are validated on the same images. The validation set of `unseen` holds no unseen class.
+The validation set of `one_class` holds anomalies for the curves; they are not used for selection.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ MIN_NORMAL, MIN_ANOMALIES = 4, 3
 
 
 def make_split(config: Config, dataset: ImageDataset, info: DetectorInfo | None = None) -> Split:
-    """Divides a data set as a run's protocol says.
+    """Divides a data set by a run's protocol.
 
     Args:
         config: Protocol, normal classes, shares of validation and test set, seed.
         dataset: Images and classes.
-        info: Metadata of a run that is opened again, with which the data is compared.
+        info: Metadata of an existing run, with which the data is compared.
 
     Returns:
         The three sets.
 
     Raises:
-        UserError: What `class_roles` raises, if a set is too small or lacks one kind of image, or
-            if the data is not that of the run.
+        UserError: As `class_roles`, or if a set is too small or lacks normal images or anomalies,
+            or if the data is not that of the run.
     """
     if info:
         require_same_protocol(config, info)
         require_same_kind(dataset.name, info, dataset.class_names, dataset.train.images.shape[1:])
     roles = class_roles(config, dataset.class_names, dataset.is_folder)
-    if info:  # whose classes counted so, whatever this version would guess
+    if info:  # the roles of the run, which this version might guess differently
         roles = roles_of(info) or roles
     else:
         require_clear_guess(config, dataset, roles)
@@ -76,7 +76,7 @@ def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
     train, validation, test = _three_sets(config, dataset, roles)
     observed = roles.unseen if config.protocol == "one_class" else ()
     if observed and not len(dataset.test) and len(test):
-        # Training does not use these anomalies; the test does.
+        # These anomalies are used in the test only.
         test = test.joined(train.take(np.isin(train.classes, observed)))
     sets = (
         _labelled(train, roles, roles.seen),
@@ -103,7 +103,7 @@ def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
 def _unused(
     config: Config, dataset: ImageDataset, sets: tuple[LabelledImages, ...]
 ) -> tuple[str, ...]:
-    """How many images are in no set, in one line; no line if each is in one."""
+    """A line on the number of images that are in no set; no line if there are none."""
     unused = len(dataset.train) + len(dataset.test) - sum(map(len, sets))
     if not unused:
         return ()
@@ -116,10 +116,10 @@ def _unused(
 
 
 def _masks_of_normal(dataset: ImageDataset, used: Mapping[str, str]) -> tuple[str, ...]:
-    """How many masks belong to pictures that count as normal, in one line; no line if none does."""
+    """A line on the number of masks of images that count as normal; no line if there are none."""
     others = [mask for file, mask in dataset.masks.items() if file not in used]
     return tuple(
-        f"left out: {len(others)} masks of pictures that count as normal (first: {first})"
+        f"left out: {len(others)} masks of images that count as normal (first: {first})"
         for first in others[:1]
     )
 
@@ -145,7 +145,7 @@ def _labelled(part: ImageSet, roles: Roles, anomalies: tuple[int, ...]) -> Label
 
 
 def _require_enough(config: Config, dataset: ImageDataset, roles: Roles) -> None:
-    """Refuses, before anything is cut, images that cannot be divided into three sets."""
+    """Refuses, before the split, a data set that is too small for three sets."""
     if len(dataset.test) and not dataset.is_folder:
         return
     classes = dataset.train.classes
@@ -155,20 +155,20 @@ def _require_enough(config: Config, dataset: ImageDataset, roles: Roles) -> None
         names = ", ".join(dataset.class_names[number] for number in roles.normal)
         raise UserError(
             f"{dataset.name} holds {count} normal image{'s' * (count != 1)} to learn from "
-            f"({names}), and at least {least} are needed; add some or name the normal class by "
+            f"({names}), and at least {least} are needed; add some or name the normal class with "
             "--normal-class"
         )
     anomalies = int(np.isin(classes, roles.seen).sum())
     if roles.seen and anomalies < MIN_ANOMALIES:
         raise UserError(
-            f"approach {config.approach} learns from labelled anomalies, at least "
-            f"{MIN_ANOMALIES}, and {dataset.name} has {anomalies} to learn from; use --approach "
-            "autoencoder or vae, which need none"
+            f"approach {config.approach} needs at least {MIN_ANOMALIES} labelled anomalies, and "
+            f"{dataset.name} has {anomalies} to learn from; use --approach autoencoder or vae, "
+            "which need none"
         )
 
 
 def _require_kinds(config: Config, dataset: ImageDataset, split: Split) -> None:
-    """Refuses a protocol for which one kind of image is missing."""
+    """Refuses a split that lacks normal images or anomalies that its protocol needs."""
     needed = {"training": (split.train, (0, 1) if split.roles.seen else (0,))}
     if len(split.test) or config.folder.test_fraction:
         kinds = (0, 1) if split.roles.seen or split.roles.unseen else (0,)
@@ -181,5 +181,5 @@ def _require_kinds(config: Config, dataset: ImageDataset, split: Split) -> None:
                     f"protocol {config.protocol} needs {kind} images, and {dataset.name} has no "
                     f"{kind} image in its {name} set (normal: "
                     f"{', '.join(dataset.class_names[number] for number in split.roles.normal)}); "
-                    "name other classes by --normal-class, or add images"
+                    "name other classes with --normal-class, or add images"
                 )

@@ -28,7 +28,7 @@ def probe(url: str) -> None:
         except OSError as error:  # URLError is one
             answer.append(error)
 
-    # In a thread, because the timeout does not cover looking up the host's name.
+    # In a thread, because the timeout does not cover the DNS lookup.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(GIVE_UP_SECONDS)

@@ -1,8 +1,8 @@
-"""What each class counts as under a run's protocol: normal, seen anomaly or unseen anomaly.
+"""The role of each class under a run's protocol: normal, seen anomaly or unseen anomaly.
 
-Which class is normal is what the user says by `--normal-class`. Without it, names such as `good`
-and `defect` say it, of a folder and of arrays alike; of classes that are numbers, which only arrays
-have, a convention does. Names that say nothing are asked for.
+The user names the normal classes with `--normal-class`. By default they are recognised by names
+such as `good` and `defect`, in folders and in arrays; for numeric classes, which only arrays have,
+a convention is used. If the names are not known, the option is required.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from anomaly_tf.data.fashion_mnist import FASHION_MNIST_CLASSES
 from anomaly_tf.errors import UserError
 from anomaly_tf.script import shortened
 
-# As a class, all of them.
+# The value of `--normal-class` for all classes.
 ALL = "all"
 # In lower case.
 NORMAL_NAMES = ("normal", "good", "ok", "pass", "passed", "healthy", "inlier", "inliers")
@@ -33,13 +33,13 @@ ANOMALY_NAMES = {
 OUTLIER = "-1"
 # Classes that a message lists.
 MAX_NAMED = 12
-# A class with so many times the images of the normal ones makes a guess doubtful.
+# A guess is doubtful if another class has more than this many times the images of the normal ones.
 DOUBTFUL = 2
 
 
 @dataclass(frozen=True)
 class Roles:
-    """What each class number of a data set counts as.
+    """The role of each class number of a data set.
 
     Attributes:
         normal: Normal classes.
@@ -54,11 +54,11 @@ class Roles:
 
 @dataclass(frozen=True)
 class Guess:
-    """Which classes are normal, as far as their names tell.
+    """The normal classes according to the class names.
 
     Attributes:
         normal: Their numbers.
-        reason: Why, in words that follow the classes' names.
+        reason: The reason, in words that follow the classes' names.
     """
 
     normal: tuple[int, ...]
@@ -66,9 +66,9 @@ class Guess:
 
 
 def normal_by_name(class_names: tuple[str, ...]) -> tuple[int, ...] | None:
-    """The classes that are normal by words such as `good`; None if no word says it.
+    """The classes that are normal by names such as `good`; None if no name is known.
 
-    A class beside one such as `defects`, or the only class, is normal whatever its name; see
+    The only class is normal, and so is a class beside one such as `defects`, with any name; see
     `require_clear_guess`.
     """
     names = [name.lower() for name in class_names]
@@ -80,21 +80,21 @@ def normal_by_name(class_names: tuple[str, ...]) -> tuple[int, ...] | None:
 
 
 def require_clear_guess(config: Config, dataset: ImageDataset, roles: Roles) -> None:
-    """Refuses a class that counts as normal only because another is called an anomaly, and is rare.
+    """Refuses a rare class that counts as normal only because the other one is named an anomaly.
 
-    In `defect` and `scratch` either may be meant; normal images are the more frequent ones.
+    With `defect` and `scratch`, both may be anomalies; normal images are usually more frequent.
 
     Args:
         config: The run's configuration; nothing is guessed if it names the normal classes.
         dataset: Names of the classes and the class of each image.
-        roles: What the classes count as.
+        roles: The roles of the classes.
 
     Raises:
         UserError: If the guess is not clear.
     """
     names = dataset.class_names
-    said = any(names[number].lower() in NORMAL_NAMES for number in roles.normal)
-    if config.normal_class is not None or said or len(names) != 2 or len(roles.normal) != 1:
+    known = any(names[number].lower() in NORMAL_NAMES for number in roles.normal)
+    if config.normal_class is not None or known or len(names) != 2 or len(roles.normal) != 1:
         return
     (normal,) = roles.normal
     other = 1 - normal
@@ -102,17 +102,17 @@ def require_clear_guess(config: Config, dataset: ImageDataset, roles: Roles) -> 
     if names[other].lower() in ANOMALY_NAMES and counts[normal] <= counts[other]:
         raise UserError(
             f"{names[normal]} ({counts[normal]} images) beside {names[other]} ({counts[other]}) "
-            f"need not be normal; say which is, by --normal-class {names[normal]} or "
+            f"need not be normal; name the normal class with --normal-class {names[normal]} or "
             f"{names[other]}"
         )
 
 
 def guess_normal(class_names: tuple[str, ...], is_folder: bool = False) -> Guess | None:
-    """Which classes are normal where the user does not say; None if the names do not say.
+    """Guesses the normal classes if the user gives none; None if the names are not known.
 
     Args:
         class_names: Name of each class number.
-        is_folder: Whether they are names of folders, where numbers say nothing.
+        is_folder: Whether they are names of folders, for which numbers have no convention.
     """
     if (named := normal_by_name(class_names)) is not None:
         return Guess(named, "by the names of the classes")
@@ -131,12 +131,12 @@ def guess_normal(class_names: tuple[str, ...], is_folder: bool = False) -> Guess
 
 
 def describe_guess(config: Config, dataset: ImageDataset, roles: Roles) -> list[str]:
-    """Lines on how the normal classes were guessed, and on what makes that doubtful.
+    """Lines on how the normal classes were guessed, with a warning if the guess is doubtful.
 
     Args:
         config: The run's configuration; nothing is guessed if it names the normal classes.
         dataset: Names of the classes and the class of each image.
-        roles: What the classes count as.
+        roles: The roles of the classes.
     """
     class_names = dataset.class_names
     guess = guess_normal(class_names, dataset.is_folder)
@@ -145,7 +145,7 @@ def describe_guess(config: Config, dataset: ImageDataset, roles: Roles) -> list[
     if len(class_names) == 1:
         return []
     normal = ", ".join(class_names[number] for number in guess.normal)
-    lines = [f"normal class: {normal}, {guess.reason}; --normal-class names others"]
+    lines = [f"normal class: {normal}, {guess.reason}; --normal-class selects others"]
     counts = _counts(dataset)
     count = int(counts[list(guess.normal)].sum())
     counts[list(guess.normal)] = 0
@@ -160,7 +160,7 @@ def describe_guess(config: Config, dataset: ImageDataset, roles: Roles) -> list[
 
 
 def _counts(dataset: ImageDataset) -> np.ndarray:
-    """How many images each class has."""
+    """The number of images of each class."""
     classes = np.concatenate([dataset.train_classes, dataset.test_classes]).astype(np.int64)
     return np.bincount(classes, minlength=len(dataset.class_names))
 
@@ -175,18 +175,18 @@ def class_roles(
     Args:
         config: Protocol and classes.
         class_names: Name of each class number.
-        is_folder: Whether the classes are folders of pictures.
+        is_folder: Whether the classes are folders of images.
 
     Raises:
-        UserError: If the names do not say which class is normal, a class does not exist, is asked
-            to be two things, or no anomaly is left.
+        UserError: If the normal classes are not known by their names, a class does not exist or has
+            two roles, or no anomaly is left.
     """
     every = tuple(range(len(class_names)))
     named = normal_by_name(class_names)
     if config.normal_class is not None:
         named = _class_numbers("normal class", config.normal_class, class_names)
     if config.protocol in ALL_CLASSES_NORMAL:
-        # Synthetic anomalies are made of normal images only, where names say which are.
+        # Synthetic anomalies are generated from normal images only, if the names are known.
         return Roles(named if named and config.protocol == "corruption" else every)
     normal = named
     if normal is None and (guess := guess_normal(class_names, is_folder)):
@@ -194,7 +194,7 @@ def class_roles(
     if normal is None:
         kind = "folders in" if is_folder else "classes of"
         raise UserError(
-            f"the {kind} {config.data} do not tell by their names which is normal; give "
+            f"none of the {kind} {config.data} has a known name for normal images; give "
             f"--normal-class one or several of: {shortened(class_names, MAX_NAMED)}; or {ALL}"
         )
     others = tuple(number for number in every if number not in normal)
@@ -203,8 +203,8 @@ def class_roles(
     if not others:
         raise UserError(
             f"approach {config.approach} learns from labelled anomalies and {config.data} holds "
-            "normal images alone; use --approach autoencoder or vae, or --protocol corruption, "
-            "which makes synthetic anomalies"
+            "normal images only; use --approach autoencoder or vae, or --protocol corruption, "
+            "which generates synthetic anomalies"
         )
     if config.protocol == "imbalance":
         return Roles(normal, seen=others)
@@ -215,14 +215,14 @@ def class_roles(
 def _class_numbers(
     what: str, chosen: tuple[str | int, ...], class_names: tuple[str, ...]
 ) -> tuple[int, ...]:
-    """Numbers of the classes `chosen`: by name or, where no class has that name, by number.
+    """Numbers of the classes `chosen`, given by name or, if no class has that name, by number.
 
-    Where there is no class of that name either, `all` stands for every class, and a name with `*`,
-    `?` or `[...]` for those that it matches, as a shell has it.
+    If there is no such class either, `all` means every class, and a name with `*`, `?` or `[...]`
+    means the classes that it matches, as in a shell.
     """
     numbers: list[int] = []
     for whole in (", ".join(map(str, chosen)), ",".join(map(str, chosen))):
-        if whole in class_names:  # a name with a comma, which separates several
+        if whole in class_names:  # a class name that contains the separator, a comma
             return (class_names.index(whole),)
     composed = [unicodedata.normalize("NFC", name) for name in class_names]
     for one in chosen:
@@ -245,7 +245,7 @@ def _class_numbers(
                 + (f"did you mean {near[0]}?" if near else f"choose one of: {choice}")
             )
     if len(set(numbers)) < len(numbers):
-        raise UserError(f"{what} {chosen} holds one class twice; give each once")
+        raise UserError(f"{what} {chosen} names one class twice; give each class once")
     return tuple(sorted(numbers))
 
 
@@ -265,7 +265,7 @@ def _unseen_roles(
             if number in normal:
                 raise UserError(
                     f"class {number} ({class_names[number]}) is the normal one and cannot be an "
-                    f"anomaly; take it out of --unseen.{name}-classes or choose another "
+                    f"anomaly; remove it from --unseen.{name}-classes or choose another "
                     "--normal-class"
                 )
     seen, unseen = given["seen"], given["unseen"]

@@ -1,6 +1,6 @@
-"""Finds image files in folders, and counts what it leaves out, each with its reason.
+"""Finds image files in folders, and counts the files that are left out by reason.
 
-Nothing is decoded. Needs Pillow only through `images.py`.
+No file is decoded. Needs Pillow only through `images.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from anomaly_tf.runs.outputs import is_own_picture, is_run
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import shortened
 
-# What systems leave in folders, in lower case; it is neither searched nor counted, and neither is
-# what is hidden: a name that begins with a dot.
+# Files and folders that operating systems create, in lower case. They are neither searched nor
+# counted; the same holds for hidden ones, whose names begin with a dot.
 SYSTEM_NAMES = frozenset(
     {
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
@@ -29,7 +29,7 @@ SYSTEM_NAMES = frozenset(
         *("lost+found", "$recycle.bin", "recycler", "recycled", "system volume information"),
     }
 )
-# Pictures by their names, of formats that are not read.
+# Suffixes of images in formats that are not supported.
 OTHER_FORMATS = frozenset(
     """
     .heic .heif .hif .avif .jp2 .j2k .jpf .jpx .jpm .j2c .jpc .jxl .jxr .wdp .hdp .svg .eps .ico
@@ -39,18 +39,18 @@ OTHER_FORMATS = frozenset(
     .wbmp .dib .cur .emf .wmf
     """.split()  # noqa: SIM905
 )
-# Endings that are listed before the rest is only counted.
+# Endings that are listed; further ones are only counted.
 MAX_ENDINGS = 6
 
 
 @dataclass
 class LeftOut:
-    """What a search left out, and why.
+    """The files that a search left out, by reason.
 
     Attributes:
-        counts: Reason to how many.
-        first: Reason to the first of them.
-        endings: Reason to how many of each ending, where the ending is the reason.
+        counts: Reason to the number of files.
+        first: Reason to the first file.
+        endings: Reason to the number of files with each ending, if the ending is the reason.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -58,14 +58,14 @@ class LeftOut:
     endings: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add(self, reason: str, path: str | Path, ending: str | None = None) -> None:
-        """Counts one."""
+        """Counts one file."""
         self.counts[reason] += 1
         self.first.setdefault(reason, str(path))
         if ending is not None:
             self.endings.setdefault(reason, Counter())[ending] += 1
 
     def lines(self) -> list[str]:
-        """A line for each reason: how many, and which; none if nothing was left out."""
+        """A line for each reason, with the number of files and the first; none without files."""
         lines = []
         for reason, count in self.counts.items():
             shown = self.first[reason]
@@ -79,24 +79,23 @@ class LeftOut:
         return lines
 
 
-# Reasons; {s} is the plural's ending.
-NOT_READ = "picture{s} in formats that are not read; convert them to PNG or JPEG"
+# Reasons; {s} is the plural ending.
+NOT_READ = "image{s} in formats that are not supported; convert them to PNG or JPEG"
 OTHER = "other file{s}, no image by the name"
-OWN = "picture{s} that anomaly_tf drew, heat maps or plots"
+OWN = "image{s} written by anomaly_tf, heat maps or plots"
 RUN = "run folder{s} of anomaly_tf"
 TWICE = "folder{s} reached twice; read once"
-DANGLING = "link{s} to nowhere"
-SPECIAL = "name{s} of pipes, sockets or devices"
-CLOSED = "name{s} that cannot be looked at; change the permissions"
-# What the system answers for a link that leads nowhere, or in a circle.
+DANGLING = "broken link{s}"
+SPECIAL = "pipe{s}, socket{s} or device{s}"
+CLOSED = "file{s} or folder{s} that cannot be accessed; change the permissions"
+# Errors of the system for a broken or circular link.
 NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class Search:
-    """A search through folders and what it finds; links to folders are followed once.
+    """A search through folders; links to folders are followed once.
 
-    A folder that is reached again, by a link or by its name, is not read again, so that loops do no
-    harm.
+    A folder that is reached again, by a link or by its name, is not read again, so that loops end.
     """
 
     def __init__(self) -> None:
@@ -104,10 +103,10 @@ class Search:
         self._seen: set[tuple[int, int]] = set()
 
     def images_below(self, folder: str | Path) -> list[str]:
-        """Relative paths of the image files below a folder, by suffix, in order of name."""
+        """Relative paths of the image files below a folder, by suffix, sorted by name."""
         found: list[str] = []
         links = [""]
-        # What is no link comes first: a folder has the path that leads to it without one.
+        # Links are followed last, so that a folder is found by its own path first.
         while links:
             further: list[str] = []
             for link in sorted(links, key=_order):
@@ -116,7 +115,7 @@ class Search:
         return sorted(found, key=_order)
 
     def _search(self, folder: Path, start: str, found: list[str], links: list[str]) -> None:
-        """Searches from one place down; links to folders are only noted."""
+        """Searches from one folder down; links to folders are only recorded."""
         waiting = [start]
         while waiting:
             inside = waiting.pop()
@@ -150,12 +149,12 @@ class Search:
                     found.append(name)
 
     def _is_image(self, folder: Path, name: str, mode: int | None) -> bool:
-        """Whether a file is an image by its name; else counts it."""
+        """Returns True if a file is an image by its name, else counts it."""
         ending = os.path.splitext(name)[1].lower()
         path = folder / name
         if mode is not None and not stat.S_ISREG(mode):
             self.left_out.add(SPECIAL, path)
-        elif ending in SUFFIXES:  # a link that leads nowhere, too: reading it says so
+        elif ending in SUFFIXES:  # including broken links, which are reported when read
             if ending != ".png" or not is_own_picture(path):
                 return True
             self.left_out.add(OWN, path)
@@ -169,12 +168,12 @@ class Search:
 
 
 def is_system_name(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that the system itself leaves."""
+    """True if a file or folder is hidden or created by the operating system."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def _mode(entry: os.DirEntry[str]) -> int | None:
-    """Kind of what an entry leads to; None if it leads nowhere, or in a circle."""
+    """File mode of an entry's target; None for a broken or circular link."""
     try:
         return entry.stat().st_mode
     except OSError as error:
@@ -184,20 +183,20 @@ def _mode(entry: os.DirEntry[str]) -> int | None:
 
 
 def _order(path: str) -> list[tuple[bool, str]]:
-    """A sort key: by name, in every folder its files in front of its subfolders."""
+    """A sort key: by name, the files of each folder before its subfolders."""
     *folders, name = path.split(os.sep)
     return [*((True, folder) for folder in folders), (False, name)]
 
 
 @dataclass
 class Found:
-    """What the places that a user named hold.
+    """The image files in the files and folders that a user names.
 
     Attributes:
         files: Each file, and its path relative to the parent of the named folder, or the name of
             the named file.
-        problems: Of each named place that holds no image, why.
-        left_out: What was left out of the folders.
+        problems: The reason for each named folder that holds no image.
+        left_out: Files of the folders that were left out.
     """
 
     files: list[tuple[Path, Path]]
@@ -206,12 +205,12 @@ class Found:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every place that was named could be searched to its bottom."""
+        """True if every named folder could be searched completely."""
         return not self.problems and not self.left_out.counts[CLOSED]
 
 
 def find_images(places: Sequence[Path]) -> Found:
-    """Finds image files; in folders and their subfolders by suffix, in order of name.
+    """Finds image files; in folders and their subfolders by suffix, sorted by name.
 
     Args:
         places: Files and folders. A file may have any suffix and need not exist.
@@ -220,22 +219,22 @@ def find_images(places: Sequence[Path]) -> Found:
     files: list[tuple[Path, Path]] = []
     problems = []
     for place in map(user_path, places):
-        if not os.path.isdir(place):  # which raises nothing, whatever is wrong with the path
+        if not os.path.isdir(place):  # raises nothing on an invalid path
             files.append((place, Path(place.name)))
             continue
         before = search.left_out.counts.copy()
         names = search.images_below(place)
         outside = Path(place.resolve().name)
         files += [(place / name, outside / name) for name in names]
-        passed = search.left_out.counts - before
-        if not names and not passed[TWICE]:
+        skipped = search.left_out.counts - before
+        if not names and not skipped[TWICE]:
             closed = f"folder {place} cannot be read; change its permissions"
-            problems.append(closed if passed[CLOSED] else str(no_images(place)))
+            problems.append(closed if skipped[CLOSED] else str(no_images(place)))
     return Found(files, problems, search.left_out)
 
 
 def folders_of(files: Iterable[Path]) -> list[Path]:
-    """The folders that files lie in, each once; of a link that of its target, too."""
+    """The folders of files, each once; for a link also the folder of its target."""
     names: dict[str, None] = {}
     for file in files:
         names[os.path.dirname(file) or "."] = None

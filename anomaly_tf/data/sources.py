@@ -1,4 +1,4 @@
-"""Opens a data set by its name, its file or its folder."""
+"""Opens a data set given by its name, a file or a folder."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from anomaly_tf.runs.outputs import require_own_place
 from anomaly_tf.runs.paths import user_path
 
 FASHION_MNIST, TFDS = "fashion_mnist", "tfds:"
-# In the configuration of a run that was trained on arrays of a Python program.
+# Value of `data` in the configuration of a run that was trained on arrays of a Python program.
 ARRAYS = "arrays"
 
 
 def open_dataset(config: Config) -> ImageDataset:
-    """Opens the data set of a run's configuration, at the size it asks for.
+    """Opens the data set of a run's configuration, at the configured size.
 
     Raises:
-        UserError: If no source works, or it does not hold what it should.
+        UserError: If the data set cannot be found or has the wrong content.
     """
-    if not config.data:  # which would stand for the folder that the command runs in
+    if not config.data:  # an empty path would mean the current folder
         raise UserError("--data is empty; give the name of a data set, a file or a folder")
     folder = Path(config.data)
     if config.data == ARRAYS and not folder.exists():
         raise UserError(
-            "the run was trained from Python on arrays, which it does not hold; give them as an "
-            ".npz file by --data"
+            "the run was trained on arrays in Python and does not contain them; give them as an "
+            ".npz file with --data"
         )
     if config.data != FASHION_MNIST and folder.is_dir():
         if not has_idx_files(folder):
@@ -47,17 +47,17 @@ def open_dataset(config: Config) -> ImageDataset:
 
 
 def load_dataset(source: str, data_dir: Path, size: tuple[int, int] | None = None) -> ImageDataset:
-    """Loads a data set that comes as arrays.
+    """Loads a data set of arrays.
 
     Args:
         source: `fashion_mnist`; `tfds:NAME`, a set of TensorFlow Datasets; an `.npz` file of
             arrays; or a folder that holds the four IDX files of an MNIST-like set.
         data_dir: Folder in which Fashion-MNIST is cached; created when needed.
-        size: Height and width that every image is brought to, by Pillow's bilinear filter; None
-            leaves them as they are.
+        size: Height and width to which every image is resized, by Pillow's bilinear filter; None
+            keeps the original size.
 
     Raises:
-        UserError: If no source works, or it does not hold what it should.
+        UserError: If the data set cannot be found or has the wrong content.
     """
     path = user_path(source)
     data_dir = user_path(data_dir)
@@ -71,9 +71,9 @@ def load_dataset(source: str, data_dir: Path, size: tuple[int, int] | None = Non
         dataset = load_npz(path)
     else:
         raise UserError(
-            f"data {source!r} is neither {FASHION_MNIST!r} nor a folder of pictures or IDX files, "
+            f"data {source!r} is neither {FASHION_MNIST!r} nor a folder of images or IDX files, "
             f"nor an .npz file of arrays, nor {TFDS}NAME, a set of TensorFlow Datasets; give one "
-            "by --data"
+            "with --data"
         )
     return dataset if size is None else resized(dataset, size)
 
@@ -84,7 +84,7 @@ def known_class_names(source: str) -> tuple[str, ...] | None:
 
 
 def resized(dataset: ImageDataset, size: tuple[int, int]) -> ImageDataset:
-    """A data set of arrays with every image brought to `size`, height and width."""
+    """Resizes all images of a data set of arrays to `size`, height and width."""
     shape = (*size, dataset.train.images.shape[-1])
     if dataset.train.images.shape[1:] == shape:
         return dataset

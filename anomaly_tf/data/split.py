@@ -13,16 +13,16 @@ from anomaly_tf.data.roles import Roles
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint sets: train on the first, select on the second, score the third once.
+    """Three disjoint sets, for training, for the selection of an epoch, and for the final test.
 
     Attributes:
         train: Training set.
-        validation: Validation set, cut from the training files.
+        validation: Validation set, split from the training files.
         test: Test set.
-        roles: What each class counts as.
+        roles: The role of each class.
         class_names: Name of each class number in the three sets.
         masks: Test file to the file of its mask, which marks the anomaly.
-        left_out: What of the data set is in no set, and why, as lines for the user.
+        left_out: Lines for the user on the images that are in no set, and why.
     """
 
     train: LabelledImages
@@ -35,8 +35,8 @@ class Split:
 
     @property
     def judged(self) -> np.ndarray:
-        """Test images that the protocol's metrics count, bool `(N,)`.
+        """The test images that the protocol's metrics use, bool `(N,)`.
 
-        With unseen and seen anomaly classes, the seen ones are left out.
+        If there are unseen anomaly classes, the seen ones are excluded.
         """
         return ~np.isin(self.test.classes, self.roles.seen if self.roles.unseen else ())

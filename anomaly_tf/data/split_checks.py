@@ -1,4 +1,4 @@
-"""What a `split.json` and the `scan.json` of a cache must hold, which may come from elsewhere."""
+"""Checks of `split.json` and of the `scan.json` of a cache, which may be damaged or forged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _are_classes(value: Any) -> bool:
 
 
 def _is_inside(name: Any) -> bool:
-    """Whether it is the path of a file inside a folder."""
+    """True if a name is the path of a file inside a folder."""
     if not is_text(name) or not name or "\0" in name:
         return False
     path = Path(name)
@@ -51,7 +51,7 @@ SPLIT_CHECKS: Checks = {
     "roles": (lambda value: _maps(value, is_text, _are_classes), "lists of class numbers"),
     "masks": (
         lambda value: _maps(value, _is_inside, _is_inside),
-        "paths of files, none of which leads out of the folder",
+        "paths of files inside the folder",
     ),
     **{
         name: (lambda value: isinstance(value, dict), "files and classes")
@@ -61,11 +61,11 @@ SPLIT_CHECKS: Checks = {
 PART_CHECKS: Checks = {
     "files": (
         lambda value: isinstance(value, list) and all(map(_is_inside, value)),
-        "paths of files, none of which leads out of the folder",
+        "paths of files inside the folder",
     ),
     "classes": (_are_classes, "class numbers"),
 }
-# What earlier versions did not write.
+# Keys that earlier versions did not write.
 LATER_CHECKS: Checks = {
     "bit_depth": (lambda value: value is None or is_whole(value, 8, 16), "8 to 16 bits, or null"),
     "mask_digests": (
@@ -106,15 +106,15 @@ def read_split(path: Path) -> dict[str, Any]:
     for name in ("train", "validation", "test"):
         part = content[name]
         require(part, PART_CHECKS, LATER_PART_CHECKS)
-        for beside in ("classes", "digests"):
-            if beside in part and len(part["files"]) != len(part[beside]):
-                raise ValueError(f"{len(part['files'])} files and {len(part[beside])} {beside}")
+        for key in ("classes", "digests"):
+            if key in part and len(part["files"]) != len(part[key]):
+                raise ValueError(f"{len(part['files'])} files and {len(part[key])} {key}")
         _require_below(count, f"classes of {name}", part["classes"])
     return content
 
 
 def read_scan(path: Path) -> dict[str, Any]:
-    """Reads the `scan.json` of a cache of decoded pictures.
+    """Reads the `scan.json` of a cache of decoded images.
 
     Raises:
         OSError: If it cannot be read.

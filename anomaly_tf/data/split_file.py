@@ -1,4 +1,4 @@
-"""`split.json` of a run: which file of a folder is in which set, and what it held."""
+"""`split.json` of a run: the files of a folder in each set, with the digests of their content."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from anomaly_tf.data.contents import (
     facts_of,
     file_digests,
     own_images,
+    report_not_compared,
+    report_other_masks,
     require_same_content,
     require_same_files,
     require_same_kind,
     require_same_protocol,
-    say_not_compared,
-    say_other_masks,
 )
 from anomaly_tf.data.corruption_sets import with_corruptions
 from anomaly_tf.data.dataset import ImageDataset
@@ -43,12 +43,12 @@ from anomaly_tf.script import printable
 
 
 def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
-    """Writes which file is in which set; of arrays given in Python the validation set itself.
+    """Writes the files of each set; for arrays given in Python, the validation set itself.
 
-    Writes nothing for other arrays, where the seed is enough.
+    Writes nothing for other arrays, whose split follows from the seed.
 
     Args:
-        split: With or without synthetic anomalies; they are left out.
+        split: The sets; synthetic anomalies are left out.
         dataset: The data set that was divided.
         path: The file to write.
     """
@@ -79,16 +79,16 @@ def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
 
 
 def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> Split:
-    """The sets of a trained run: from `split.json` or, without it, divided again by the seed.
+    """The sets of a trained run, from `split.json` or, without it, divided again by the seed.
 
     Args:
         config: The run's configuration; `data` may name another folder with the same data.
         path: The run's `split.json`, which need not exist.
-        info: The run's metadata, with which the data is compared (see `contents.py`); by default
-            what lies beside the file, if something does.
+        info: The run's metadata, with which the data is compared (see `contents.py`). Default: the
+            metadata beside the file, if there is any.
 
     Raises:
-        UserError: If the data is not there or is not that of the run, or the file is damaged.
+        UserError: If the data is missing or is not that of the run, or the file is damaged.
     """
     if info is None and RunDirectory(path.parent).holds_detector:
         _, info = open_run(path.parent)
@@ -101,7 +101,7 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     content = _read(path)
     height, width, channels = content["image_shape"]
     shape = height, width, channels
-    # Earlier versions took all 16-bit files for filled ones.
+    # Earlier versions read all 16-bit files with 16 bits.
     depth = content.get("bit_depth", 16)
     roles = Roles(**{name: tuple(part) for name, part in content["roles"].items()})
     parts = (_image_set(folder, content[name], shape, depth) for name in SETS)
@@ -113,8 +113,8 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     gone = [file for file in files if not (folder / file).is_file()]
     if gone:
         raise UserError(
-            f"{len(gone)} of the {len(files)} files that the run was made of are not in {folder} "
-            f"(first: {gone[0]}); bring them back or give their new place by --data"
+            f"{len(gone)} of the {len(files)} files of the run are not in {folder} "
+            f"(first: {gone[0]}); restore them or give their new folder with --data"
         )
     left_out = left_out_of(folder, files, masks.values())
     split = Split(train, validation, test, roles, names, masks, left_out)
@@ -122,27 +122,27 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
         require_same_protocol(config, info)
         require_same_kind(config.data, info, names, shape)
         if known is None and info.data is None:
-            say_not_compared(config.data)
+            report_not_compared(config.data)
             return with_corruptions(split, config)
         digests = file_digests(folder, files)
         if known is not None:
             require_same_files(config.data, known, digests_of(split, digests))
         if known_masks is not None:
-            say_other_masks(known_masks, {mask: digests[mask] for mask in masks.values()})
+            report_other_masks(known_masks, {mask: digests[mask] for mask in masks.values()})
         require_same_content(config.data, info, facts_of(split, len(names), digests))
     return with_corruptions(split, config)
 
 
 def require_same_split(path: Path, split: Split, dataset: ImageDataset) -> None:
-    """Refuses files that are not those of the run, where its `split.json` is all that knows them.
+    """Refuses other files than those of the run, for a run whose only record is `split.json`.
 
     Args:
         path: The run's `split.json`, which need not exist.
-        split: The sets, divided anew.
+        split: The sets, divided again.
         dataset: The data set that was divided.
 
     Raises:
-        UserError: If they are others, or the file is damaged.
+        UserError: If the files differ, or `split.json` is damaged.
     """
     if not path.is_file() or not dataset.is_folder:
         return
@@ -168,7 +168,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _known_digests(content: dict[str, Any]) -> FileDigests | None:
-    """Of each set its files and their digests; None if an earlier version wrote the file."""
+    """The files of each set and their digests; None if an earlier version wrote the file."""
     if not all("digests" in content[name] for name in SETS):
         return None
     parts = {name: content[name] for name in SETS}

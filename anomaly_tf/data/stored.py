@@ -1,7 +1,7 @@
 """Images that stay on disk and are read when they are needed, a few at a time.
 
-`StoredImages` replaces a NumPy array as far as the package uses one: length, shape, and reading by
-a slice or by numbers. Imports only NumPy and Pillow.
+`StoredImages` has the parts of a NumPy array's interface that the package uses: length, shape, and
+indexing by a slice or by numbers. Imports only NumPy and Pillow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from anomaly_tf.data.images import UnreadableImage, read_image
 from anomaly_tf.jobs import available_threads
 
-# Images that are read or processed at once.
+# Number of images that are read or processed at a time.
 PART = 500
 
 
@@ -25,8 +25,9 @@ class StoredImages:
     """Images on disk.
 
     Args:
-        read: From numbers int `(n,)` to uint8 `(n, H, W, C)`; called from several threads.
-        numbers: The numbers to read, int `(N,)`.
+        read: Function from numbers int `(n,)` to images uint8 `(n, H, W, C)`; called from several
+            threads.
+        numbers: Numbers of the images, int `(N,)`.
         image_shape: Height, width and channels.
     """
 
@@ -45,16 +46,16 @@ class StoredImages:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """`(N, H, W, C)`, as for an array."""
+        """`(N, H, W, C)`."""
         return (len(self), *self._image_shape)
 
     def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
-        """Reads the images of a slice, of numbers or of a mask: uint8 `(n, H, W, C)`."""
+        """Reads the images of a slice, an array of numbers or a mask: uint8 `(n, H, W, C)`."""
         return self._read(self._numbers[chosen])
 
     @property
     def unreadable(self) -> UnreadableImage | None:
-        """The error of the last file that could not be read; tf.data raises another one for it."""
+        """The error of the last unreadable file; tf.data replaces it by an error of its own."""
         return getattr(self._read, "unreadable", None)
 
     def subset(self, chosen: slice | np.ndarray) -> StoredImages:
@@ -76,7 +77,7 @@ def subset(images: Images, chosen: slice | np.ndarray) -> Images:
 
 
 def sample(images: Images, count: int, seed: int) -> Images:
-    """At most `count` of the images, drawn at random and kept in order."""
+    """At most `count` of the images, drawn at random, in their original order."""
     if len(images) <= count:
         return images
     drawn = np.random.default_rng(seed).choice(len(images), count, replace=False)
@@ -91,7 +92,7 @@ def join(first: Images, second: Images) -> Images:
 
 
 def apply(call: Callable[[np.ndarray], np.ndarray], images: Images) -> np.ndarray:
-    """The results of `call` for all images, `(N, ...)`; from disk, `PART` are read at a time."""
+    """The results of `call` for all images, `(N, ...)`; at most `PART` are read at a time."""
     if isinstance(images, np.ndarray) or len(images) <= PART:
         return call(images[:])
     return np.concatenate([call(part) for part in parts(images)])
@@ -104,13 +105,13 @@ def parts(images: Images) -> Iterator[np.ndarray]:
 
 
 class ImageFiles:
-    """Reads image files, several at once.
+    """Reads image files, several in parallel.
 
     Args:
-        folder: The folder that the paths start from.
+        folder: The folder to which the paths are relative.
         files: Paths inside the folder.
-        image_shape: Height, width and channels to bring each image to; see `read_image`.
-        bit_depth: Bits of the grey levels in 16-bit files; see `open_image`.
+        image_shape: Height, width and channels to which each image is converted; see `read_image`.
+        bit_depth: Bit depth of the 16-bit files; see `open_image`.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class ImageFiles:
         """Reads the files with these numbers: uint8 `(n, H, W, C)`.
 
         Raises:
-            UnreadableImage: If one of them is gone or damaged.
+            UnreadableImage: If one of them is missing or damaged.
         """
         images = np.empty((len(numbers), *self._shape), np.uint8)
 
@@ -151,11 +152,11 @@ class ImageFiles:
 class Records:
     """Reads from one file of decoded images without gaps.
 
-    It is not memory-mapped, because the pages would count as memory of the process.
+    The file is not memory-mapped, because its pages would count as memory of the process.
 
     Args:
         path: The file.
-        image_shape: Height, width and channels of each.
+        image_shape: Height, width and channels of each image.
     """
 
     def __init__(self, path: Path, image_shape: tuple[int, int, int]) -> None:

@@ -1,8 +1,8 @@
-"""Synthetic anomalies close to the normal images that they are generated from.
+"""Synthetic anomalies that are generated from normal images and are close to them.
 
-Labelled anomalies show only how *they* differ from normal images. Normal images that were turned,
-moved, resized or mixed differ in many more ways and need no labels (as in CutPaste, C.-L. Li et al.
-2021, and DRAEM, V. Zavrtanik et al. 2021, for defects of surfaces).
+Labelled anomalies show only some of the ways in which an image can differ from normal ones. Normal
+images that are rotated, shifted, resized or mixed show many more and need no labels (as in
+CutPaste, C.-L. Li et al. 2021, and DRAEM, V. Zavrtanik et al. 2021, for surface defects).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ KINDS = ("turned", "moved", "resized", "mixed")
 def synthetic_anomalies(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Generates one anomaly from each normal image; the kinds alternate.
 
-    `turned` by one, two or three quarters; `moved` along one axis by 0.2 to 0.6 of the side;
-    `resized` along one axis to 0.4 to 0.75 or 1.35 to 2 times its size; `mixed` with another of the
-    images, turned by a quarter, along the borders of smooth noise.
+    `turned` by one, two or three quarter turns; `moved` along one axis by 0.2 to 0.6 of the side;
+    `resized` along one axis to 0.4 to 0.75 or 1.35 to 2 times its size; `mixed` with another image,
+    rotated by quarter turns, along the borders of smooth noise.
 
     Args:
         images: float32 `(N, H, W, C)` in [-1, 1], H and W known.
@@ -32,13 +32,13 @@ def synthetic_anomalies(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """
     turned, moved, resized, mixed = (images[number :: len(KINDS)] for number in range(len(KINDS)))
     seeds = [tf.random.fold_in(seed, number) for number in range(len(KINDS))]
-    made = (
+    anomalies = (
         _warp(turned, quarters=_integers(turned, seeds[0], 1, 4)),
         _warp(moved, shift=_one_axis(moved, seeds[1], 0.2, 0.6, either_sign=True)),
         _warp(resized, size=_sizes(resized, seeds[2])),
         _mix(mixed, _warp(tf.roll(mixed, 1, axis=0), _integers(mixed, seeds[3], 1, 4)), seeds[3]),
     )
-    return tf.concat(made, axis=0)
+    return tf.concat(anomalies, axis=0)
 
 
 def _count(images: tf.Tensor) -> tf.Tensor:
@@ -75,7 +75,7 @@ def _warp(
     shift: tf.Tensor | None = None,
     size: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Turns, moves and resizes about the centre, bilinear.
+    """Rotates, shifts and resizes about the centre, with bilinear interpolation.
 
     Args:
         images: float32 `(N, H, W, C)`.
@@ -105,6 +105,6 @@ def _warp(
 
 
 def _mix(images: tf.Tensor, others: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Replaces the images by others where smooth noise, of about five waves a side, is above 0."""
+    """Replaces the images by others where smooth noise, from a 5 x 5 grid, is above 0."""
     noise = tf.random.stateless_normal([_count(images), 5, 5, 1], tf.random.fold_in(seed, 4))
     return tf.where(tf.image.resize(noise, images.shape[1:3]) > 0, others, images)

@@ -21,7 +21,7 @@ from anomaly_tf.errors import UserError
 # TFDS retries an unreachable host for minutes, so a small file of the same host is probed first.
 TFDS_PROBE = "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz"
 
-# No namespace, which fetches and imports code from elsewhere, and no options of a builder.
+# Without a namespace, which would download and import code, and without options of a builder.
 NAME = r"\w+(/[\w.-]+){0,2}(:[\d*][\d.*]*)?"
 
 
@@ -35,12 +35,13 @@ def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
         size: Height and width that every image is resized to; may be None if all have one size.
 
     Returns:
-        Splits `train` and `test`, the latter empty if TFDS has none, both in a fixed order
-        although TFDS shuffles. Images without a class (label -1) are left out. Classes are int16.
+        Splits `train` and `test`, both in a fixed order although TFDS shuffles; `test` is empty if
+        TFDS has none. Images without a class (label -1) are left out. Classes are int16.
 
     Raises:
-        UserError: If there is no such set, it is not of 8-bit grey or colour images with a class
-            each, sizes vary and `size` is None, or it can be neither read nor downloaded.
+        UserError: If the data set does not exist, its images are not 8-bit grey or colour images
+            with one class each, sizes vary and `size` is None, or it can be neither read nor
+            downloaded.
     """
     if not re.fullmatch(NAME, name):
         raise UserError(
@@ -53,7 +54,7 @@ def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
         if not builder.is_prepared():
             probe(TFDS_PROBE)
             builder.download_and_prepare()
-        # Some builders know the names of their classes only now.
+        # Some builders have their class names only after preparation.
         class_names = builder.info.features["label"].names
         if "train" not in builder.info.splits or not 0 < len(class_names or ()) <= MAX_CLASSES:
             raise UserError(
@@ -64,9 +65,9 @@ def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
         train = _read_tfds_split(builder, "train", shape)
         has_test = "test" in builder.info.splits
         test = _read_tfds_split(builder, "test", shape) if has_test else train.take(slice(0))
-    asked = ("train", "test") if has_test else ("train",)
-    examples = sum(builder.info.splits[split].num_examples for split in asked)
-    unlabelled, splits = examples - len(train) - len(test), set(builder.info.splits) - set(asked)
+    used = ("train", "test") if has_test else ("train",)
+    examples = sum(builder.info.splits[split].num_examples for split in used)
+    unlabelled, splits = examples - len(train) - len(test), set(builder.info.splits) - set(used)
     lines = []
     if unlabelled:
         lines.append(f"left out: {unlabelled} images without a class")
@@ -85,7 +86,7 @@ def tfds_folder() -> Path:
 
 @contextmanager
 def _tfds_errors(name: str) -> Iterator[None]:
-    """Turns whatever TFDS and its many back ends raise into a `UserError` of one line."""
+    """Converts the exceptions of TFDS and its back ends into a `UserError` of one line."""
     try:
         yield
     except UserError:
@@ -93,7 +94,7 @@ def _tfds_errors(name: str) -> Iterator[None]:
     except SourceUnavailable as error:
         raise UserError(
             f"tfds:{name} is not prepared in {tfds_folder()}, and {error}; connect to the "
-            "internet, or name the folder that holds it in TFDS_DATA_DIR"
+            "internet, or set TFDS_DATA_DIR to the folder that holds it"
         ) from error
     except Exception as error:
         raise UserError(
@@ -118,7 +119,7 @@ def _tfds_builder(name: str) -> Any:
 def _tfds_image_shape(
     name: str, features: Any, wanted: tuple[int, int] | None
 ) -> tuple[int, int, int]:
-    """Checks the features and returns the shape that the images are brought to."""
+    """Checks the features and returns the shape to which the images are resized."""
     import tensorflow_datasets as tfds
 
     if not {"image", "label"} <= set(features) or not isinstance(
@@ -137,7 +138,7 @@ def _tfds_image_shape(
         )
     if wanted is None and None in shape:
         raise UserError(
-            f"the images of tfds:{name} vary in size; give the one they are brought to by "
+            f"the images of tfds:{name} vary in size; give the size to resize them to with "
             "--image-size"
         )
     return (*(wanted or shape[:2]), shape[-1])

@@ -1,4 +1,4 @@
-"""Affine maps of images: shifts, rotations and changes of size are one call."""
+"""Affine transformations of images: shifts, rotations and resizing in one call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def warp(
     Args:
         images: float32 `(N, H, W, C)` in [-1, 1], H and W known.
         rows: a, b, c, d, e and f, each float32 `(N,)`, in pixels.
-        interpolation: Between the pixels of the source.
+        interpolation: Interpolation between the pixels of `images`.
 
     Returns:
-        float32, the shape of `images`; pixels from outside of them are black (-1).
+        float32, the shape of `images`; pixels from outside of `images` are black (-1).
     """
     zero = tf.zeros_like(rows[0])
     return tf.raw_ops.ImageProjectiveTransformV3(

@@ -1,6 +1,6 @@
-"""What leaves the laboratory: a trained detector, and its exports.
+"""Trained detectors and their exports.
 
-`Detector.load` is set here, because the interface knows none of the kinds that can be loaded.
+`Detector.load` is set here, because the base class does not import its subclasses.
 """
 
 from anomaly_tf.deploy.detector import Detector

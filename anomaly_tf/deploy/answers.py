@@ -1,4 +1,4 @@
-"""What goes into a model and what it gives, checked."""
+"""Checks and conversion of the inputs and outputs of models."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def check_shapes(
     outputs: dict[str, tuple[int, ...]],
     wanted: Iterable[str],
 ) -> None:
-    """Makes sure that metadata and model belong together.
+    """Checks that the metadata matches the model.
 
     Args:
         info: Metadata with `image_shape`.
-        image_shape: Height, width and channels that the model takes.
-        outputs: Name to shape of what the model gives for one image.
-        wanted: Names of outputs that it must give.
+        image_shape: Height, width and channels of the model's input.
+        outputs: Name of each output of the model to its shape for one image.
+        wanted: Names of required outputs.
 
     Raises:
-        ValueError: If they do not.
+        ValueError: If they do not match.
     """
     expected = tuple(info.image_shape)
     if image_shape != expected:
@@ -33,38 +33,38 @@ def check_shapes(
     shapes = {"score": (), "error_map": expected[:2], "reconstruction": expected}
     for name in wanted:
         if name not in outputs or outputs[name] != shapes.get(name, outputs[name]):
-            raise ValueError(f"it gives no {name} of images {expected}")
+            raise ValueError(f"it has no output {name} for images {expected}")
 
 
 def as_uint8(reconstruction: np.ndarray) -> np.ndarray:
-    """Pictures float32 in [-1, 1], as models make them, as uint8 0 to 255, rounded."""
-    if not np.isfinite(reconstruction).all():  # which has no grey level
+    """Converts reconstructions, float32 in [-1, 1], to uint8 from 0 to 255, rounded."""
+    if not np.isfinite(reconstruction).all():  # NaN has no grey level
         raise UserError(
-            "the model gives a reconstruction that is no number; its weights are damaged"
+            "the model gives a reconstruction that is not finite; its weights are damaged"
         )
     return np.clip(np.rint((reconstruction + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
 def checked_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Images as the model takes them, uint8 `(N, H, W, C)`.
+    """Checks images of the user; returns uint8 `(N, H, W, C)`.
 
     Args:
-        images: From the user; the channel axis may be left out of grayscale images.
+        images: uint8 `(N, H, W, C)`; the channel axis may be omitted for grayscale images.
         image_shape: Height, width and channels.
 
     Raises:
-        ValueError: If they are something else; the message says what came.
+        ValueError: If the images have another type or shape.
     """
-    right = isinstance(images, np.ndarray) and images.dtype == np.uint8
-    if right and images.shape[1:] == image_shape:
+    is_uint8 = isinstance(images, np.ndarray) and images.dtype == np.uint8
+    if is_uint8 and images.shape[1:] == image_shape:
         return images
-    if right and (*images.shape[1:], 1) == image_shape:
+    if is_uint8 and (*images.shape[1:], 1) == image_shape:
         return images[..., np.newaxis]
     height, width, channels = image_shape
     expected = f"expected uint8 images (N, {height}, {width}, {channels}) in 0 to 255"
     if not isinstance(images, np.ndarray):
         raise ValueError(f"{expected}; got a {type(images).__name__}, not a numpy array")
-    if right:
+    if is_uint8:
         raise ValueError(f"{expected}; got shape {images.shape}")
     numbers = images.dtype.kind in "iufc" and images.size
     values = f" with values {images.min():g} to {images.max():g}" if numbers else ""
@@ -78,17 +78,17 @@ def check_answer(
     classes: int,
     count: int,
 ) -> None:
-    """Makes sure that an output of the model is what it is said to be.
+    """Checks the shape, type and values of an output of the model.
 
     Args:
-        name: One of the outputs of the detector.
-        values: What came for it.
+        name: Name of the output.
+        values: Its values.
         image_shape: Height, width and channels.
-        classes: How many classes the detector knows by name; 0: any number.
-        count: How many images went in.
+        classes: Number of the detector's class names; 0 allows any number of classes.
+        count: Number of images.
 
     Raises:
-        UserError: If number, shape or type are others, or a value is not finite.
+        UserError: If shape or type are wrong, or a value is not finite.
     """
     height, width, channels = image_shape
     if name == "probabilities":
@@ -101,7 +101,7 @@ def check_answer(
         got = "nothing" if values is None else f"{values.dtype} {values.shape}"
         raise UserError(
             f"the model gives {got} as {name} of {count} images, not {dtype} "
-            f"{(count, *rest)}; make it again"
+            f"{(count, *rest)}; create it again"
         )
-    if not np.isfinite(values).all():  # which would pass as normal
-        raise UserError(f"the model gives a {name} that is no number; its weights are damaged")
+    if not np.isfinite(values).all():  # NaN would count as normal
+        raise UserError(f"the model gives a {name} that is not finite; its weights are damaged")

@@ -1,7 +1,7 @@
-"""What a model will take until its first score, computed from its description before it is built.
+"""Memory and time of a model until its first score, computed from its description.
 
-`keras_bounds`, `graph_bounds` and `litert_bounds` go through the three kinds of descriptions with
-one image and note a `Step` for each operation; here the steps are added up. Imports no TensorFlow.
+`keras_bounds`, `graph_bounds` and `litert_bounds` trace the three kinds of descriptions with one
+image and record a `Step` for each operation; this module sums the steps. Imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from anomaly_tf.runs.limits import require_memory, require_operations
 
-# Operations of the largest detector of ours: 2,900.
+# The largest detector of this package has 2,900 operations.
 MAX_STEPS = 50_000
 MAX_RANK, MAX_SIDE = 8, 2**31 - 1
-# A value that is read or made takes as long as so many multiplications of a convolution.
+# Reading or writing a value takes as long as this many multiplications of a convolution.
 FOR_EACH_VALUE = 20
 
 
@@ -24,10 +24,10 @@ class Step:
     """One operation that a model calls.
 
     Attributes:
-        inputs: Keys of the tensors that it reads.
-        outputs: Key and size in bytes of the tensors that it makes.
-        workspace: Bytes that it needs meanwhile.
-        operations: Arithmetic operations.
+        inputs: Keys of its input tensors.
+        outputs: Keys and sizes in bytes of its output tensors.
+        workspace: Temporary memory in bytes.
+        operations: Number of arithmetic operations.
     """
 
     inputs: Sequence[int]
@@ -38,7 +38,7 @@ class Step:
 
 @dataclass
 class Trace:
-    """What a model does with one image.
+    """The operations of a model for one image.
 
     Attributes:
         weights: Bytes of weights and constants.
@@ -49,7 +49,7 @@ class Trace:
     steps: list[Step] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
-        """Notes an operation.
+        """Adds an operation.
 
         Raises:
             ValueError: If there are more than `MAX_STEPS`.
@@ -58,12 +58,12 @@ class Trace:
         require_few_steps(len(self.steps))
 
     def require_affordable(self, path: Path) -> None:
-        """Refuses what takes more than `runs/limits.py` allows.
+        """Refuses a model that exceeds the limits of `runs/limits.py`.
 
-        Weights count twice: what is read, and what is computed with.
+        Weights count twice: once as read, and once as used in the computation.
 
         Raises:
-            UserError: If it is refused.
+            UserError: If it exceeds them.
         """
         require_memory(2 * self.weights + peak(self.steps), f"the model in {path}")
         require_operations(sum(step.operations for step in self.steps), f"the model in {path}")
@@ -76,23 +76,23 @@ def require_few_steps(count: int) -> None:
 
 
 def peak(steps: Sequence[Step]) -> int:
-    """The most bytes that tensors take at a time, if each is kept until its last use."""
+    """Peak memory of the tensors in bytes, if each is kept until its last use."""
     last = {key: number for number, step in enumerate(steps) for key in step.inputs}
     sizes: dict[int, int] = {}
-    held = most = 0
+    held = largest = 0
     for number, step in enumerate(steps):
         for key, size in step.outputs:
             held += size - sizes.get(key, 0)
             sizes[key] = size
-        most = max(most, held + step.workspace)
+        largest = max(largest, held + step.workspace)
         for key in step.inputs:
             if last[key] == number:
                 held -= sizes.pop(key, 0)
-    return most
+    return largest
 
 
 def in_shape(sides: Iterable[int | None]) -> tuple[int, ...]:
-    """A shape whose sides are all known and possible; raises `ValueError` else."""
+    """The sides as a shape; raises `ValueError` if one is unknown or out of range."""
     shape = tuple(sides)
     for side in shape:
         if side is None or not 0 <= side <= MAX_SIDE:

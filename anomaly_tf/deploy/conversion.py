@@ -1,4 +1,4 @@
-"""From a Keras detector to a LiteRT model of built-in operations, in the precision asked for."""
+"""Converts a Keras detector to a LiteRT model of built-in operations, in a given precision."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def convert(
     """Converts a detector to LiteRT.
 
     Args:
-        model: From uint8 images `(N, H, W, C)` to a dictionary of outputs.
-        batch_size: Images per call, fixed: the runtime is two to twenty times slower otherwise.
+        model: A model from uint8 images `(N, H, W, C)` to a dictionary of outputs.
+        batch_size: Images per call. It is fixed, because the runtime is two to twenty times slower
+            otherwise.
         quantization: `none`: float32. `float16`: weights stored as float16, computed in float32.
-            `dynamic`: weights int8, activations quantised as they come. `int8`: the networks'
-            weights and activations int8; what makes the score of their outputs stays float32,
-            because 256 levels are too few to rank images by, and so does the first convolution,
-            which with so few channels is faster in float32.
-        samples: uint8 `(M, H, W, C)`, from which int8 learns the range of activations.
+            `dynamic`: weights int8, activations quantised at run time. `int8`: the networks'
+            weights and activations int8; the computation of the score from their outputs stays
+            float32, because 256 levels are too few to rank images, and so does the first
+            convolution, which has few channels and is faster in float32.
+        samples: uint8 `(M, H, W, C)`, for the calibration of the activation ranges of int8.
 
     Returns:
         A model with one signature, `SIGNATURE`, from `images` to the outputs of `model` by name.
@@ -72,7 +73,7 @@ def _int8(
     samples: np.ndarray,
     batch_size: int,
 ) -> bytes:
-    """Quantises what lies inside the networks and behind their entrance, and nothing else."""
+    """Quantises the operations inside the networks and after their entrance only."""
     floating = Interpreter(
         model_content=_converter(folder).convert(), experimental_preserve_all_tensors=True
     )
@@ -91,7 +92,7 @@ def _int8(
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = representative
     with warnings.catch_warnings():
-        # The debugger, which alone can leave operations in float, runs a deprecated interpreter.
+        # Only the debugger can keep operations in float; it uses a deprecated interpreter.
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
         debugger = tf.lite.experimental.QuantizationDebugger(
             converter=converter,
@@ -102,7 +103,7 @@ def _int8(
 
 
 def _innermost_networks(model: keras.Model) -> list[str]:
-    """Names of the models inside a model that hold no further ones."""
+    """Names of the models inside a model that contain no further models."""
     inner = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     return [name for part in inner for name in _innermost_networks(part)] or [model.name]
 
@@ -126,26 +127,26 @@ def _layers_in_order(model: keras.Model) -> Iterator[keras.Layer]:
 
 
 def _scopes(names: list[str]) -> re.Pattern[str]:
-    """Finds the tensors that layers or models made, by the name scopes that Keras gives them."""
+    """A pattern for the tensors of layers or models, by the name scopes of Keras."""
     return re.compile(rf"(?:^|/)(?:{'|'.join(map(re.escape, names)) or '(?!)'})(?:_\d+)?/")
 
 
 def with_subpixel_convolutions(model: keras.Model) -> keras.Model:
-    """The same function with its transposed convolutions computed as sub-pixel convolutions.
+    """Replaces the transposed convolutions of a model by equivalent sub-pixel convolutions.
 
-    A transposed 4x4 convolution of stride 2 is a 2x2 convolution, on the image with a border of
-    zeros, to four times the channels, folded out into 2x2 blocks: the same weights, the same
+    A transposed 4x4 convolution of stride 2 is equivalent to a 2x2 convolution of the zero-padded
+    image to four times the channels, unfolded into 2x2 blocks, with the same weights and the same
     number of multiplications (Shi et al. 2016, Is the deconvolution layer the same as a
-    convolutional layer?). LiteRT's CPU kernels compute it in int8 several times faster. A
-    BatchNorm and a ReLU that follow, a cropping between them or not, become part of it: as steps
-    of their own they would cost as much as the convolution.
+    convolutional layer?). LiteRT's CPU kernels compute it in int8 several times faster. A BatchNorm
+    and a ReLU that follow, with or without a cropping between them, are fused into it, because they
+    would take as long as the convolution.
 
     Args:
-        model: A functional model; what follows a transposed convolution follows nothing else.
+        model: A functional model; a layer after a transposed convolution has no other input.
     """
     norms: dict[str, layers.BatchNormalization] = {}  # by the name of the convolution
     rectified, merged = set(), set()
-    chains: dict[int, keras.Layer] = {}  # the convolution from which a tensor comes
+    chains: dict[int, keras.Layer] = {}  # the convolution of each tensor
     for layer in model.layers:
         if _is_doubling(layer):
             chains[id(layer.output)] = layer
@@ -172,7 +173,7 @@ def with_subpixel_convolutions(model: keras.Model) -> keras.Model:
             activation = "relu" if layer.name in rectified else None
             return _subpixel_convolution(layer, norms.get(layer.name), activation)
         if layer.name in merged:
-            # A model, because a bare `Identity` refuses the keywords that BatchNorm is called with.
+            # A model, because `Identity` itself refuses the keyword arguments of BatchNorm.
             same = keras.Input(layer.input.shape[1:])
             return keras.Model(same, layers.Identity()(same), name=layer.name)
         copies.append((layer, type(layer).from_config(layer.get_config())))
@@ -180,7 +181,7 @@ def with_subpixel_convolutions(model: keras.Model) -> keras.Model:
 
     changed = keras.models.clone_model(model, clone_function=copy)
     for old, new in copies:
-        if isinstance(old, keras.Layer):  # operations, which hold no weights, are copied as well
+        if isinstance(old, keras.Layer):  # operations are copied as well, but have no weights
             new.set_weights(old.get_weights())
     return changed
 
@@ -204,8 +205,8 @@ def _subpixel_convolution(
         gamma, beta, mean, variance = norm.get_weights()
         factor = gamma / np.sqrt(variance + norm.epsilon)
         kernel, bias = kernel * factor[:, np.newaxis], (bias - mean) * factor + beta
-    # Pixels 2i - 1 and 2i of the output both come from pixels i - 1 and i of the input. Pixel j
-    # of the input reaches pixel 2j + t - 1 of the output through tap t.
+    # Pixels 2i - 1 and 2i of the output depend on pixels i - 1 and i of the input. Pixel j of the
+    # input contributes to pixel 2j + t - 1 of the output with tap t.
     taps = [[2, 0], [3, 1]]  # [pixel of the output][pixel of the input]
     blocks = np.zeros((2, 2, channels, 2, 2, filters), np.float32)
     for row, rows in enumerate(taps):

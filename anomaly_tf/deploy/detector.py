@@ -1,7 +1,7 @@
-"""What every detector can do, wherever it runs: scores, verdicts and maps of new images.
+"""The interface of all detectors: scores, verdicts and maps of new images.
 
-Needs numpy only. What runs it stands in a module of its own (`keras_run`, `saved_model`, `litert`);
-`loading` chooses among them.
+Needs NumPy only. The runtimes are in separate modules (`keras_run`, `saved_model`, `litert`), and
+`loading` selects one.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
 
 
-# Arithmetic of a `.tflite` file; see `TrainedDetector.export`.
+# Quantization of a `.tflite` file; see `TrainedDetector.export`.
 Quantization = Literal["none", "float16", "dynamic", "int8"]
-# What of a detector's metadata may be set after it was loaded.
+# Metadata of a detector that can be changed after loading.
 CHANGEABLE = ("threshold", "heat_scale", "bit_depth")
 
 
@@ -43,20 +43,20 @@ class Detector(ABC):
     >>> detector.score(images)     # float32 (N,), higher is more anomalous
     >>> detector.predict(images)   # int8 (N,), 1 = anomaly: score >= detector.threshold
 
-    Several threads may use one detector at the same time. It is pickled, as joblib and
-    multiprocessing do, by its path: the other process loads it again, with the trust that was given
-    and the threshold as it is now.
+    Several threads may use one detector at the same time. It is pickled by its path, for joblib and
+    multiprocessing: the other process loads it again, with the same `trust` and the current
+    threshold.
 
     Args:
-        info: What `detector.json` holds, or an exported file.
+        info: Metadata from `detector.json` or from an exported file.
     """
 
     # `loading.load_detector`, set where all kinds are known; see `deploy/__init__.py`.
     load: ClassVar[Callable[..., Detector]]
 
-    # Whether a process may load one for itself in a fraction of a second.
+    # Whether it loads in a fraction of a second, so that each process can load its own.
     loads_quickly = False
-    # Whether it works in a process that was forked from the one that loaded it.
+    # Whether it works in a process forked from the one that loaded it.
     survives_fork = False
 
     def __init__(self, info: DetectorInfo) -> None:
@@ -66,12 +66,14 @@ class Detector(ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._origin is None:
-            raise TypeError(
-                f"cannot pickle this {type(self).__name__}: it was not loaded from a path; save it "
-                "and load it by Detector.load"
-            )
+            name = type(self).__name__
+            raise TypeError(f"cannot pickle this {name}: it was not loaded by Detector.load")
         changed = {name: getattr(self.info, name) for name in CHANGEABLE}
         return _load_again, (self._origin, _digests(self.info), changed)
+
+    def single_threaded(self) -> Self:
+        """A copy that uses one thread in the process that it is pickled to."""
+        return self
 
     def __copy__(self) -> Self:
         copied = object.__new__(type(self))
@@ -83,62 +85,62 @@ class Detector(ABC):
     def _loaded_from(
         self, path: Path, trust: bool = False, settings: dict[str, Any] | None = None
     ) -> Self:
-        """Notes what loads the detector again, for pickling; returns the detector.
+        """Records how to load the detector again, for pickling; returns the detector.
 
         Args:
-            path: As `load` takes it.
-            trust: As `load` takes it.
-            settings: Attributes that the loaded one shall have, by name.
+            path: As for `load`.
+            trust: As for `load`.
+            settings: Attributes to set after loading, by name.
         """
         self._origin = _Origin(path.absolute(), trust, settings or {})
         return self
 
     def keep(self, folder: tempfile.TemporaryDirectory) -> None:
-        """Keeps the temporary folder that the detector was loaded from as long as the detector."""
+        """Keeps a temporary folder from which the detector was loaded as long as the detector."""
         self._kept = folder
 
     @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
-        """Names of what `infer` can give."""
+        """Names of the outputs of `infer`."""
 
     @abstractmethod
     def save(self, path: str | Path) -> None:
-        """Writes the detector with its threshold as it is now, for `Detector.load`.
+        """Saves the detector with its current threshold; `Detector.load` loads it again.
 
         Args:
             path: A new or empty folder for a run directory or a SavedModel, a new file for a
-                `.tflite`; or the place that the detector was loaded from.
+                `.tflite`; or the path from which the detector was loaded.
 
         Raises:
-            UserError: A `ValueError`; if something else is there, or it cannot be written.
+            UserError: A `ValueError`; if the path is in use or cannot be written.
         """
 
     @abstractmethod
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """The outputs of images that were checked, at least one."""
+        """Computes the outputs of at least one checked image."""
 
     @property
     def threshold(self) -> float:
-        """Scores from here on are anomalies."""
+        """The threshold: scores of at least this value are anomalies."""
         return self.info.threshold.value
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels that the detector takes."""
+        """Height, width and channels of the input images."""
         height, width, channels = self.info.image_shape
         return height, width, channels
 
     @property
     def threshold_method(self) -> str:
-        """How the threshold was set, for a reader: `percentile 95`, `conformal 0.05`."""
+        """Method and value of the threshold, in words: `percentile 95`, `conformal 0.05`."""
         return f"{self.info.threshold.method} {self.info.threshold.setting:g}"
 
     def set_threshold(self, config: ThresholdConfig) -> None:
-        """Sets the threshold anew from the stored scores of normal validation images.
+        """Sets the threshold from the stored scores of normal validation images.
 
         Raises:
-            ValueError: If they are too few for the false-alarm rate.
+            ValueError: If there are too few scores for the false-alarm rate.
         """
         if config.method == "conformal":
             self.set_false_alarm_rate(config.false_alarm_rate)
@@ -153,14 +155,14 @@ class Detector(ABC):
     def set_false_alarm_rate(self, rate: float) -> None:
         """Sets the threshold that a new normal image reaches with a probability of at most `rate`.
 
-        The verdict then is `p_values(scores) <= rate`; see `conformal_threshold` for the promise.
+        The verdict is then `p_values(scores) <= rate`; see `conformal_threshold` for the guarantee.
 
         Args:
             rate: In (0, 1).
 
         Raises:
             ValueError: If the rate is out of range, or so small that the stored scores of normal
-                validation images cannot promise it.
+                validation images cannot guarantee it.
         """
         value = conformal_threshold(self.calibration_scores, rate)
         self.info.threshold = Threshold(value, "conformal", false_alarm_rate=rate)
@@ -169,25 +171,25 @@ class Detector(ABC):
         """Anomaly scores, each independent of the other images.
 
         Args:
-            images: uint8 `(N, H, W, C)`; the channel axis may be left out of grayscale images.
+            images: uint8 `(N, H, W, C)`; the channel axis may be omitted for grayscale images.
 
         Returns:
             float32 `(N,)`, higher is more anomalous.
 
         Raises:
-            ValueError: If dtype, shape or range are not those; the message says what came.
+            ValueError: If the images have another type or shape.
         """
         return self.infer(images)["score"]
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Verdicts int8 `(N,)`, 1 = anomaly, 0 = normal; takes and raises what `score` does."""
+        """Verdicts int8 `(N,)`, 1 = anomaly, 0 = normal; see `score` for images and errors."""
         return (self.score(images) >= self.threshold).astype(np.int8)
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Reads an image file as the detector wants it.
+        """Reads an image file as input of the detector.
 
-        Upright, in grey or colour, resized by Pillow's bilinear filter with averaging: exactly as
-        in training and in the command `predict`.
+        The image is upright, in grey or colour, and resized by Pillow's bilinear filter with
+        antialiasing, exactly as in training and in the command `predict`.
 
         Args:
             path: An image file of any size.
@@ -203,12 +205,12 @@ class Detector(ABC):
     def score_files(
         self, files: Iterable[str | Path], on_error: Literal["raise", "nan"] = "raise"
     ) -> np.ndarray:
-        """Anomaly scores of image files, read as `read` does, on all threads of the processor.
+        """Anomaly scores of image files, which are read by `read` on all threads of the processor.
 
         Args:
             files: Paths of image files.
-            on_error: What becomes of a file that cannot be read: `raise` raises its error, `nan`
-                gives it the score NaN and a `UserWarning`.
+            on_error: Handling of files that cannot be read: `raise` raises an error, `nan` issues a
+                `UserWarning` and returns the score NaN.
 
         Returns:
             float32 `(N,)`, in the order of the files, higher is more anomalous.
@@ -222,9 +224,9 @@ class Detector(ABC):
         return scores_of(self, files, on_error)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray:
-        """How rarely normal images score as high: the conformal p-values, float64 `(N,)`.
+        """Conformal p-values float64 `(N,)`: how rarely normal images have scores as high.
 
-        For verdicts of several images together `detection/batches.py` takes them:
+        `detection/batches.py` uses them for joint verdicts of several images:
 
         >>> anomalies = select_anomalies(detector.p_values(scores), 0.1)  # bool (N,)
         """
@@ -237,64 +239,64 @@ class Detector(ABC):
 
     @property
     def reconstructs(self) -> bool:
-        """Whether the detector rebuilds images: `reconstruct` works, `explain` gives errors."""
+        """True if `reconstruct` is available; `explain` then returns reconstruction errors."""
         return "reconstruction" in self.outputs
 
     @property
     def classifies(self) -> bool:
-        """Whether the detector tells classes apart: `probabilities` works."""
+        """True if the detector is a classifier, so that `probabilities` is available."""
         return "probabilities" in self.outputs
 
     @property
     def heat_scale(self) -> HeatScale:
-        """What is transparent and what full red in a heat map of `explain`.
+        """The colour scale of heat maps of `explain`.
 
         Raises:
-            UserError: If the detector was made before heat maps had a scale.
+            UserError: If the detector is from an earlier version without a scale.
         """
         scale = self.info.heat_scale
         if scale is None:
             adding = command_line("evaluate", "--run-dir", "RUN")
             raise UserError(
-                "this detector was made by an earlier version and holds no scale for heat maps; "
-                f"{adding} adds it to its run, and exports keep it"
+                "this detector is from an earlier version and has no scale for heat maps; "
+                f"{adding} adds it to its run, and new exports contain it"
             )
         return scale
 
     @property
     def explains(self) -> bool:
-        """Whether `explain` works."""
+        """True if `explain` is available."""
         return "error_map" in self.outputs
 
     def explain(self, images: np.ndarray) -> np.ndarray:
-        """Where a score comes from: float32 `(N, H, W)`, at least 0, not rescaled per image.
+        """Anomaly maps: float32 `(N, H, W)`, at least 0, not rescaled per image.
 
-        If the detector reconstructs images, the error of each pixel; the score is the mean of the
-        map (of `vae` and `sota`, plus terms of the image as a whole), of large images its maximum.
-        Else Grad-CAM: what in the image speaks for the class that it was taken for; a run has it,
-        an exported file has not.
+        If the detector reconstructs images, the map is the error of each pixel. The score is the
+        mean of the map (for `vae` and `sota` plus terms of the image as a whole), for large images
+        its maximum. Otherwise the map is Grad-CAM, the regions that support the predicted class; it
+        is available for runs and not for exported files.
 
-        Takes what `score` does.
+        Takes the same images as `score`.
 
         Raises:
-            ValueError: What `score` raises, or if the detector has no map.
+            ValueError: As `score`, or if the detector has no map.
         """
         return self.infer(images, ("error_map",))["error_map"]
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """What the detector would expect to see: uint8 `(N, H, W, C)`.
+        """Reconstructions of images: uint8 `(N, H, W, C)`.
 
-        Takes what `score` does.
+        Takes the same images as `score`.
 
         Raises:
-            ValueError: What `score` raises, or if the detector has no reconstruction.
+            ValueError: As `score`, or if the detector has no reconstruction.
         """
         return self.infer(images, ("reconstruction",))["reconstruction"]
 
     def explain_and_reconstruct(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Both in one pass; None for the second if there is no reconstruction.
+        """Maps and reconstructions in one pass; None for the latter if there are none.
 
-        Takes and raises what `explain` does.
+        Takes the same images as `score`, and raises the errors of `explain`.
         """
         if not self.reconstructs:
             return self.explain(images), None
@@ -302,27 +304,27 @@ class Detector(ABC):
         return outputs["error_map"], outputs["reconstruction"]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Class probabilities float32 `(N, classes)`, each row summing to 1.
+        """Class probabilities float32 `(N, classes)`; each row sums to 1.
 
-        Takes what `score` does.
+        Takes the same images as `score`.
 
         Raises:
-            ValueError: What `score` raises, or if the detector knows no classes.
+            ValueError: As `score`, or if the detector is not a classifier.
         """
         return self.infer(images, ("probabilities",))["probabilities"]
 
     def infer(
         self, images: np.ndarray, names: tuple[str, ...] = ("score",)
     ) -> dict[str, np.ndarray]:
-        """Several outputs of one pass over the images.
+        """Computes several outputs in one pass over the images.
 
         Args:
-            images: As `score` takes them.
-            names: Which of `outputs`: `score` `(N,)`, `error_map` `(N, H, W)` and `probabilities`
+            images: As for `score`.
+            names: Names from `outputs`: `score` `(N,)`, `error_map` `(N, H, W)` and `probabilities`
                 `(N, classes)`, float32; `reconstruction` uint8 `(N, H, W, C)`.
 
         Raises:
-            ValueError: What `score` raises, or if the detector lacks one of the outputs.
+            ValueError: As `score`, or if the detector lacks one of the outputs.
         """
         images = checked_images(images, self.image_shape)
         for name in names:
@@ -331,23 +333,23 @@ class Detector(ABC):
                     f"expected a detector with {name}; approach {self.info.approach} has "
                     f"{', '.join(self.outputs)}"
                 )
-        if not len(images):  # which some operations refuse: the shapes come from a blank image
+        if not len(images):  # refused by some operations; a blank image gives the shapes
             blank = self._answers(np.zeros((1, *self.image_shape), np.uint8), names)
             return {name: output[:0] for name, output in blank.items()}
         return self._answers(images, names)
 
     def _answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """What the model gives for images, at least one, checked."""
+        """Computes and checks the outputs of at least one image."""
         if not self.survives_fork and self._process != os.getpid():
             raise forked()
         try:
             outputs = self._infer(images, names)
         except UserError:
             raise
-        except Exception as error:  # of which each runtime has its own kinds
+        except Exception as error:  # each runtime raises its own kinds
             reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
             raise UserError(
-                f"the model cannot score these images ({reason}); make it again"
+                f"the model cannot score these images ({reason}); create it again"
             ) from error
         for name in names:
             self._check_answer(name, outputs.get(name), len(images))
@@ -359,7 +361,7 @@ class Detector(ABC):
 
 @dataclass(frozen=True)
 class _Origin:
-    """What loads a detector again; see `Detector._loaded_from`."""
+    """Arguments for loading a detector again; see `Detector._loaded_from`."""
 
     path: Path
     trust: bool
@@ -367,16 +369,16 @@ class _Origin:
 
 
 def _load_again(origin: _Origin, digests: tuple[object, ...], changed: dict[str, Any]) -> Detector:
-    """What unpickling calls: the detector at a path, with what was set since it was loaded.
+    """Loads a detector when it is unpickled, and restores the settings that were changed.
 
     Raises:
-        UserError: As `Detector.load`, or if another model lies there now.
+        UserError: As `Detector.load`, or if the path now holds another model.
     """
     detector = Detector.load(origin.path, origin.trust)
     if _digests(detector.info) != digests:
         raise UserError(
             f"{origin.path} is no longer the detector that was pickled (another digest); load it "
-            "again by Detector.load"
+            "again with Detector.load"
         )
     for name, value in changed.items():
         setattr(detector.info, name, value)
@@ -386,9 +388,9 @@ def _load_again(origin: _Origin, digests: tuple[object, ...], changed: dict[str,
 
 
 def forked() -> UserError:
-    """The error for a process in which TensorFlow would wait for ever."""
+    """The error for a forked process in which TensorFlow would deadlock."""
     return UserError(
-        "TensorFlow does not work in a process forked from one that used it; start processes by "
+        "TensorFlow does not work in a process forked from one that used it; start processes with "
         'multiprocessing.get_context("spawn")'
     )
 

@@ -1,7 +1,7 @@
-"""A trained detector leaves as a SavedModel or as a LiteRT file, each with its own metadata.
+"""Exports a trained detector as a SavedModel or a LiteRT file, with metadata.
 
-The metadata is what `detector.json` holds but for the training, and what `DetectorInfo` names for
-exported files.
+The metadata is that of `detector.json` without the training facts, and with the fields of
+`DetectorInfo` for exported files.
 """
 
 from __future__ import annotations
@@ -47,16 +47,15 @@ from anomaly_tf.script import quiet_libraries
 if TYPE_CHECKING:
     from anomaly_tf.deploy.keras_run import TrainedDetector
 
-# How many images teach int8 the range of activations.
+# Number of images for the calibration of the activation ranges of int8.
 REPRESENTATIVE_IMAGES = 500
 
 
 def export(detector: TrainedDetector, path: Path, quantization: Quantization, batch: int) -> None:
-    """Exports a detector with what its run says of its data; see `TrainedDetector.export`.
+    """Exports a detector with the data of its run; see `TrainedDetector.export`.
 
     Raises:
-        UserError: If the data of the run is not there or not its own, or something else lies at
-            `path`.
+        UserError: If the data of the run is missing or changed, or `path` holds other files.
     """
     path = user_path(path)
     run = detector.run
@@ -79,8 +78,8 @@ def export(detector: TrainedDetector, path: Path, quantization: Quantization, ba
 
 
 def representative(validation: LabelledImages, config: Config) -> np.ndarray:
-    """Validation images from which int8 learns the range of activations, uint8 `(N, H, W, C)`."""
-    # What learns from normal images only is not to know others, not even for their range.
+    """Validation images for the activation ranges of int8, uint8 `(N, H, W, C)`."""
+    # An approach that learns from normal images only uses no anomalies, not even for the ranges.
     learnt = config.learns_from == "normal images"
     images = validation.normal if learnt else validation.images
     chosen = np.random.default_rng(0).permutation(len(images))[:REPRESENTATIVE_IMAGES]
@@ -88,7 +87,7 @@ def representative(validation: LabelledImages, config: Config) -> np.ndarray:
 
 
 def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
-    """Writes a SavedModel that needs nothing of this package.
+    """Writes a SavedModel that can be used without this package.
 
     Signature `serve`, also `serving_default`: `images`, uint8 `(N, h, w, C)` of any N and any
     size (resized inside if it is not the detector's), to the detector's outputs and
@@ -96,8 +95,8 @@ def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
     `threshold` as well.
 
     Args:
-        detector: The trained detector, with the threshold that goes inside.
-        folder: Where to write; replaced if it is there, and left as it was if writing fails.
+        detector: The trained detector; its threshold is stored in the model.
+        folder: Output folder; an existing one is replaced, and unchanged if writing fails.
 
     Raises:
         OSError: If the folder cannot be written or is full.
@@ -141,17 +140,17 @@ def export_tflite(
     normal_images: Images,
     samples: np.ndarray,
 ) -> None:
-    """Writes a LiteRT file with its threshold, set by the scores that the file itself gives.
+    """Writes a LiteRT file with its own threshold, computed from the scores of the file itself.
 
-    The metadata lies beside the file as JSON, and inside it.
+    The metadata is stored beside the file as JSON, and inside it.
 
     Args:
-        detector: The trained detector; its threshold says how to set the file's own.
-        path: The .tflite file to write, replaced if it is there.
+        detector: The trained detector; the file's threshold uses the same method and value.
+        path: The .tflite file to write; an existing one is replaced.
         quantization: See `conversion.convert`.
-        batch_size: Images that the file takes at once.
+        batch_size: Images per call of the file.
         normal_images: uint8 `(N, H, W, C)`, the run's normal validation images.
-        samples: uint8 `(M, H, W, C)`, from which int8 learns the range of activations.
+        samples: uint8 `(M, H, W, C)`, for the calibration of the activation ranges of int8.
 
     Raises:
         OSError: If the files cannot be written.
@@ -178,13 +177,13 @@ def export_tflite(
 
 
 def _exported_model(detector: TrainedDetector) -> keras.Model:
-    """The detector's model without what only Grad-CAM needs."""
+    """The detector's model without the outputs for Grad-CAM."""
     outputs = {name: detector.model.output[name] for name in detector.outputs}
     return keras.Model(detector.model.input, outputs, name="detector")
 
 
 def _resized(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Images of the detector's size; the filter of `data/images.py`, within one grey level."""
+    """Resizes images to the detector's size, like `data/images.py` up to one grey level."""
 
     def resize() -> tf.Tensor:
         size = (height, width)
@@ -219,7 +218,7 @@ def _metadata(detector: TrainedDetector) -> DetectorInfo:
                 for name in ("tensorflow", "keras", "ai-edge-litert")
             },
         },
-        # Of the run only.
+        # Fields of runs only.
         data=None,
         training=None,  # type: ignore[arg-type]
         versions=None,
@@ -234,7 +233,7 @@ def _json(metadata: DetectorInfo) -> str:
 
 @contextmanager
 def _full_disk_as_os_error() -> Iterator[None]:
-    """TensorFlow reports a full disk in its own exceptions; outside it is one like any other."""
+    """Converts TensorFlow's own exception for a full disk to an `OSError`."""
     try:
         yield
     except tf.errors.OpError as error:

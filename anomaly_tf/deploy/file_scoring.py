@@ -1,6 +1,6 @@
-"""Scores of image files: read, scored and drawn on all threads of the processor, in order.
+"""Scores image files and draws heat maps, on all threads of the processor, in order.
 
-Needs what the detector itself needs, and no more.
+Needs only the packages of the detector itself.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.files import atomic_path, uninterrupted
 from anomaly_tf.runs.outputs import HEAT_MAP, SOFTWARE
 from anomaly_tf.runs.paths import user_path
-from anomaly_tf.script import quiet_libraries, shortened
+from anomaly_tf.script import shortened
 
 if TYPE_CHECKING:
     from anomaly_tf.deploy.detector import Detector
 
 # Files that are read and scored together.
 PART = 64
-# From so many files on, processes save more than their start takes. Threads read small files one
-# after the other: most of that time is Python's own, and Python runs one thread at a time.
+# Number of files from which processes save more time than they take to start. Threads read small
+# files one after the other, because most of that time is spent in Python, under the GIL.
 MANY = 500
 SKIPPED = "; skipped"
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file to be scored.
+    """An image file to score.
 
     Attributes:
-        path: Where it is.
-        heatmap: The PNG file to write its heat map to; none if None.
+        path: Path of the file.
+        heatmap: PNG file for its heat map; None for no heat map.
     """
 
     path: Path
@@ -56,12 +56,12 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ScoredFile:
-    """What came of a file.
+    """The result of a file.
 
     Attributes:
-        path: Where it is.
-        score: None if it cannot be read.
-        error: Why it cannot be read, or why its heat map was not written; else None.
+        path: Path of the file.
+        score: Anomaly score; None if the file cannot be read.
+        error: Reason why it cannot be read, or why its heat map was not written; else None.
     """
 
     path: Path
@@ -74,7 +74,7 @@ def scores_of(
 ) -> np.ndarray:
     """The scores of files; see `Detector.score_files`.
 
-    In threads only: processes would run the caller's program again that is no module.
+    Uses threads only, because spawned processes would run the caller's script again.
     """
     if isinstance(files, (str, bytes, os.PathLike)):
         raise TypeError(f"expected a list of image files; got {files!r}; give [{files!r}]")
@@ -82,51 +82,51 @@ def scores_of(
         raise ValueError(f"expected on_error to be 'raise' or 'nan'; got {on_error!r}")
     named = [ImageFile(user_path(file)) for file in files]
     scores, errors = [], []
-    with closing(score_files(detector, None, named)) as parts:
+    with closing(score_files(detector, named, processes=False)) as parts:
         for file in (file for part in parts for file in part):
             if file.error and on_error == "raise":
                 raise UserError(file.error.removesuffix(SKIPPED))
             errors += [file.error] if file.error else []
             scores.append(np.nan if file.score is None else file.score)
     if errors:
-        said = shortened([error.removesuffix(SKIPPED) for error in errors], 3)
-        warnings.warn(f"{len(errors)} files have no score: {said}", stacklevel=3)
+        shown = shortened([error.removesuffix(SKIPPED) for error in errors], 3)
+        warnings.warn(f"{len(errors)} files have no score: {shown}", stacklevel=3)
     return np.array(scores, np.float32)
 
 
 def score_files(
-    detector: Detector, model: Path | None, files: list[ImageFile]
+    detector: Detector, files: list[ImageFile], processes: bool = True
 ) -> Generator[list[ScoredFile]]:
     """Scores image files in their order, and draws their heat maps.
 
     Args:
-        detector: The detector. Many files are scored by processes of which each loads its own, if
-            that is quick.
-        model: Where it was loaded from; None keeps all work in this process.
+        detector: The detector. Many files are scored by several processes, and each loads its own
+            detector, if loading is fast.
         files: The files.
+        processes: Whether other processes may be used.
 
     Yields:
-        What came of each part of the files.
+        The results of each part of the files.
 
     Raises:
-        UserError: If a process that scores was ended.
+        UserError: If a scoring process was ended.
     """
     threads = available_threads()
     size = max(1, min(PART, -(-len(files) // threads)))
     parts = (files[start : start + size] for start in range(0, len(files), size))
-    if model and detector.loads_quickly and threads > 1 and len(files) >= MANY:
-        # Spawned, because a copy of a process that has threads may lock.
+    if processes and detector.loads_quickly and threads > 1 and len(files) >= MANY:
+        # Spawned, because a forked process with threads may deadlock.
         context = multiprocessing.get_context("spawn")
-        settings = model, detector.threshold, detector.info.bit_depth
-        with ProcessPoolExecutor(threads, context, _Worker.start, settings) as pool:
+        own = (detector.single_threaded(),)
+        with ProcessPoolExecutor(threads, context, _Worker.start, own) as pool:
             try:
                 yield from _in_order(pool, _Worker.score, parts, 2 * threads)
             except BrokenProcessPool as error:
                 raise UserError(
-                    "a process that scores images was ended, as for lack of memory; score fewer "
-                    "images at a time"
+                    "a process that scores images was ended, probably for lack of memory; score "
+                    "fewer images at a time"
                 ) from error
-            except BaseException:  # as Ctrl-C, which the processes ignore and would wait through
+            except BaseException:  # including Ctrl-C, which the processes ignore
                 with uninterrupted():
                     for process in multiprocessing.active_children():
                         process.kill()
@@ -143,7 +143,7 @@ def _in_order(
     parts: Iterator[list[ImageFile]],
     ahead: int,
 ) -> Iterator[list[ScoredFile]]:
-    """Each part with its results; no more than `ahead` parts are begun before they are taken."""
+    """Yields the results of each part in order; at most `ahead` parts are started in advance."""
     begun: deque[Future[list[ScoredFile]]] = deque()
     try:
         for part in parts:
@@ -160,11 +160,11 @@ def _in_order(
 
 @contextmanager
 def _children_without_ctrl_c() -> Iterator[None]:
-    """Ctrl-C is for the process that waits; its children would print where they were."""
+    """Blocks Ctrl-C for child processes, which would print tracebacks."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # A process begins with the mask of the thread that starts it.
+    # A process inherits the signal mask of the thread that starts it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -173,19 +173,14 @@ def _children_without_ctrl_c() -> Iterator[None]:
 
 
 class _Worker:
-    """What a process that scores images keeps between its parts."""
+    """The state of a process that scores images."""
 
     detector: Detector
 
     @classmethod
-    def start(cls, model: Path, threshold: float, bit_depth: int | None) -> None:
+    def start(cls, detector: Detector) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with quiet_libraries():
-            from anomaly_tf.deploy.litert import LiteRTDetector
-
-            cls.detector = LiteRTDetector.load(model, threads=1)
-        cls.detector.info.threshold.value = threshold
-        cls.detector.info.bit_depth = bit_depth
+        cls.detector = detector
 
     @classmethod
     def score(cls, part: list[ImageFile]) -> list[ScoredFile]:
@@ -193,7 +188,7 @@ class _Worker:
 
 
 def _score(detector: Detector, part: list[ImageFile]) -> list[ScoredFile]:
-    """What comes of each file."""
+    """The result of each file."""
     scored = {}
     images = {}
     for file in part:
@@ -212,16 +207,16 @@ def _score(detector: Detector, part: list[ImageFile]) -> list[ScoredFile]:
 
 
 def _draw(detector: Detector, file: ImageFile, heat: np.ndarray) -> str | None:
-    """Writes a PNG of a picture with its map float32 `(H, W)` over it; returns why it could not."""
+    """Writes an image with its map float32 `(H, W)` as a PNG; returns the reason if it fails."""
     assert file.heatmap
     mark = PngInfo()
     mark.add_text(SOFTWARE, HEAT_MAP)
     try:
-        picture = open_image(file.path, detector.info.bit_depth)
-        drawn = overlay(picture, detector.heat_scale.strength(heat))
+        image = open_image(file.path, detector.info.bit_depth)
+        drawn = overlay(image, detector.heat_scale.strength(heat))
         with atomic_path(file.heatmap) as path:
             drawn.save(path, pnginfo=mark)
-    except UnreadableImage as error:  # which was changed in between
+    except UnreadableImage as error:  # the file was changed since it was scored
         return f"{error}; no heat map"
     except OSError as error:
         reason = error.strerror or error

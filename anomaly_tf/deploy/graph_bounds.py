@@ -1,8 +1,8 @@
-"""What a SavedModel will take: its functions are gone through with the shapes of one image.
+"""Memory and time of a SavedModel, from the shapes in its functions for one image.
 
-TensorFlow's own rules for shapes compute constants on the way, which may take gigabytes; these
-compute nothing but small whole numbers, as sizes and axes are. An operation without a rule is
-refused, so that a new entry in `origin.OPERATIONS` needs one.
+TensorFlow's shape inference also computes constants, which may take gigabytes; the rules here
+compute only small integers, such as sizes and axes. An operation without a rule is refused, so that
+every new entry in `origin.OPERATIONS` needs one.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from anomaly_tf.deploy.graph_shapes import MAX_KNOWN, RULES, VALUES, Call, Tenso
 
 
 def trace_graph(graph: Any, image_shape: tuple[int, int, int], signature: str) -> Trace:
-    """What a signature does with one image.
+    """Traces the operations of a signature for one image.
 
     Args:
         graph: A meta graph that `origin.py` has checked.
         image_shape: Height, width and channels of the image.
-        signature: Its name.
+        signature: Name of the signature.
 
     Raises:
-        ValueError: If its shapes cannot be computed, functions call each other too often, or there
-            is no such signature.
+        ValueError: If its shapes cannot be computed, there are too many calls between functions, or
+            the signature does not exist.
     """
     trace = Trace()
     nodes = graph.object_graph_def.nodes
@@ -46,14 +46,14 @@ def trace_graph(graph: Any, image_shape: tuple[int, int, int], signature: str) -
     function = functions[name]
     own = len(function.signature.input_arg) - len(captured)
     if own != 1 or function.signature.input_arg[0].type != types_pb2.DT_UINT8:
-        raise ValueError(f"signature {signature} does not take images alone")
+        raise ValueError(f"signature {signature} takes other inputs than images")
     image = Tensor(in_shape((1, *image_shape)), 1)
     _run(function, [image, *captured], functions, trace, depth=0)
     return trace
 
 
 def _signature_function(nodes: Any, signature: str) -> str:
-    """The function behind a signature."""
+    """The name of a signature's function."""
     number = 0
     for name in ("signatures", signature):
         children = {child.local_name: child.node_id for child in nodes[number].children}
@@ -74,7 +74,7 @@ def _variable(variable: Any) -> Tensor:
 def _run(
     function: Any, inputs: Sequence[Tensor], functions: dict[str, Any], trace: Trace, depth: int
 ) -> list[Tensor]:
-    """Goes through a function; returns what it gives."""
+    """Traces a function; returns its outputs."""
     if depth > 50:
         raise ValueError("its functions call each other too deeply")
     names = [argument.name for argument in function.signature.input_arg]
@@ -93,7 +93,7 @@ def _look_up(found: dict[str, list[Tensor]], name: str) -> Tensor:
 
 
 def _in_order(nodes: dict[str, Any]) -> list[Any]:
-    """The nodes, each behind those that it reads; raises `ValueError` if they make a circle."""
+    """The nodes in topological order; raises `ValueError` if they form a cycle."""
     ordered: list[Any] = []
     state: dict[str, str] = {}
     for start in nodes:
@@ -110,7 +110,7 @@ def _in_order(nodes: dict[str, Any]) -> list[Any]:
                 ordered.append(nodes[waiting.pop()])
                 continue
             if state.get(name) == "waiting":
-                raise ValueError("its nodes make a circle")
+                raise ValueError("its nodes form a cycle")
             state[name] = "waiting"
             waiting += before
     return ordered
@@ -141,13 +141,13 @@ def _outputs(
         value = None
     size = _output_size(call)
     copies = call.number("num_split") if node.op == "Split" else 1
-    made = [Tensor(shape, size, value) for _ in range(copies)]
-    _note(node.op, call, made, trace)
-    return made
+    outputs = [Tensor(shape, size, value) for _ in range(copies)]
+    _add_step(node.op, call, outputs, trace)
+    return outputs
 
 
-def _note(operation: str, call: Call, made: list[Tensor], trace: Trace) -> None:
-    values = sum(one.count for one in made)
+def _add_step(operation: str, call: Call, outputs: list[Tensor], trace: Trace) -> None:
+    values = sum(one.count for one in outputs)
     counts = FOR_EACH_VALUE * (values + sum(one.count for one in call.inputs))
     workspace = 0
     if operation == "Conv2D":
@@ -159,7 +159,7 @@ def _note(operation: str, call: Call, made: list[Tensor], trace: Trace) -> None:
         kernel, source = call.inputs[1], call.inputs[2]
         places = math.prod(source.shape[:3])
         counts += 2 * kernel.count * places
-        # The columns that are added up into the output.
+        # The columns that are summed into the output.
         workspace = 4 * places * math.prod(kernel.shape[:3])
     elif operation == "MatMul":
         counts += 2 * values * max(call.inputs[0].shape)
@@ -168,7 +168,7 @@ def _note(operation: str, call: Call, made: list[Tensor], trace: Trace) -> None:
     elif operation in ("ResizeBilinear", "ScaleAndTranslate"):
         workspace = 4 * values
     keys = [one.key for one in call.inputs]
-    trace.add(Step(keys, [(one.key, one.count * one.size) for one in made], workspace, counts))
+    trace.add(Step(keys, [(one.key, one.count * one.size) for one in outputs], workspace, counts))
 
 
 def _output_size(call: Call) -> int:

@@ -1,6 +1,6 @@
-"""Rules for the operations of a SavedModel: the shape of what each gives, and small whole numbers.
+"""Rules for the operations of a SavedModel: the shapes of their outputs, and small integers.
 
-Nothing else is computed; `graph_bounds.py` goes through the graph with them.
+Nothing else is computed; `graph_bounds.py` applies the rules to a graph.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-# Sizes, axes and paddings are short.
+# Largest number of values that are computed; sizes, axes and paddings have few.
 MAX_KNOWN = 64
 _KEYS = itertools.count()
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """What is known of a tensor.
+    """A tensor with its shape, and its value if known.
 
     Attributes:
         shape: Its shape.
-        size: Bytes of a value.
-        value: Its content, if that is a few whole numbers.
-        key: A number of its own.
+        size: Bytes per value.
+        value: Its content, if it consists of a few integers.
+        key: A unique number.
     """
 
     shape: tuple[int, ...]
@@ -36,30 +36,30 @@ class Tensor:
 
     @property
     def count(self) -> int:
-        """How many values it has."""
+        """The number of values."""
         return math.prod(self.shape)
 
     def known(self) -> list[int]:
-        """Its content as whole numbers; raises `ValueError` if that is not known."""
+        """Its content as integers; raises `ValueError` if it is unknown."""
         if self.value is None:
-            raise ValueError("a shape in it follows from values that are not known")
+            raise ValueError("a shape in it depends on unknown values")
         return [int(one) for one in self.value.ravel().tolist()]
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation that is called.
+    """A call of an operation.
 
     Attributes:
-        attributes: What the graph says of it.
-        inputs: What it is called with.
+        attributes: Its attributes in the graph.
+        inputs: Its inputs.
     """
 
     attributes: Any
     inputs: Sequence[Tensor]
 
     def numbers(self, name: str) -> list[int]:
-        """An attribute that is a list of whole numbers."""
+        """An attribute that is a list of integers."""
         return list(self.attributes[name].list.i)
 
     def flag(self, name: str) -> bool:
@@ -67,7 +67,7 @@ class Call:
         return bool(self.attributes[name].b)
 
     def number(self, name: str) -> int:
-        """An attribute that is a whole number."""
+        """An attribute that is an integer."""
         return int(self.attributes[name].i)
 
     def text(self, name: str) -> str:
@@ -107,7 +107,7 @@ def _require_channels_last(call: Call) -> None:
 
 
 def _places(call: Call, kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    """Height and width of what a window gives that moves over the first input."""
+    """Height and width of the output of a window that slides over the first input."""
     _require_channels_last(call)
     strides, padding = call.numbers("strides"), call.text("padding")
     around = call.numbers("explicit_paddings") or [0] * 8
@@ -198,7 +198,7 @@ def _squeezed(call: Call) -> tuple[int, ...]:
 
 
 def _slices(call: Call) -> tuple[Any, ...]:
-    """What a strided slice takes, as NumPy writes it."""
+    """A strided slice as a NumPy index."""
     begin, end, step = (one.known() for one in call.inputs[1:4])
     masks = {
         name: call.number(f"{name}_mask")
@@ -225,7 +225,7 @@ def _slices(call: Call) -> tuple[Any, ...]:
 
 
 def _sliced(call: Call) -> tuple[int, ...]:
-    # An array of one value that NumPy shows as one of this shape takes no room.
+    # A broadcast array of a single value takes no memory.
     return np.broadcast_to(np.int8(0), call.inputs[0].shape)[_slices(call)].shape
 
 
@@ -259,7 +259,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-# Rules for small whole numbers.
+# Rules for small integers.
 
 
 def _computed(compute: Callable[..., np.ndarray]) -> Callable[[Call], np.ndarray | None]:

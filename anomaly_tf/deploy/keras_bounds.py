@@ -1,7 +1,7 @@
-"""What the model in a `.keras` file will take: its layers are built without their weights.
+"""Memory and time of the model in a `.keras` file, from its layers built without weights.
 
-Keras itself computes the shapes, by rules and not by running anything. How often layers call each
-other is counted in the description before that.
+Keras itself computes the shapes symbolically. Before that, the number of calls between layers is
+counted in the description.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from keras.src.backend.common import global_state
 
 from anomaly_tf.deploy.bounds import FOR_EACH_VALUE, Step, Trace, in_shape, require_few_steps
 
-# Whole numbers in a description: the longest side of anything in our detectors is a flattened
-# picture, of at most 1024 x 1024 x 3 values.
+# Limits of integers in a description; the longest axis in the detectors of this package is a
+# flattened image, of at most 1024 x 1024 x 3 values.
 MAX_NUMBER = 2**31 - 1
 MAX_PARTS = 4096
-# Where Keras keeps the variables that are to get a value.
+# Name of Keras's list of variables without a value.
 WAITING = "uninitialized_variables"
 ARBITRARY = ("seed", "shared_object_id")
 SIZES = {"uint8": 1, "int8": 1, "bool": 1, "float16": 2, "bfloat16": 2}
@@ -30,7 +30,7 @@ SIZES |= dict.fromkeys(("float32", "int32", "uint32"), 4)
 
 
 def require_few_calls(config: dict[str, Any]) -> None:
-    """Refuses a description whose layers call each other too often to be built.
+    """Refuses a description with too many calls between layers, or too large integers.
 
     Raises:
         ValueError: If it is refused.
@@ -42,10 +42,10 @@ def require_few_calls(config: dict[str, Any]) -> None:
 
 
 def trace_keras(config: dict[str, Any]) -> Trace:
-    """What the model of a description does with one image.
+    """Traces the operations of a described model for one image.
 
     Args:
-        config: What `config.json` holds, checked by `origin.py` and `require_few_calls`.
+        config: Content of `config.json`, checked by `origin.py` and `require_few_calls`.
 
     Raises:
         ValueError: If its shapes cannot be computed.
@@ -65,17 +65,17 @@ def trace_keras(config: dict[str, Any]) -> Trace:
 
 @contextmanager
 def _without_values() -> Iterator[None]:
-    """Variables that are made in the block have a shape, and never a value."""
+    """Variables created in the block have a shape, but never a value."""
     before = list(global_state.get_global_attribute(WAITING) or ())
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
-    finally:  # or Keras would give them values at the next occasion
+    finally:  # otherwise Keras would initialize them later
         global_state.set_global_attribute(WAITING, before)
 
 
 class _Keys:
-    """A number for each tensor, which is kept so that no other takes its place."""
+    """A number for each tensor; tensors are kept alive, so that no `id` is reused."""
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[int, Any]] = {}
@@ -94,18 +94,18 @@ def _run(model: Any, inputs: list[Any], trace: Trace, keys: _Keys) -> Any:
             if isinstance(operation, keras.Model):
                 return _run(operation, read, trace, keys)
             keywords.pop("training", None)
-            made = operation.compute_output_spec(*arguments, **keywords)
-            outputs = [x for x in tree.flatten(made) if _is_tensor(x)]
+            result = operation.compute_output_spec(*arguments, **keywords)
+            outputs = [x for x in tree.flatten(result) if _is_tensor(x)]
             trace.add(_step(operation, read, outputs, keys))
-            return made
+            return result
 
         return call
 
     return model._run_through_graph(inputs, operation_fn=traced)
 
 
-def _step(operation: Any, read: list[Any], made: list[Any], keys: _Keys) -> Step:
-    shapes = [in_shape(x.shape) for x in made]
+def _step(operation: Any, read: list[Any], written: list[Any], keys: _Keys) -> Step:
+    shapes = [in_shape(x.shape) for x in written]
     values = sum(math.prod(shape) for shape in shapes)
     counts, workspace = FOR_EACH_VALUE * values, 0
     kernel = getattr(operation, "kernel", None)
@@ -114,15 +114,15 @@ def _step(operation: Any, read: list[Any], made: list[Any], keys: _Keys) -> Step
         if "Transpose" in type(operation).__name__:
             places = math.prod(source[1:3])
             counts += 2 * weights * places
-            # The columns that are added up into the output.
+            # The columns that are summed into the output.
             workspace = 4 * weights * places // max(source[-1], 1)
         else:
             counts += 2 * values * weights // max(kernel.shape[-1], 1)
     elif hasattr(operation, "pool_size"):
         counts += values * math.prod(operation.pool_size)
     counts += FOR_EACH_VALUE * sum(math.prod(in_shape(x.shape)) for x in read)
-    sizes = [math.prod(s) * _itemsize(x.dtype) for s, x in zip(shapes, made, strict=True)]
-    outputs = [(keys.of(x), size) for x, size in zip(made, sizes, strict=True)]
+    sizes = [math.prod(s) * _itemsize(x.dtype) for s, x in zip(shapes, written, strict=True)]
+    outputs = [(keys.of(x), size) for x, size in zip(written, sizes, strict=True)]
     return Step([keys.of(x) for x in read], outputs, workspace, counts)
 
 
@@ -135,7 +135,7 @@ def _itemsize(dtype: Any) -> int:
 
 
 def _calls(config: Any) -> int:
-    """How many operations one call of what is described calls."""
+    """The number of operations in one call of a described layer or model."""
     if not isinstance(config, dict) or "layers" not in config.get("config", {}):
         return 1
     count = 0

@@ -24,8 +24,8 @@ from anomaly_tf.runs.files import atomic_folder, atomic_path, require_writable, 
 from anomaly_tf.runs.outputs import files_of_run, identity
 from anomaly_tf.runs.paths import user_path
 
-# Heat maps are transparent where nine in ten pixels of normal images lie, and full red from where
-# one in a thousand lies; measured on so many normal images.
+# Heat maps are transparent up to the 0.9 quantile of the pixels of normal images, and full red from
+# the 0.999 quantile; the quantiles are measured on HEAT_IMAGES normal images.
 HEAT_QUANTILES, HEAT_IMAGES = (0.9, 0.999), 200
 
 
@@ -33,18 +33,18 @@ class TrainedDetector(Detector):
     """A trained Keras model with its threshold; see `Detector`.
 
     Args:
-        model: From uint8 images `(N, H, W, C)` to a dictionary of float32 outputs, `score` `(N,)`
-            among them; `approaches/__init__.py` lists the others.
-        info: What `detector.json` holds.
+        model: A model from uint8 images `(N, H, W, C)` to a dictionary of float32 outputs,
+            including `score` `(N,)`; `approaches/__init__.py` lists the others.
+        info: Content of `detector.json`.
     """
 
     def __init__(self, model: keras.Model, info: DetectorInfo) -> None:
         super().__init__(info)
         self.model = model
         self._grad_cam = None if "error_map" in model.output else GradCam(model)
-        # One graph for each set of outputs that was asked for, made by the first thread that asks.
+        # One graph for each requested set of outputs, traced by the first thread.
         self._scorers: dict[tuple[str, ...], Scorer] = {}
-        self._making_scorer = threading.Lock()
+        self._tracing = threading.Lock()
 
     @classmethod
     def load(cls, path: str | Path, trust: bool = False) -> TrainedDetector:
@@ -56,7 +56,7 @@ class TrainedDetector(Detector):
 
         Raises:
             UserError: A `ValueError`; if the folder is not a run, is incomplete, its model file is
-                not the one that was saved, or is not to be trusted.
+                not the one that was saved, or is not trusted.
         """
         run, info = open_run(path)
         digest = info.model_sha256
@@ -74,7 +74,7 @@ class TrainedDetector(Detector):
             shapes = {name: output.shape[1:] for name, output in model.output.items()}
             check_shapes(info, model.input_shape[1:], shapes, ("score", *detector.outputs))
             return detector
-        except Exception as error:  # what Keras raises on a file that anybody may have made
+        except Exception as error:  # Keras raises many kinds on damaged or forged files
             raise refused(file, error) from error
 
     @property
@@ -86,13 +86,13 @@ class TrainedDetector(Detector):
         """
         if self._origin is None:
             raise ValueError(
-                "expected a detector that was trained by anomaly_tf.train or loaded by "
-                "Detector.load; got one that is in memory only"
+                "expected a detector from anomaly_tf.train or Detector.load; got one that is in "
+                "memory only"
             )
         return RunDirectory(self._origin.path)
 
     def save(self, path: str | Path) -> None:
-        """As `Detector.save`: a run directory, with everything that training left in it."""
+        """As `Detector.save`: a run directory with all files of the training."""
         source, target = self.run, RunDirectory(user_path(path))
         if identity(target.path) == identity(source.path):
             with source.locked():
@@ -114,23 +114,23 @@ class TrainedDetector(Detector):
         quantize: Quantization = "none",
         batch_size: int = 1,
     ) -> None:
-        """Exports the detector with its threshold; an earlier export at this place is replaced.
+        """Exports the detector with its threshold; an earlier export at this path is replaced.
 
-        The run's validation images, which set the threshold of a `.tflite` file, are read again
-        from where they were in training.
+        The run's validation images, from which the threshold of a `.tflite` file is computed, are
+        read again from their original location.
 
         Args:
-            path: A name that ends in `.tflite` for a LiteRT file; any other is the folder of a
+            path: A name that ends in `.tflite` for a LiteRT file; any other name is the folder of a
                 SavedModel.
-            quantize: Of a `.tflite` file. `none`: float32; `float16`: weights in half the size;
+            quantize: Quantization of a `.tflite` file. `none`: float32; `float16`: weights float16;
                 `dynamic`: weights int8; `int8`: weights and activations int8, the score in float32.
-            batch_size: Images that a `.tflite` file takes at once, at least 1; a SavedModel takes
-                any number.
+            batch_size: Images per call of a `.tflite` file, at least 1; a SavedModel takes any
+                number.
 
         Raises:
-            UserError: A `ValueError`; if something else lies at `path`, it cannot be written, or
-                the data of the run is gone or changed.
-            ValueError: If `quantize` or `batch_size` is not one of those.
+            UserError: A `ValueError`; if `path` holds other files or cannot be written, or the data
+                of the run is missing or changed.
+            ValueError: If `quantize` or `batch_size` is out of range.
         """
         from anomaly_tf.deploy.exporters import export
 
@@ -146,7 +146,7 @@ class TrainedDetector(Detector):
         with atomic_path(run.new_model, durable=True) as temporary:
             self.model.save(temporary)
         self.info.model_sha256 = sha256(run.new_model)
-        self.save_info(run)  # from here on the new one is the run's
+        self.save_info(run)  # makes the new model the one of the run
         run.new_model.replace(run.model)
         remember(self.info)
 
@@ -155,11 +155,11 @@ class TrainedDetector(Detector):
         write_json(run.detector, self.info.to_json())
 
     def set_heat_scale(self, normal: Images, unit: str) -> None:
-        """Sets the colours of heat maps by the maps of normal validation images.
+        """Sets the colour scale of heat maps from the maps of normal validation images.
 
         Args:
             normal: uint8 `(N, H, W, C)`, at least one.
-            unit: What a value of the map is, in words.
+            unit: Meaning of a value of the map, in words.
         """
         maps = self.explain(sample(normal, HEAT_IMAGES, seed=0)[:])
         low, high = map(float, np.quantile(maps, HEAT_QUANTILES))
@@ -174,16 +174,16 @@ class TrainedDetector(Detector):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what `infer` can give."""
+        """Names of the outputs of `infer`."""
         return tuple(name for name in OUTPUTS if name in self.model.output)
 
     @property
     def explains(self) -> bool:
-        """Always: Grad-CAM where there is no error map."""
+        """Always True: without an error map, Grad-CAM is used."""
         return True
 
     def explain(self, images: np.ndarray) -> np.ndarray:
-        """As `Detector.explain`, and always possible: Grad-CAM where there is no error map."""
+        """As `Detector.explain`, but always available: without an error map, Grad-CAM is used."""
         if self._grad_cam:
             images = checked_images(images, self.image_shape)
             maps = self._grad_cam(images)
@@ -192,7 +192,7 @@ class TrainedDetector(Detector):
         return super().explain(images)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        with self._making_scorer:
+        with self._tracing:
             if names not in self._scorers:
                 self._scorers[names] = Scorer(self.model, names)
         outputs = self._scorers[names](images)

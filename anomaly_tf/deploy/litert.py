@@ -1,4 +1,4 @@
-"""Scores with the LiteRT runtime: needs ai-edge-litert, numpy and Pillow, and no TensorFlow.
+"""Scores with the LiteRT runtime; needs ai-edge-litert, NumPy and Pillow, and no TensorFlow.
 
 >>> from anomaly_tf.deploy.litert import LiteRTDetector
 >>> detector = LiteRTDetector.load("sota-int8.tflite")
@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -36,25 +38,24 @@ from anomaly_tf.runs.outputs import EXPORT_METADATA, identity
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import printable
 
-# Name of the metadata inside the file, which LiteRT's convention of associated files makes a zip
-# archive behind the model; the same text lies beside the file, as <its name>.json.
+# Name of the metadata inside the file, in a zip archive after the model (LiteRT's convention of
+# associated files); the same text is stored beside the file, as <its name>.json.
 METADATA_NAME = EXPORT_METADATA
 SIGNATURE = "serve"
-# The file, the model in it, and the weights in the order of the processor.
+# Copies in memory: the file, the model in it, and the weights in the processor's layout.
 FILE_COPIES = 3
 
 
 class LiteRTDetector(Detector):
     """An exported .tflite file with its threshold; see `Detector`.
 
-    Images are shared out among threads, each of which has an interpreter of its own. Several
-    threads may use one object at the same time.
+    Images are divided among threads, and each thread has its own interpreter. Several threads may
+    use one object at the same time.
 
     Args:
         model: The bytes of the model.
         info: Its metadata.
-        threads: CPU threads that compute at the same time, at least 1; by default all that this
-            process has.
+        threads: Number of CPU threads, at least 1. Default: all that this process may use.
     """
 
     loads_quickly = True
@@ -66,7 +67,7 @@ class LiteRTDetector(Detector):
         self._threads = _thread_count(threads)
         interpreter = self._new_interpreter()
         self._idle = [interpreter]
-        # The numbers of the tensors, because a call of the signature copies all outputs each time.
+        # Tensor indices are used, because a call of the signature copies all outputs each time.
         signature = interpreter.get_signature_runner(SIGNATURE)
         images, outputs = signature.get_input_details()["images"], signature.get_output_details()
         self._input = images["index"]
@@ -77,15 +78,15 @@ class LiteRTDetector(Detector):
 
     @classmethod
     def load(cls, path: str | Path, threads: int | None = None) -> LiteRTDetector:
-        """Loads a .tflite file that `export.py` made.
+        """Loads a .tflite file that `export.py` wrote.
 
         Args:
             path: The file.
-            threads: As above.
+            threads: Number of CPU threads, at least 1. Default: all that this process may use.
 
         Raises:
-            UserError: A `ValueError`; if the file cannot be read, was not made by `export.py`, is
-                truncated, or its metadata belongs to another file.
+            UserError: A `ValueError`; if the file cannot be read, was not written by `export.py`,
+                is truncated, or its metadata belongs to another file.
             ValueError: If `threads` is below 1.
         """
         _thread_count(threads)
@@ -100,13 +101,13 @@ class LiteRTDetector(Detector):
             raise
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(
-                f"{path} is damaged or no detector of ours "
+                f"{path} is damaged or not an anomaly_tf detector "
                 f"({printable(' '.join(str(error).split()))}); export it again"
             ) from error
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what `infer` can give."""
+        """Names of the outputs of `infer`."""
         return tuple(self._indices)
 
     def save(self, path: str | Path) -> None:
@@ -120,10 +121,15 @@ class LiteRTDetector(Detector):
         write_file(path, self._model, self.info)
         self._loaded_from(path, settings=self._origin.settings if self._origin else None)
 
+    def single_threaded(self) -> Self:
+        """A copy that uses one thread in the process that it is pickled to."""
+        assert self._origin, "pickled by its path"
+        return copy.copy(self)._loaded_from(self._origin.path, settings={"_threads": 1})
+
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         batches = -(-len(images) // self._batch_size)
         workers = min(self._threads, batches)
-        # What each worker takes, in whole batches.
+        # The share of each worker, in whole batches.
         ends = [self._batch_size * (batches * n // workers) for n in range(workers + 1)]
         shares = [images[start:end] for start, end in pairwise(ends)]
         if workers == 1:
@@ -137,7 +143,7 @@ class LiteRTDetector(Detector):
         return whole
 
     def _infer_share(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """The outputs of images, at least one, by one interpreter."""
+        """Computes the outputs of at least one image with one interpreter."""
         size = self._batch_size
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         with self._interpreter() as interpreter:
@@ -156,7 +162,7 @@ class LiteRTDetector(Detector):
 
     @contextmanager
     def _interpreter(self) -> Iterator[Interpreter]:
-        """An interpreter that no other thread uses meanwhile."""
+        """An interpreter that no other thread uses during the block."""
         try:
             interpreter = self._idle.pop()
         except IndexError:
@@ -179,13 +185,13 @@ def _thread_count(threads: int | None) -> int:
 
 
 def write_file(path: Path, model: bytes, metadata: DetectorInfo) -> None:
-    """Writes a model with its metadata inside and beside it, whole or not at all.
+    """Writes a model with its metadata inside and beside it, atomically.
 
-    The file is also a zip archive, after LiteRT's convention of associated files.
+    The file is also a zip archive, by LiteRT's convention of associated files.
 
     Args:
-        path: The `.tflite` file, replaced if it is there.
-        model: The model itself.
+        path: The `.tflite` file; an existing one is replaced.
+        model: The bytes of the model.
         metadata: Its metadata.
 
     Raises:
@@ -203,7 +209,7 @@ def write_file(path: Path, model: bytes, metadata: DetectorInfo) -> None:
 
 
 def read_file(path: Path) -> tuple[bytes, DetectorInfo]:
-    """The model in a .tflite file, and its metadata from inside the file, or else beside it.
+    """Reads the model in a .tflite file, and its metadata from inside the file or beside it.
 
     Raises:
         UserError: As `LiteRTDetector.load`.
@@ -213,13 +219,13 @@ def read_file(path: Path) -> tuple[bytes, DetectorInfo]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"cannot read {path}: {error.strerror}; give a file that export.py made"
+            f"cannot read {path}: {error.strerror}; give a file that export.py wrote"
         ) from error
     text = _metadata_inside(content) or _metadata_beside(path)
     if text is None:
         raise UserError(
-            f"{path} is truncated or was not made by export.py (it holds no metadata, and no "
-            f"{path.stem}.json lies beside it); export it again"
+            f"{path} is truncated or was not written by export.py (it holds no metadata, and there "
+            f"is no {path.stem}.json beside it); export it again"
         )
     try:
         info = DetectorInfo.parse(text, LITERT_FIELDS)
@@ -241,7 +247,7 @@ def _metadata_inside(content: bytes) -> bytes | None:
             if member.file_size > MAX_BYTES or member.compress_type not in PLAIN:
                 return None
             return archive.read(METADATA_NAME)
-    except Exception:  # of which zipfile and zlib raise many kinds on damaged bytes
+    except Exception:  # zipfile and zlib raise many kinds on damaged bytes
         return None
 
 

@@ -1,6 +1,6 @@
-"""What the model in a .tflite file will take: its tensors are measured before they are filled.
+"""Memory and time of the model in a .tflite file, from the sizes of its tensors.
 
-LiteRT itself works out the shapes; memory that nothing was written into takes no room.
+LiteRT itself computes the shapes; memory that it allocates takes no space until it is written.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from anomaly_tf.deploy.bounds import FOR_EACH_VALUE, Step, Trace, in_shape, requ
 
 POOLS = ("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D")
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-# The text that a tensor of strings holds is not measured, and a graph inside a graph is not gone
-# through; no export has either.
+# Tensors of strings and nested graphs are not measured; no export has them.
 MAX_VALUE = 2**34
 
 
 def trace_litert(model: bytes) -> Trace:
-    """What a model does with one batch.
+    """Traces the operations of a model for one batch.
 
     Raises:
-        ValueError: If it has several graphs or strings, or calls too many operations.
+        ValueError: If it has several graphs, tensors of strings, or too many operations.
         RuntimeError: If LiteRT refuses it.
     """
     interpreter = Interpreter(
@@ -37,20 +36,20 @@ def trace_litert(model: bytes) -> Trace:
         raise ValueError(f"it holds {interpreter.num_subgraphs()} graphs")
     operations = interpreter._get_ops_details()
     require_few_steps(len(operations))
-    _require_possible(interpreter)  # as announced
+    _require_possible(interpreter)  # the shapes in the file
     interpreter.allocate_tensors()
-    _require_possible(interpreter)  # as they are
+    _require_possible(interpreter)  # the actual shapes
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    made = {int(key) for operation in operations for key in operation["outputs"]}
-    made |= {tensor["index"] for tensor in interpreter.get_input_details()}
+    computed = {int(key) for operation in operations for key in operation["outputs"]}
+    computed |= {tensor["index"] for tensor in interpreter.get_input_details()}
     for tensor in tensors.values():
         if np.dtype(tensor["dtype"]).kind not in "iufb":
-            raise ValueError(f"a tensor in it is of {np.dtype(tensor['dtype'])}")
+            raise ValueError(f"a tensor in it has type {np.dtype(tensor['dtype'])}")
     trace = Trace()
     for operation, window in zip(operations, _windows(model), strict=True):
         inputs = [int(key) for key in operation["inputs"] if key >= 0]
-        # Each operation may bring its constants into an order of its own.
-        trace.weights += sum(_size(tensors[key]) for key in inputs if key not in made)
+        # Each operation may copy its constants into another memory layout.
+        trace.weights += sum(_size(tensors[key]) for key in inputs if key not in computed)
         trace.add(_step(operation, inputs, tensors, window))
     return trace
 
@@ -63,7 +62,7 @@ def _require_possible(interpreter: Interpreter) -> None:
 
 
 def _windows(model: bytes) -> list[int]:
-    """Of each operation the pixels that it pools, else 1."""
+    """For each operation, the number of pixels in its pooling window; 1 for other operations."""
     graph = schema.Model.GetRootAs(model).Subgraphs(0)
     windows = []
     for number in range(graph.OperatorsLength()):
@@ -83,17 +82,19 @@ def _step(
     name = operation["op_name"]
     outputs = [(int(key), _size(tensors[int(key)])) for key in operation["outputs"]]
     shapes = [tensors[key]["shape"].tolist() for key in inputs]
-    made = math.prod(tensors[outputs[0][0]]["shape"].tolist()) if outputs else 0
-    counts = FOR_EACH_VALUE * (made + sum(map(math.prod, shapes)))
+    values = math.prod(tensors[outputs[0][0]]["shape"].tolist()) if outputs else 0
+    counts = FOR_EACH_VALUE * (values + sum(map(math.prod, shapes)))
     workspace = 0
     if name in CONVOLUTIONS and len(shapes) > 1:
         kernel = shapes[1]
-        # Weights behind each value of the output.
-        counts += 2 * made * (math.prod(kernel[1:3]) if name[0] == "D" else math.prod(kernel[1:]))
+        # Number of weights for each value of the output.
+        weights = math.prod(kernel[1:3]) if name[0] == "D" else math.prod(kernel[1:])
+        counts += 2 * values * weights
         # An address for each pixel under the kernel.
-        workspace = 8 * made // max(kernel[-1 if name[0] == "D" else 0], 1) * math.prod(kernel[1:3])
+        places = values // max(kernel[-1 if name[0] == "D" else 0], 1)
+        workspace = 8 * places * math.prod(kernel[1:3])
     elif name in POOLS:
-        counts += made * window
+        counts += values * window
     elif name == "TRANSPOSE_CONV" and len(shapes) > 2:
         kernel, source = shapes[1], shapes[2]
         counts += 2 * math.prod(kernel) * math.prod(source[:3])

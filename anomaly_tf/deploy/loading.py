@@ -1,4 +1,4 @@
-"""Which kind of detector a path leads to; each imports what it runs on when it is loaded."""
+"""Loads a detector of any kind; its runtime is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def load_detector(path: str | Path, trust: bool = False) -> Detector:
     """Loads a detector.
 
     Args:
-        path: A run directory written by `train.py` (or its `model.keras`), or what `export.py`
-            made of it: the folder of a SavedModel or a .tflite file. The last needs no
+        path: A run directory written by `train.py` (or its `model.keras`), or an export of
+            `export.py`: the folder of a SavedModel or a .tflite file. A .tflite file needs no
             TensorFlow.
-        trust: Load a model of unknown origin, too: one without a recorded digest, or of other
-            parts than this package's own; see `deploy/origin.py`. What has another digest
-            than was recorded is refused all the same.
+        trust: Also load a model of unknown origin: one without a recorded digest, or with other
+            layers than those of this package; see `deploy/origin.py`. A model with a wrong digest
+            is always refused.
 
     Raises:
         UserError: A `ValueError`; if there is no detector, it is incomplete, its files are not
-            those that were saved, or it is not to be trusted.
+            those that were saved, or it is not trusted.
     """
     path = run_of(user_path(path))
     if path.suffix == ".keras":
-        raise UserError(f"{path} alone is no detector (no threshold); give the run's folder")
+        raise UserError(f"{path} has no threshold and is not a detector; give the run's folder")
     if path.is_file():
         from anomaly_tf.deploy.litert import LiteRTDetector
 
@@ -41,23 +41,23 @@ def load_detector(path: str | Path, trust: bool = False) -> Detector:
 
         return SavedModelDetector.load(path, trust)
     if path.suffix == ".tflite":
-        raise UserError(f"{path} does not exist; give a file that export.py made")
-    open_run(path)  # which needs no TensorFlow to say what is missing
+        raise UserError(f"{path} does not exist; give a file that export.py wrote")
+    open_run(path)  # reports missing files without importing TensorFlow
     _start_tensorflow()
     from anomaly_tf.deploy.keras_run import TrainedDetector
 
     return TrainedDetector.load(path, trust)
 
 
-# The process whose detectors started TensorFlow.
+# The process in which a detector started TensorFlow.
 _STARTED_IN: list[int] = []
 
 
 def _start_tensorflow() -> None:
-    """Imports TensorFlow; refuses a fork of a process that has a detector running on it.
+    """Imports TensorFlow; refuses a process forked from one whose detectors use TensorFlow.
 
     Raises:
-        UserError: If this is one.
+        UserError: If this is such a process.
     """
     if _STARTED_IN and _STARTED_IN[0] != os.getpid():
         raise forked()
@@ -66,11 +66,11 @@ def _start_tensorflow() -> None:
 
 
 def run_of(path: Path) -> Path:
-    """The run that a path to its `model.keras` lies in; any other path as it is."""
+    """The run of a path to its `model.keras`; other paths are returned unchanged."""
     run = RunDirectory(path.parent)
     return run.path if path == run.model and path.is_file() and run.detector.is_file() else path
 
 
 def is_saved_model(folder: Path) -> bool:
-    """Whether a folder is a SavedModel, or the one above it, as TensorFlow Serving takes it."""
+    """True if a folder is a SavedModel or its parent folder, as TensorFlow Serving expects it."""
     return any((place / "saved_model.pb").is_file() for place in (folder, folder / "1"))

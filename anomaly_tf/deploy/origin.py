@@ -1,9 +1,9 @@
-"""Models from elsewhere: what they hold, checked before Keras or TensorFlow open them.
+"""Untrusted models: their content is checked before Keras or TensorFlow opens them.
 
-A digest that lies beside a model tells damage, not malice: who changes the one can change the
-other. So a model may hold only what the detectors of this package are made of, none of which
-touches a file, the network or Python. An approach with further layers adds them here. How much it
-may take is computed from its description; see `bounds.py`.
+A digest beside a model detects damage, but not manipulation, because both can be changed. A model
+may therefore contain only the layers and operations of this package's detectors, none of which
+accesses files, the network or Python. An approach with further layers must add them here. The
+memory and time that a model needs are computed from its description; see `bounds.py`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.runs.limits import require_memory
 from anomaly_tf.script import printable
 
-# The largest of ours has half a megabyte.
+# The largest config.json of this package has half a megabyte.
 MAX_CONFIG_BYTES = 8 * 2**20
-# A graph is read, and its smallest nodes take two bytes in the file.
+# Memory of a parsed graph relative to its file, whose smallest nodes take two bytes.
 GRAPH_COPIES = 60
 SIGNATURE = "serve"
 MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
-# Classes that a detector's config.json may name, by module; in none, Keras's own notations.
+# Classes that a detector's config.json may name, by module; without module, Keras's notations.
 CLASSES = {
     "": "__keras_tensor__ __slice__",
     "keras": "DTypePolicy",
@@ -48,7 +48,7 @@ CLASSES = {
         "Negative Pad Split Sqrt Square Stack Subtract Sum Transpose TrueDivide Where"
     ),
 }
-# Operations that a SavedModel's signatures may lead to: arithmetic on what is handed in.
+# Operations that a SavedModel's signatures may call: arithmetic on their inputs.
 OPERATIONS = (
     "Abs AddV2 All AvgPool BiasAdd Cast ConcatV2 Const Conv2D Conv2DBackpropInput EnsureShape "
     "Equal Exp GreaterEqual Identity LeakyRelu Less Log MatMul Max MaxPool Maximum Mean "
@@ -56,33 +56,33 @@ OPERATIONS = (
     "Rsqrt ScaleAndTranslate SelectV2 Shape Sigmoid Softmax Split Sqrt Square Squeeze "
     "StatefulPartitionedCall StatelessIf StridedSlice Sub Sum Tanh Transpose"
 )
-# Operations of the functions that TensorFlow adds to save and restore weights. Those write files,
-# so no signature may lead to them; `tf.saved_model.load` does not run them.
+# Operations of the functions that TensorFlow adds to save and restore weights. They write files, so
+# that no signature may call them; `tf.saved_model.load` does not run them.
 SAVERS = (
     "AssignVariableOp DisableCopyOnRead MergeV2Checkpoints Placeholder RestoreV2 SaveV2 Select "
     "ShardedFilename StaticRegexFullMatch StringJoin VarHandleOp VarIsInitializedOp"
 )
-# What a SavedModel's objects may be; others open files or call functions as they are loaded.
+# Allowed objects of a SavedModel; others open files or call functions when they are loaded.
 OBJECTS = ("bare_concrete_function", "function", "variable")
 USER_OBJECTS = ("_generic_user_object", "signature_map", "trackable_list_wrapper")
 
-TRUST = "if you know where it comes from, allow it by --trust (in Python trust=True)"
+TRUST = "if you trust its source, allow it with --trust (in Python trust=True)"
 
 
 def check_keras_file(path: Path, trust: bool) -> None:
-    """Refuses what is no detector saved by `train.py`.
+    """Refuses a file that is not a detector saved by `train.py`.
 
-    The archive must hold `MEMBERS` and nothing else, neither compressed nor a link, and undamaged:
-    a member then takes no more room than the file, and leads nowhere.
+    The archive must hold exactly `MEMBERS`, undamaged, without compression and links, so that a
+    member is no larger than the file and does not refer to another one.
 
     Args:
         path: A `.keras` file.
-        trust: Whether its layers may be others than `CLASSES`. Keras's safe mode refuses code in
-            them all the same.
+        trust: Whether other layers than `CLASSES` are allowed. Keras's safe mode refuses code in
+            them in any case.
 
     Raises:
-        UserError: If it is refused, or would take too much; a model of other layers than `CLASSES`
-            is not measured.
+        UserError: If it is refused or exceeds the limits; the limits are not checked for a model
+            with other layers than `CLASSES`.
     """
     try:
         size = path.stat().st_size
@@ -101,7 +101,7 @@ def check_keras_file(path: Path, trust: bool) -> None:
                 raise ValueError("a checksum in it is wrong")
             config = json.loads(archive.read("config.json"))
             foreign = sorted(set(_foreign_classes(config)))
-    except Exception as error:  # what zipfile and json raise on bytes that anybody may have made
+    except Exception as error:  # zipfile and json raise many kinds on damaged or forged bytes
         raise refused(path, error) from error
     if foreign and not trust:
         raise UserError(_foreign(path, foreign))
@@ -109,7 +109,7 @@ def check_keras_file(path: Path, trust: bool) -> None:
         try:
             require_few_calls(config)
             trace = trace_keras(config)
-        except Exception as error:  # what Keras raises on what anybody may have made
+        except Exception as error:  # Keras raises many kinds on forged descriptions
             raise refused(path, error) from error
         trace.require_affordable(path)
 
@@ -119,10 +119,10 @@ def check_saved_model(folder: Path, image_shape: tuple[int, int, int]) -> None:
 
     Args:
         folder: A folder with a `saved_model.pb`.
-        image_shape: Height, width and channels of the images that it is to score.
+        image_shape: Height, width and channels of the images that it scores.
 
     Raises:
-        UserError: If it is refused, or would take too much.
+        UserError: If it is refused or exceeds the limits.
     """
     path = folder / "saved_model.pb"
     require_memory(GRAPH_COPIES * path.stat().st_size, f"the graph in {path}")
@@ -131,31 +131,31 @@ def check_saved_model(folder: Path, image_shape: tuple[int, int, int]) -> None:
         if not graph.object_graph_def.nodes:
             raise ValueError("it holds no objects")
         foreign = sorted(set(_foreign_objects(graph)) | set(_foreign_operations(graph)))
-    except Exception as error:  # what protobuf raises on bytes that anybody may have made
+    except Exception as error:  # protobuf raises many kinds on damaged or forged bytes
         raise refused(path, error) from error
     if foreign:
         raise UserError(_foreign(path, foreign))
     try:
         trace = trace_graph(graph, image_shape, SIGNATURE)
-    except Exception as error:  # what is raised on shapes that do not fit each other
+    except Exception as error:  # many kinds are raised on shapes that do not match
         raise refused(path, error) from error
     trace.require_affordable(folder)
 
 
 def refused(path: Path, error: Exception) -> UserError:
-    """One line about what a library raised on a file."""
+    """The error for an exception that a library raised on a file, in one line."""
     reason = printable(" ".join(str(error).split())) or type(error).__name__
     reason = reason if len(reason) <= 200 else f"{reason[:200]}..."
-    return UserError(f"{path} is damaged or no detector of ours ({reason}); make it again")
+    return UserError(f"{path} is damaged or not an anomaly_tf detector ({reason}); create it again")
 
 
 def _foreign(path: Path, foreign: list[str]) -> str:
     shown = printable(", ".join(foreign[:3]))[:200]
-    return f"{path} holds what no detector of ours is made of ({shown}); {TRUST}"
+    return f"{path} contains parts that no anomaly_tf detector has ({shown}); {TRUST}"
 
 
 def _foreign_classes(config: Any) -> Iterator[str]:
-    """Classes beside `CLASSES`, wherever they are named in a model's configuration."""
+    """Classes outside of `CLASSES` that a model's configuration names at any depth."""
     if isinstance(config, dict):
         if "class_name" in config:
             module, name = config.get("module") or "", config["class_name"]
@@ -170,7 +170,7 @@ def _foreign_classes(config: Any) -> Iterator[str]:
 
 
 def _foreign_objects(graph: Any) -> Iterator[str]:
-    """Kinds of objects beside `OBJECTS` and `USER_OBJECTS` in a meta graph."""
+    """Kinds of objects outside of `OBJECTS` and `USER_OBJECTS` in a meta graph."""
     for node in graph.object_graph_def.nodes:
         kind = node.WhichOneof("kind")
         if kind == "user_object" and node.user_object.identifier not in USER_OBJECTS:
@@ -178,17 +178,17 @@ def _foreign_objects(graph: Any) -> Iterator[str]:
         elif kind not in (*OBJECTS, "user_object"):
             yield f"object of kind {kind}"
         if node.registered_name or node.registered_saver or node.saveable_objects:
-            yield f"object with a saver of its own {node.registered_name}".rstrip()
+            yield f"object with a custom saver {node.registered_name}".rstrip()
 
 
 def _foreign_operations(graph: Any) -> Iterator[str]:
-    """Operations beside `OPERATIONS`, and `SAVERS` where a function that can be called has them."""
+    """Operations outside of `OPERATIONS`, and `SAVERS` in functions that can be called."""
     operations, savers = set(OPERATIONS.split()), set(SAVERS.split())
     functions: dict[str, list[Any]] = {}
     for function in graph.graph_def.library.function:
         functions.setdefault(function.signature.name, []).extend(function.node_def)
         if "api_implements" in function.attr:
-            yield "function that TensorFlow may exchange for another"
+            yield "function that TensorFlow may replace by another"
     reached: set[str] = set()
     called = [*graph.object_graph_def.concrete_functions]
     for node in graph.object_graph_def.nodes:
@@ -211,7 +211,7 @@ def _foreign_operations(graph: Any) -> Iterator[str]:
 
 
 def _called(attributes: Any) -> Iterator[str]:
-    """Names of the functions that the attributes of a node hold."""
+    """Names of the functions in the attributes of a node."""
     for attribute in attributes.values():
         for function in (attribute.func, *attribute.list.func):
             yield function.name

@@ -1,24 +1,24 @@
-"""Where it is wrong, drawn over the picture; needs numpy and Pillow alone."""
+"""Heat maps drawn over images; needs NumPy and Pillow only."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-# How much of the picture the strongest colour hides.
+# Opacity of the strongest colour.
 OPACITY = 0.8
 WEAK, STRONG = (255, 220, 0), (220, 0, 0)
 
 
 def overlay(image: Image.Image, strength: np.ndarray) -> Image.Image:
-    """Lays a heat map over its picture: transparent at 0, over yellow to red at 1.
+    """Draws a heat map over its image: transparent at 0, through yellow to red at 1.
 
     Args:
-        image: The picture, of any size.
-        strength: float32 `(H, W)` in [0, 1], of the detector's size; stretched over the picture.
+        image: The image, of any size.
+        strength: float32 `(H, W)` in [0, 1], in the detector's size; resized to the image.
 
     Returns:
-        RGB, of the picture's size.
+        An RGB image of the same size.
     """
     stretched = Image.fromarray(strength).resize(image.size, Image.Resampling.BILINEAR)
     strength = np.asarray(stretched)[..., np.newaxis]

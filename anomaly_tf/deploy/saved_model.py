@@ -19,10 +19,10 @@ from anomaly_tf.runs.files import atomic_folder, require_writable, sha256, write
 from anomaly_tf.runs.outputs import SAVED_MODEL_METADATA
 from anomaly_tf.runs.paths import user_path
 
-# TensorFlow Serving leaves this folder of a SavedModel alone.
+# TensorFlow Serving ignores this folder of a SavedModel.
 METADATA = SAVED_MODEL_METADATA
 BATCH = 500
-# What TensorFlow reads in the folder of a SavedModel.
+# Files in the folder of a SavedModel that TensorFlow reads.
 READ_FOLDERS = ("assets/", "variables/")
 READ_SUFFIXES = (".cpb", ".pb", ".pbtxt")
 
@@ -31,26 +31,26 @@ class SavedModelDetector(Detector):
     """An exported SavedModel with its threshold; see `Detector`.
 
     Args:
-        model: What `tf.saved_model.load` gave.
+        model: The result of `tf.saved_model.load`.
         info: Its metadata.
     """
 
     def __init__(self, model: Any, info: DetectorInfo) -> None:
         super().__init__(info)
-        self._model = model  # the signature alone would not keep its variables alive
+        self._model = model  # the signature does not keep its variables alive
         self._serve = model.signatures["serve"]
 
     @classmethod
     def load(cls, path: str | Path, trust: bool = False) -> SavedModelDetector:
-        """Loads a SavedModel that `export.py` made.
+        """Loads a SavedModel that `export.py` wrote.
 
         Args:
-            path: Its folder, or the one above, as TensorFlow Serving takes it.
+            path: Its folder or its parent folder, as TensorFlow Serving expects it.
             trust: As `Detector.load`.
 
         Raises:
-            UserError: A `ValueError`; if it was not made by `export.py`, a file of it is missing,
-                changed or added, or it is not to be trusted.
+            UserError: A `ValueError`; if it was not written by `export.py`, a file of it is
+                missing, changed or added, or it is not trusted.
         """
         folder = user_path(path)
         if not (folder / "saved_model.pb").is_file():
@@ -59,7 +59,7 @@ class SavedModelDetector(Detector):
             info = DetectorInfo.read(folder / METADATA, EXPORT_FIELDS)
         except OSError as error:
             raise UserError(
-                f"{path} was not made by export.py (it holds no {METADATA}); export it again"
+                f"{path} was not written by export.py (it holds no {METADATA}); export it again"
             ) from error
         except ValueError as error:
             raise UserError(f"{folder / METADATA} is damaged ({error}); export it again") from error
@@ -74,7 +74,7 @@ class SavedModelDetector(Detector):
         try:
             detector = cls(tf.saved_model.load(str(folder)), info)._loaded_from(folder, trust)
             detector._check_signature()
-        except Exception as error:  # what TensorFlow raises on files that anybody may have made
+        except Exception as error:  # TensorFlow raises many kinds on damaged or forged files
             raise refused(folder, error) from error
         return detector
 
@@ -82,7 +82,7 @@ class SavedModelDetector(Detector):
         """As `Detector.save`: a copy of the SavedModel's folder, whose threshold is in its graph.
 
         Raises:
-            UserError: Also if another threshold was set since it was loaded.
+            UserError: Also if the threshold was changed since it was loaded.
         """
         assert self._origin, "a SavedModel is loaded from a path"
         origin, folder = self._origin.path, user_path(path)
@@ -100,8 +100,8 @@ class SavedModelDetector(Detector):
         self._loaded_from(folder, self._origin.trust)
 
     def _check_signature(self) -> None:
-        """Raises `ValueError` or `KeyError` if the metadata is not that of the model."""
-        # The signature takes pictures of any size; only their channels are fixed.
+        """Raises `ValueError` or `KeyError` if the metadata does not match the model."""
+        # The signature takes images of any size; only the channels are fixed.
         channels = self._serve.structured_input_signature[1]["images"].shape[-1]
         outputs = {
             name: tuple(spec.shape[1:]) for name, spec in self._serve.structured_outputs.items()
@@ -111,7 +111,7 @@ class SavedModelDetector(Detector):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what `infer` can give."""
+        """Names of the outputs of `infer`."""
         return tuple(self.info.outputs)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -124,7 +124,7 @@ class SavedModelDetector(Detector):
 
 
 def _check_files(folder: Path, digests: dict[str, str]) -> None:
-    """Raises `UserError` if a file is not as recorded, or TensorFlow would read one that is not."""
+    """Raises `UserError` if a file was changed, or TensorFlow would read one without a digest."""
     for name, digest in digests.items():
         file = folder / name
         if not file.is_file() or sha256(file) != digest:
@@ -133,4 +133,4 @@ def _check_files(folder: Path, digests: dict[str, str]) -> None:
         name = file.relative_to(folder).as_posix()
         read = name.startswith(READ_FOLDERS) or file.suffix in READ_SUFFIXES
         if read and name not in digests and not file.is_dir():
-            raise UserError(f"{file} is none of the files that were exported; remove it")
+            raise UserError(f"{file} is not one of the exported files; remove it")

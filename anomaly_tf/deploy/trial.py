@@ -1,10 +1,11 @@
-"""A model's first score in a process of its own: what no description foretells.
+"""Trial of a new model: its first score is computed in a separate process.
 
-`bounds.py` computes from a model's description what it will take. A runtime may still take more:
-for shapes that are known only as it runs, for its own workspace, or by a defect that ends the
-process. So before a model is loaded for the first time on a machine, another process loads it and
-scores a blank image (`trial_process.py`), within the limits of `runs/limits.py`. What was tried, or
-made here, is noted by its digest in the user's folder of caches, and costs nothing from then on.
+`bounds.py` computes the memory and time of a model from its description. A runtime may need more,
+for shapes that are known only at run time, for its own workspace, or because of a defect that ends
+the process. Before a model is loaded for the first time on a machine, another process therefore
+loads it and scores a blank image (`trial_process.py`), within the limits of `runs/limits.py`. The
+digests of models that were tried or created on the machine are stored in the user's cache folder;
+these models are not tried again.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from anomaly_tf.runs.caches import user_caches
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.limits import MAX_GB, MAX_SECONDS, memory_limit, seconds_limit
 
-# Kinds of detectors, as they are named to the other process.
+# Names of the kinds of detectors for the other process.
 KERAS, SAVED_MODEL, LITERT = "keras", "saved_model", "litert"
-# What the other process says before it loads the model, and its status for a refusal in one line.
+# Line of the other process before it loads the model, and its exit statuses.
 READY, REFUSED, TOO_LARGE = "ready", 3, 4
 PACKAGE = Path(__file__).parents[2]
 MAIN = "import sys; from anomaly_tf.deploy.trial_process import main; sys.exit(main(*sys.argv[1:]))"
 
-# Set in the other process, which would start one after the other.
+# Set in the other process, which must not start a further one.
 _in_trial: list[bool] = []
 
 
 def begin() -> None:
-    """Says that this process is the other one."""
+    """Marks this process as the other one."""
     _in_trial.append(True)
 
 
 def remember(info: DetectorInfo) -> None:
-    """Notes that a model was made or tried here; without a folder to write in, it is forgotten."""
+    """Records that a model was created or tried here, if the cache folder can be written."""
     with suppress(OSError):
         place = _place(info)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -47,15 +48,15 @@ def remember(info: DetectorInfo) -> None:
 
 
 def require_first_score(kind: str, path: Path, info: DetectorInfo) -> None:
-    """Has a model that is new on this machine give a first score in another process.
+    """Computes the first score of a model that is new on this machine in another process.
 
     Args:
         kind: `KERAS`, `SAVED_MODEL` or `LITERT`.
-        path: As the detector's `load` takes it.
+        path: Path of the detector, as for its `load`.
         info: Its metadata, whose digest was compared with the model.
 
     Raises:
-        UserError: If the model is refused there, takes more than the limits, or ends the process.
+        UserError: If the model is refused there, exceeds the limits, or ends the process.
     """
     if _in_trial or _place(info).is_file():
         return
@@ -72,29 +73,29 @@ def require_first_score(kind: str, path: Path, info: DetectorInfo) -> None:
             encoding="utf-8",
             check=False,
         )
-        said, status = done.stdout.splitlines(), done.returncode
+        lines, status = done.stdout.splitlines(), done.returncode
     except subprocess.TimeoutExpired:
-        said, status = [READY], TOO_LARGE
+        lines, status = [READY], TOO_LARGE
     except OSError:
-        said, status = [], 1
+        lines, status = [], 1
     if status == 0:
         remember(info)
     elif status == REFUSED:
-        raise UserError(said[-1])
-    elif READY in said:
+        raise UserError(lines[-1])
+    elif READY in lines:
         raise UserError(
             f"the model in {path} takes more than {memory_limit() / 10**9:g} GB or {seconds:g} s "
-            "of CPU until its first score, or ends the process that it runs in; if it is meant to, "
-            f"set {MAX_GB} or {MAX_SECONDS} in the environment"
+            "of CPU until its first score, or ends its process; if this is intended, set "
+            f"{MAX_GB} or {MAX_SECONDS} in the environment"
         )
-    else:  # as in a program that brings a Python of its own
+    else:  # such as in a program with an embedded Python
         warnings.warn(
-            f"{path} could not be tried in a process of its own ({sys.executable})", stacklevel=2
+            f"{path} could not be tried in a separate process ({sys.executable})", stacklevel=2
         )
 
 
 def _place(info: DetectorInfo) -> Path:
-    """The file that notes a model as known."""
+    """The file that marks a model as known."""
     parts = [info.model_sha256, info.image_shape, sorted((info.files_sha256 or {}).items())]
     name = hashlib.sha256(repr(parts).encode()).hexdigest()
     return user_caches() / "known-models" / name

@@ -1,4 +1,4 @@
-"""What the process does in which a model gives its first score; see `trial.py`."""
+"""The separate process in which a model computes its first score; see `trial.py`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.limits import memory_limit, seconds_limit
 from anomaly_tf.script import import_tensorflow, printable
 
-# Bytes that a runtime may map beside what it uses, and as many again for each thread's stacks.
+# Bytes that a runtime may map in addition to those it uses, in total and per thread.
 MAPPED, MAPPED_BY_THREAD = 10**9, 10**8
 
 
 def main(kind: str, path: str) -> int:
     """Loads a model and scores a blank image within the limits; returns the exit status."""
-    if find_spec("resource") is None:  # on Windows, where nothing is limited
+    if find_spec("resource") is None:  # on Windows, which has no such limits
         return 0
     trial.begin()
     if kind == trial.LITERT:
@@ -43,23 +43,23 @@ def main(kind: str, path: str) -> int:
 
 
 def _score_once(detector: Detector) -> None:
-    """Scores a blank image; a strange answer is left to whoever will ask for one."""
+    """Scores a blank image; an invalid output is not reported here, but when images are scored."""
     try:
         detector.score(np.zeros((1, *detector.image_shape), np.uint8))
     except UserError as error:
-        if error.__cause__ is not None:  # of the runtime, as where it gets no more memory
+        if error.__cause__ is not None:  # raised by the runtime, such as for lack of memory
             raise
 
 
 def _limit_this_process() -> int:
-    """Sets the limits of memory and time from here on; returns the bytes that were taken so far."""
+    """Sets the limits of memory and time; returns the peak memory so far, in bytes."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime + seconds_limit()) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     statm = Path("/proc/self/statm")
-    if statm.is_file():  # elsewhere than on Linux the limit has no effect
+    if statm.is_file():  # the limit has an effect on Linux only
         mapped = int(statm.read_text().split()[0]) * resource.getpagesize()
         limit = mapped + memory_limit() + MAPPED + MAPPED_BY_THREAD * available_threads()
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -67,11 +67,11 @@ def _limit_this_process() -> int:
 
 
 def _peak() -> int:
-    """The most bytes of memory that this process has had."""
+    """Peak memory of this process, in bytes."""
     import resource
 
     status = Path("/proc/self/status")
-    if status.is_file():  # on Linux, where `getrusage` begins with the peak of the parent process
+    if status.is_file():  # on Linux `getrusage` starts with the peak of the parent process
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])

@@ -1,6 +1,6 @@
-"""What several images tell together: which are anomalies, and whether the camera has changed.
+"""Decisions on several images together: anomalies in a batch, and drift of the input.
 
-Needs scipy, which an installation for exported files alone has not.
+Needs SciPy, which an installation for exported files only does not have.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import false_discovery_control, ks_2samp
 
-# Of fewer scores, even ones that all lie outside of what was seen tell little.
+# Fewer scores are not enough, even if all are outside of the range of the calibration scores.
 MIN_IMAGES = 20
 
 
 def select_anomalies(p_values: np.ndarray, level: float) -> np.ndarray:
-    """Verdicts of a batch of which, on average, at most a share `level` of the alarms is false.
+    """Verdicts of a batch with a false-discovery rate of at most `level`.
 
-    Y. Benjamini, Y. Hochberg, Controlling the False Discovery Rate, J. R. Stat. Soc. B 57, 1995.
-    That it holds for conformal p-values, which share their calibration images, is shown by
-    S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, Testing for Outliers with Conformal p-values,
-    Ann. Stat. 51, 2023. Of N images, k are found only if k p-values are at most `level * k / N`:
-    with n calibration images none can be below 1 / (n + 1).
+    On average, at most a share `level` of the alarms is false (Y. Benjamini, Y. Hochberg,
+    Controlling the False Discovery Rate, J. R. Stat. Soc. B 57, 1995). S. Bates, E. Candes, L. Lei,
+    Y. Romano, M. Sesia, Testing for Outliers with Conformal p-values, Ann. Stat. 51, 2023, show
+    that this holds for conformal p-values, which share their calibration images. k of N images are
+    selected only if k p-values are at most `level * k / N`; with n calibration images, no p-value
+    is below 1 / (n + 1).
 
     >>> select_anomalies(detector.p_values(detector.score(images)), 0.1)
 
     Args:
-        p_values: float `(N,)` in (0, 1], of all images that are judged together; see
-            `detection/threshold.py`.
+        p_values: float `(N,)` in (0, 1], of all images of the batch; see `detection/threshold.py`.
         level: False-discovery rate, in (0, 1).
 
     Returns:
@@ -40,23 +40,23 @@ def select_anomalies(p_values: np.ndarray, level: float) -> np.ndarray:
         raise ValueError(f"expected a false-discovery rate above 0 and below 1; got {level:g}")
     if not len(p_values):
         return np.zeros(0, bool)
-    # Conformal p-values are fractions, which meet the level exactly but for their rounding.
+    # Conformal p-values are fractions that may equal the level up to rounding.
     return false_discovery_control(p_values, method="bh") <= level * (1 + 1e-9)
 
 
 @dataclass(frozen=True)
 class DriftCheck:
-    """How a stream of images compares with the normal images that the threshold comes from.
+    """Comparison of a stream of images with the normal images that the threshold comes from.
 
-    With too few images to tell, `drifted` is None and the other figures are NaN.
+    With too few images for the test, `drifted` is None and the other values are NaN.
 
     Attributes:
         size: Number of images in the stream.
         statistic: Largest distance of the two distribution functions of scores, in [0, 1].
-        p_value: How often it is as large or larger if both come from one source.
+        p_value: Probability of a distance at least as large if both come from the same source.
         median: Median score of the stream.
         calibration_median: Median score of the calibration images.
-        drifted: Whether they differ.
+        drifted: Whether the distributions differ.
     """
 
     size: int
@@ -70,34 +70,39 @@ class DriftCheck:
         """One line for the user."""
         if self.drifted is None:
             return (
-                f"drift: cannot tell from {self.size} images; at least {MIN_IMAGES} are needed, "
+                f"drift: not tested with {self.size} images; at least {MIN_IMAGES} are needed, "
                 "and as many calibration images"
             )
         found = (
             f"(Kolmogorov-Smirnov D = {self.statistic:.3f}, p = {self.p_value:.2g}; median "
             f"{self.median:.4g}, of the calibration images {self.calibration_median:.4g})"
         )
-        likeness = f"score as the calibration images do {found}"
         if not self.drifted:
-            return f"drift: none seen; these {self.size} images {likeness}"
+            return (
+                f"drift: none detected; the scores of these {self.size} images are distributed "
+                f"like those of the calibration images {found}"
+            )
         return (
-            f"drift: these {self.size} images do not {likeness}; look at camera, light and focus; "
-            "anomalies among them count too"
+            f"drift: detected; the scores of these {self.size} images are not distributed like "
+            f"those of the calibration images {found}; check camera, light and focus; anomalies "
+            "among the images count, too"
         )
 
 
 def check_drift(
     scores: np.ndarray, calibration_scores: np.ndarray, level: float = 0.01
 ) -> DriftCheck:
-    """Compares the scores of a stream with those of the images that were calibrated on.
+    """Compares the scores of a stream with those of the calibration images.
 
-    The two-sample Kolmogorov-Smirnov test, two-sided: lower scores are a change, too. Anomalies in
-    the stream count as one. With equal scores it alarms more rarely than `level`.
+    The two-sample Kolmogorov-Smirnov test, two-sided, so that lower scores are a change, too.
+    Anomalies in the stream count as a change. With tied scores, the false-alarm rate of the test is
+    below `level`.
 
     Args:
         scores: float `(N,)`.
         calibration_scores: float `(n,)`, scores of normal validation images.
-        level: How often a stream from the same source may be taken for another, in (0, 1).
+        level: Significance level: the share of streams from the same source that are reported as
+            drifted, in (0, 1).
     """
     if min(len(scores), len(calibration_scores)) < MIN_IMAGES:
         nothing = float("nan")

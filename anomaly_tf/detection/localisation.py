@@ -1,4 +1,4 @@
-"""How well maps show where the defects are, from raw values against masks."""
+"""Pixel metrics of anomaly maps, from raw values and masks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy import ndimage
 
 
 def localisation_metrics(masks: np.ndarray, maps: np.ndarray) -> dict[str, Any]:
-    """Everything that maps and masks tell about localisation.
+    """All metrics of localisation that are computed from maps and masks.
 
     Args:
         masks: bool `(N, H, W)`, True where the defects are.
@@ -40,8 +40,8 @@ def pixel_auroc(masks: np.ndarray, maps: np.ndarray) -> float:
         From 0 to 1; 0.5 is chance.
 
     Raises:
-        ValueError: If the arrays are not of these types and one shape, the maps are not finite,
-            or there is no defect pixel or no normal pixel.
+        ValueError: If the arrays have other types or different shapes, the maps are not finite, or
+            there is no defect pixel or no normal pixel.
     """
     _check(masks, maps)
     defect = maps[masks]
@@ -49,12 +49,12 @@ def pixel_auroc(masks: np.ndarray, maps: np.ndarray) -> float:
 
 
 def area_under_per_region_overlap(masks: np.ndarray, maps: np.ndarray, limit: float = 0.3) -> float:
-    """AU-PRO: how much of each defect is found while few normal pixels are marked.
+    """AU-PRO: area under the per-region-overlap curve at low false-positive rates.
 
-    At every threshold, the share of a region that is marked, averaged over all regions, against
-    the share of all normal pixels that are marked: the area below this curve up to `limit`, over
-    `limit`. A region is a set of defect pixels that touch, corners included; each counts alike,
-    whatever its size.
+    The curve plots, for every threshold, the detected share of a region, averaged over all regions,
+    against the detected share of all normal pixels. The result is the area under this curve up to
+    `limit`, divided by `limit`. A region is a set of touching defect pixels, corners included; all
+    regions have the same weight, independent of their size.
 
     P. Bergmann, M. Fauser, D. Sattlegger, C. Steger, "Uninformed Students", CVPR 2020; to 0.3 in
     "The MVTec Anomaly Detection Dataset", IJCV 2021.
@@ -68,18 +68,18 @@ def area_under_per_region_overlap(masks: np.ndarray, maps: np.ndarray, limit: fl
         From 0 to 1; `limit / 2` is chance.
 
     Raises:
-        ValueError: As `pixel_auroc`, or if `limit` lies outside its range.
+        ValueError: As `pixel_auroc`, or if `limit` is out of range.
     """
     _check(masks, maps)
     if not 0 < limit <= 1:
         raise ValueError(f"limit must be above 0 and at most 1; got {limit}")
     weights = np.concatenate([_pixel_weights(mask) for mask in masks])
-    # With these weights the share of defect pixels above a threshold is the mean over regions.
+    # With these weights, the share of defect pixels above a threshold is the mean over regions.
     return _area_under_roc(maps[masks], weights / weights.sum(), maps[~masks], limit)
 
 
 def _pixel_weights(mask: np.ndarray) -> np.ndarray:
-    """For each defect pixel of one mask, in order, 1 / the size of its region."""
+    """1 / (size of its region) for each defect pixel of a mask, in order."""
     regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     own = regions[mask]
     return 1 / np.bincount(own)[own]
@@ -88,20 +88,21 @@ def _pixel_weights(mask: np.ndarray) -> np.ndarray:
 def _area_under_roc(
     defect: np.ndarray, weights: np.ndarray, normal: np.ndarray, limit: float
 ) -> float:
-    """Area under a weighted ROC curve up to a false-positive rate, over that rate.
+    """Area under a weighted ROC curve up to a false-positive rate, divided by that rate.
 
-    For a limit of 1 scikit-learn's `roc_auc_score` gives the same, in five times the time and
-    nine times the memory (250 maps of 256x256), for it keeps whole curves of 64-bit numbers.
+    For a limit of 1, scikit-learn's `roc_auc_score` gives the same result in five times the time
+    and with nine times the memory (250 maps of 256x256), because it stores whole curves of 64-bit
+    numbers.
 
     Args:
         defect: `(P,)`, values of the positives.
-        weights: `(P,)`, their share in the true-positive rate; the sum is 1.
+        weights: `(P,)`, their shares of the true-positive rate; the sum is 1.
         normal: `(M,)`, values of the negatives; sorted in place.
         limit: Above 0 and at most 1.
     """
     normal.sort()
-    # A positive is found from the rate at which the negatives above it are marked. Equal ones
-    # are marked together with it, along a straight line until the last of them is.
+    # A positive counts from the false-positive rate of the negatives above it. It is counted
+    # linearly over the negatives with the same value.
     start = (len(normal) - np.searchsorted(normal, defect, side="right")) / len(normal)
     end = (len(normal) - np.searchsorted(normal, defect, side="left")) / len(normal)
     run = np.clip(limit - start, 0, None)
@@ -118,7 +119,7 @@ def _check(masks: np.ndarray, maps: np.ndarray) -> None:
             f"got {masks.dtype} {masks.shape} and {maps.dtype} {maps.shape}"
         )
     if masks.shape != maps.shape:
-        raise ValueError(f"masks and maps must be of one shape; got {masks.shape}, {maps.shape}")
+        raise ValueError(f"masks and maps must have one shape; got {masks.shape}, {maps.shape}")
     defect = int(masks.sum())
     if not 0 < defect < masks.size:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""ROC-AUC and friends, from raw scores."""
+"""AUROC and other metrics, from raw scores."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-# Of fewer images of a kind DeLong's interval covers the AUROC more rarely than it says.
+# With fewer normal images or anomalies, the coverage of DeLong's interval is below its level.
 ENOUGH_FOR_DELONG = 100
 
 
 def auroc_confidence_interval(
     labels: np.ndarray, scores: np.ndarray, level: float = 0.95
 ) -> tuple[float, float]:
-    """Confidence interval of the AUROC, also of few images or perfectly ranked ones.
+    """Confidence interval of the AUROC, valid for few images and for perfect ranking.
 
-    From `ENOUGH_FOR_DELONG` images of each kind by DeLong's variance: E. DeLong, D. DeLong, D.
-    Clarke-Pearson, Biometrics 1988, computed from midranks (X. Sun, W. Xu, IEEE Signal Processing
-    Letters 2014); normal approximation, cut to [0, 1]. It is too narrow of fewer images, and of
-    width 0 where every anomaly scores above every normal image. Both get Newcombe's interval,
-    which never is.
+    With at least `ENOUGH_FOR_DELONG` normal images and anomalies, it uses DeLong's variance:
+    E. DeLong, D. DeLong, D. Clarke-Pearson, Biometrics 1988, computed from midranks (X. Sun, W. Xu,
+    IEEE Signal Processing Letters 2014), with the normal approximation, clipped to [0, 1]. This
+    interval is too narrow for fewer images, and has width 0 if every anomaly scores above every
+    normal image. In both cases Newcombe's interval is used.
 
     Args:
         labels: `(N,)`, 1 = anomaly, 0 = normal, at least two of each.
@@ -50,17 +50,18 @@ def auroc_confidence_interval(
 
 
 def _newcombe_interval(auroc: float, m: int, n: int, quantile: float) -> tuple[float, float]:
-    """The AUROCs that lie within `quantile` standard errors of their own from the one seen.
+    """The AUROCs whose distance from the observed one is within `quantile` standard errors.
 
-    Method 5 of R. G. Newcombe, Confidence intervals for an effect size measure based on the
-    Mann-Whitney statistic, part 2, Statistics in Medicine 2006: as Wilson's interval of a share,
-    with the variance of J. Hanley, B. McNeil, Radiology 1982, and (m + n) / 2 for either number.
+    The standard error is that of the candidate AUROC. Method 5 of R. G. Newcombe, Confidence
+    intervals for an effect size measure based on the Mann-Whitney statistic, part 2, Statistics in
+    Medicine 2006: as Wilson's interval for a proportion, with the variance of J. Hanley, B. McNeil,
+    Radiology 1982, and (m + n) / 2 in place of m and n.
 
     Args:
         auroc: In [0, 1].
         m: Number of anomalies.
         n: Number of normal images.
-        quantile: Of the normal distribution.
+        quantile: Quantile of the normal distribution.
     """
 
     def beyond(value: float) -> float:
@@ -68,28 +69,27 @@ def _newcombe_interval(auroc: float, m: int, n: int, quantile: float) -> tuple[f
         variance = value * (1 - value) * (1 + ((m + n) / 2 - 1) * spread) / (m * n)
         return abs(value - auroc) - quantile * float(np.sqrt(variance))
 
-    # At 0 and 1 themselves the variance is 0.
-    least, most = 1e-12, 1 - 1e-12
-    low = brentq(beyond, least, min(auroc, most)) if beyond(least) > 0 else 0.0
-    high = brentq(beyond, max(auroc, least), most) if beyond(most) > 0 else 1.0
+    # The variance is 0 at 0 and at 1.
+    lowest, highest = 1e-12, 1 - 1e-12
+    low = brentq(beyond, lowest, min(auroc, highest)) if beyond(lowest) > 0 else 0.0
+    high = brentq(beyond, max(auroc, lowest), highest) if beyond(highest) > 0 else 1.0
     return float(low), float(high)
 
 
 def detection_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
-    """Everything that scores and truth tell about a detector.
+    """All metrics of a detector that are computed from scores and labels.
 
     Args:
         labels: `(N,)`, 1 = anomaly, 0 = normal; at least one normal image.
         scores: float `(N,)`, raw.
-        threshold: An image is called an anomaly when its score is at least this.
+        threshold: Scores of at least this value are anomalies.
 
     Returns:
-        `auroc`, `auroc_ci95` (None with fewer than two images of a kind), `average_precision`,
-        `fpr_at_95_tpr` (smallest false-alarm rate with at least 95 % of anomalies found),
-        `roc_curve` (`false_alarm_rate` and `detection_rate`, thinned), `test_detection_rate`: None
-        where there is no anomaly.
-        Always `test_false_alarm_rate`, `confusion_matrix` (rows truth, columns verdict; normal,
-        anomaly) and `classification_report`.
+        `test_false_alarm_rate`, `confusion_matrix` (rows truth, columns verdict; normal, anomaly)
+        and `classification_report`. Also `auroc`, `auroc_ci95` (None with fewer than two normal
+        images or anomalies), `average_precision`, `fpr_at_95_tpr` (smallest false-alarm rate with a
+        detection rate of at least 95 %), `roc_curve` (`false_alarm_rate` and `detection_rate`,
+        thinned) and `test_detection_rate`, which are None if there are no anomalies.
     """
     verdicts = (scores >= threshold).astype(int)
     normal = labels == 0
@@ -97,7 +97,7 @@ def detection_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) 
         ("auroc", "auroc_ci95", "average_precision", "fpr_at_95_tpr", "roc_curve")
     )
     if labels.any():
-        enough = min(np.bincount(labels)) >= 2  # what a variance needs
+        enough = min(np.bincount(labels)) >= 2  # required for a variance
         false_alarms, found, _ = roc_curve(labels, scores)
         metrics = {
             "auroc": float(roc_auc_score(labels, scores)),
@@ -144,11 +144,11 @@ def auroc_by_class(
 def classification_metrics(
     classes: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """How well classes were told apart.
+    """Metrics of the classification of images by class.
 
     Args:
         classes: `(N,)`, true class numbers.
-        predicted: `(N,)`, predicted ones.
+        predicted: `(N,)`, predicted class numbers.
         class_names: Name of each class number.
 
     Returns:
@@ -170,7 +170,7 @@ def classification_metrics(
 
 
 def _thinned(false_alarms: np.ndarray, found: np.ndarray, points: int = 101) -> dict[str, list]:
-    """A ROC curve at given false-alarm rates, dense near 0, where detectors are used."""
+    """A ROC curve at `points` false-alarm rates, dense near 0, where detectors are used."""
     at = np.linspace(0, 1, points) ** 2
     # The highest detection rate that a false-alarm rate allows.
     index = np.searchsorted(false_alarms, at, side="right") - 1

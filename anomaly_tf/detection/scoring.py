@@ -1,4 +1,4 @@
-"""Scores, and where they come from, of a whole data set."""
+"""Scores and Grad-CAM maps of a data set."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from anomaly_tf.data.stored import Images
 
 
 class Scorer:
-    """Runs a detector on images in batches of one size, whatever their number.
+    """Runs a detector on any number of images in batches of a fixed size.
 
     Args:
         detector: Model from uint8 images `(N, H, W, C)` to a dictionary with `score` `(N,)`.
-        outputs: Names of the outputs that are wanted; what others need is not computed.
+        outputs: Names of the outputs to compute.
         batch_size: Images per forward pass.
     """
 
@@ -27,16 +27,16 @@ class Scorer:
     ) -> None:
         self.batch_size = batch_size
         model = keras.Model(detector.input, {name: detector.output[name] for name in outputs})
-        # One graph for every number of images; Keras's `predict` makes one for each, and takes
-        # 50 ms to begin. It is made here, not by whichever threads call first.
+        # One graph for all batch sizes; Keras's `predict` traces one for each, and takes 50 ms to
+        # start. It is traced here, and not in the threads that call it.
         self._run = tf.function(
             lambda images: model(images, training=False),
             input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)],
         ).get_concrete_function()
-        self._model = model  # whose variables the graph does not keep alive
+        self._model = model  # the graph does not keep its variables alive
 
     def __call__(self, images: Images) -> dict[str, np.ndarray]:
-        """The outputs, float32 `(N, ...)`, of uint8 images `(N, H, W, C)`, N at least 1."""
+        """Computes the outputs, float32 `(N, ...)`, of uint8 images `(N, H, W, C)`, N >= 1."""
         parts = [
             self._run(tf.constant(images[start : start + self.batch_size]))
             for start in range(0, len(images), self.batch_size)
@@ -55,7 +55,7 @@ def score_statistics(scores: np.ndarray) -> dict[str, float]:
 
 
 class GradCam:
-    """Maps of what in an image speaks for the class that it is taken for.
+    """Grad-CAM maps of images: the regions that support the predicted class.
 
     Args:
         detector: Model with the outputs `features` and `evidence`.
@@ -64,11 +64,11 @@ class GradCam:
 
     def __init__(self, detector: keras.Model, batch_size: int = 500) -> None:
         self._detector, self._batch_size = detector, batch_size
-        self._making_graph = threading.Lock()
+        self._tracing = threading.Lock()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Maps float32 `(N, H, W)`, at least 0, of uint8 images `(N, H, W, C)`."""
-        with self._making_graph:  # by the first thread that comes
+        """Computes maps float32 `(N, H, W)`, at least 0, of uint8 images `(N, H, W, C)`."""
+        with self._tracing:  # only the first thread traces the graph
             grad_cam = self._graph
         maps = [
             grad_cam(tf.constant(images[start : start + self._batch_size])).numpy()
@@ -78,7 +78,7 @@ class GradCam:
 
     @cached_property
     def _graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """One graph for every number of images."""
+        """One graph for all batch sizes."""
         signature = [tf.TensorSpec(self._detector.input_shape, tf.uint8)]
         function = tf.function(self._grad_cam_of_batch, input_signature=signature)
         return function.get_concrete_function()
@@ -86,11 +86,11 @@ class GradCam:
     def _grad_cam_of_batch(self, images: tf.Tensor) -> tf.Tensor:
         """Grad-CAM of the evidence for the most probable class (Selvaraju et al. 2017).
 
-        The feature maps, each weighted by the mean gradient of the evidence towards it, summed;
-        negative sums become 0; resized bilinearly to the image.
+        The sum of the feature maps, each weighted by the mean gradient of the evidence with respect
+        to it; negative values are set to 0; resized bilinearly to the image.
         """
         with tf.GradientTape() as tape:
-            # Nothing is watched by itself in a network that does not learn any more.
+            # The weights are not trainable, so that they are not watched automatically.
             for weight in self._detector.weights:
                 tape.watch(weight.value)
             outputs = self._detector(images, training=False)

@@ -1,6 +1,6 @@
-"""When a score becomes an alarm (score >= threshold), and how unusual a score is.
+"""Thresholds on the anomaly score (alarm if score >= threshold), and p-values of scores.
 
-Needs numpy alone: exported detectors are judged where nothing else is installed.
+Needs NumPy only, because exported detectors run where nothing else is installed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from anomaly_tf.errors import UserError
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
 
-# TensorFlow counts smaller numbers as 0, on which a threshold between the two would be lost.
+# TensorFlow rounds smaller numbers to 0, so that a threshold between 0 and this one would be lost.
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def percentile_threshold(normal_scores: np.ndarray, percentile: float) -> float:
-    """Sets the threshold from scores of normal images that were not trained on.
+    """Computes the threshold as a percentile of the scores of normal validation images.
 
     Args:
         normal_scores: float `(N,)`, scores of normal validation images.
-        percentile: In [0, 100]; numpy's linear interpolation between the two nearest scores, so
+        percentile: In [0, 100]; NumPy interpolates linearly between the two nearest scores, so that
             about `100 - percentile` per cent of normal images are false alarms.
 
     Returns:
@@ -37,17 +37,17 @@ def percentile_threshold(normal_scores: np.ndarray, percentile: float) -> float:
 
 
 def conformal_threshold(normal_scores: np.ndarray, rate: float) -> float:
-    """Sets the threshold that a new normal image reaches with a probability of at most `rate`.
+    """Computes the threshold that a new normal image reaches with a probability of at most `rate`.
 
     Split conformal prediction (Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World,
-    2005): of n scores the k-th smallest, k = ceil((n + 1)(1 - rate)). An image is to be an alarm
-    when it scores above that one, so that normal images that score alike are no alarms together.
-    Because an alarm is a score >= threshold everywhere, the threshold is the smallest float32
-    above the k-th score, as scores are float32. Then an alarm is exactly a p-value <= rate, see
-    `p_values`, with ties as well.
+    2005) uses the k-th smallest of n scores, k = ceil((n + 1)(1 - rate)). An image is an alarm if
+    its score is above that one, so that normal images with equal scores are not alarms together.
+    Because an alarm is defined as score >= threshold, and scores are float32, the threshold is the
+    smallest float32 above the k-th score. An alarm is then exactly a p-value <= rate, see
+    `p_values`, also with ties.
 
-    The probability is over both the calibration images and the new one, which have to come from
-    the same source (be exchangeable).
+    The probability is over both the calibration images and the new image, which must come from the
+    same source (be exchangeable).
 
     Args:
         normal_scores: float `(n,)`, scores of normal validation images.
@@ -58,7 +58,7 @@ def conformal_threshold(normal_scores: np.ndarray, rate: float) -> float:
 
     Raises:
         ValueError: If there is no score, one is not finite, the rate is out of range, or is so
-            small that n images cannot promise it: below 1 / (n + 1).
+            small that n images cannot guarantee it: below 1 / (n + 1).
     """
     scores = _checked(normal_scores).astype(np.float32)
     highest = np.sort(scores)[conformal_rank(len(scores), rate) - 1]
@@ -67,9 +67,9 @@ def conformal_threshold(normal_scores: np.ndarray, rate: float) -> float:
 
 
 def conformal_rank(size: int, rate: float) -> int:
-    """Which of the sorted scores the conformal threshold lies above, counted from 1.
+    """Rank, from 1, of the sorted score above which the conformal threshold lies.
 
-    k = ceil((n + 1)(1 - rate)), in a form that keeps 0.05 of 100 at 5 in floating point.
+    k = ceil((n + 1)(1 - rate)), computed so that 0.05 of 100 is 5 in floating point.
 
     Args:
         size: Number n of scores of normal images.
@@ -92,10 +92,10 @@ def conformal_rank(size: int, rate: float) -> int:
 
 
 def require_calibration(config: ThresholdConfig, size: int) -> None:
-    """Refuses a threshold that `size` normal validation images cannot set, before work begins.
+    """Refuses, before starting work, too few normal validation images for the false-alarm rate.
 
     Raises:
-        UserError: If they are too few for the false-alarm rate.
+        UserError: If `size` images are too few.
     """
     if config.method == "conformal":
         try:
@@ -105,10 +105,10 @@ def require_calibration(config: ThresholdConfig, size: int) -> None:
 
 
 def p_values(scores: np.ndarray, normal_scores: np.ndarray) -> np.ndarray:
-    """How rarely a normal image scores as high: (1 + number of normal scores >= score) / (n + 1).
+    """Conformal p-values of scores: (1 + number of normal scores >= score) / (n + 1).
 
-    The conformal p-value: of a new normal image it is at most r with a probability of at most r,
-    whatever r in (0, 1).
+    The p-value of a new normal image is at most r with a probability of at most r, for every r in
+    (0, 1).
 
     Args:
         scores: float `(N,)`.

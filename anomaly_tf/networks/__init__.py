@@ -1,1 +1,1 @@
-"""What two or more approaches share: layers, networks, losses, detectors."""
+"""Layers, networks, losses and detectors that two or more approaches share."""

@@ -44,20 +44,20 @@ def depth_to_space(x: KerasTensor) -> KerasTensor:
 def image_to_features(image: KerasTensor, filters: int) -> KerasTensor:
     """First layer of a network: halves height and width; convolution and LeakyReLU 0.2.
 
-    A 3x3 convolution over folded 2x2 blocks: it sees 6x6 pixels, and its gradient towards the
-    image costs a third of that of a strided convolution on one channel.
+    A 3x3 convolution over folded 2x2 blocks has a receptive field of 6x6 pixels, and its gradient
+    with respect to the image costs a third of that of a strided convolution on one channel.
     """
     x = layers.Conv2D(filters, 3, padding="same")(space_to_depth(image))
     return layers.LeakyReLU(0.2)(x)
 
 
 def features_to_image(x: KerasTensor, channels: int, size: tuple[int, int]) -> KerasTensor:
-    """Last layer of a decoder: doubles height and width, cut to `size`; float32 in [-1, 1].
+    """Last layer of a decoder: doubles height and width, cropped to `size`; float32 in [-1, 1].
 
-    Sub-pixel convolution (Shi et al. 2016) and tanh, for the reason given above.
+    Sub-pixel convolution (Shi et al. 2016) and tanh, for the reason given in `image_to_features`.
     """
     x = depth_to_space(layers.Conv2D(4 * channels, 3, padding="same")(x))
-    return layers.Activation("tanh", dtype="float32")(_cut(x, size))
+    return layers.Activation("tanh", dtype="float32")(_crop(x, size))
 
 
 def downsample(x: KerasTensor, filters: int) -> KerasTensor:
@@ -67,13 +67,13 @@ def downsample(x: KerasTensor, filters: int) -> KerasTensor:
 
 
 def upsample(x: KerasTensor, filters: int, size: tuple[int, int]) -> KerasTensor:
-    """Doubles height and width, cut to `size`: transposed 4x4 convolution, BatchNorm, ReLU."""
+    """Doubles height and width, cropped to `size`: transposed 4x4 convolution, BatchNorm, ReLU."""
     x = layers.Conv2DTranspose(filters, 4, strides=2, padding="same", use_bias=False)(x)
-    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(_cut(x, size)))
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(_crop(x, size)))
 
 
 def encoder_maps(image: KerasTensor, networks: ConvolutionalNetworks) -> list[KerasTensor]:
-    """The part of an encoder before its latent: feature maps after each of its halvings."""
+    """The part of an encoder before its latent vector: the feature maps after each halving."""
     first, *others = networks.filters_for(image.shape[1:])
     maps = [image_to_features(image, first)]
     for filters in others:
@@ -84,9 +84,10 @@ def encoder_maps(image: KerasTensor, networks: ConvolutionalNetworks) -> list[Ke
 def build_encoder(
     image_shape: tuple[int, int, int], networks: ConvolutionalNetworks, skips: bool = False
 ) -> keras.Model:
-    """Images float32 `(N, H, W, C)` in [-1, 1] to a list, of latents float32 `(N, latent)` alone.
+    """A model from images float32 `(N, H, W, C)` in [-1, 1] to a list of outputs.
 
-    With `skips` the feature maps of all halvings but the last follow, outermost first.
+    The first is the latent vector, float32 `(N, latent)`. With `skips`, the feature maps of all
+    halvings except the last follow, outermost first.
     """
     image = keras.Input(image_shape, name="image")
     *maps, last = encoder_maps(image, networks)
@@ -97,9 +98,9 @@ def build_encoder(
 def build_decoder(
     image_shape: tuple[int, int, int], networks: ConvolutionalNetworks, skips: bool = False
 ) -> keras.Model:
-    """What the encoder gives to images float32 `(N, H, W, C)` in [-1, 1].
+    """A model from the encoder's outputs to images float32 `(N, H, W, C)` in [-1, 1].
 
-    With `skips` the encoder's maps are joined to the decoder's of the same size (U-Net, O.
+    With `skips`, the encoder's maps are concatenated with the decoder's of the same size (U-Net, O.
     Ronneberger et al. 2015), and one more convolution follows the outermost.
     """
     *others, last = networks.filters_for(image_shape)
@@ -125,7 +126,7 @@ def build_decoder(
 def build_generator(
     image_shape: tuple[int, int, int], networks: ConvolutionalNetworks, skips: bool = False
 ) -> keras.Model:
-    """Encoder and decoder in one: images to their reconstructions, both in [-1, 1]."""
+    """Encoder and decoder in one model: images to reconstructions, both in [-1, 1]."""
     image = keras.Input(image_shape, name="image")
     encoder = build_encoder(image_shape, networks, skips)
     decoder = build_decoder(image_shape, networks, skips)
@@ -145,6 +146,6 @@ def build_discriminator(
     return keras.Model(image, scores, name=name)
 
 
-def _cut(x: KerasTensor, size: tuple[int, int]) -> KerasTensor:
+def _crop(x: KerasTensor, size: tuple[int, int]) -> KerasTensor:
     surplus = ((0, x.shape[1] - size[0]), (0, x.shape[2] - size[1]))
     return x if surplus == ((0, 0), (0, 0)) else layers.Cropping2D(surplus)(x)

@@ -1,4 +1,4 @@
-"""The convolutional classifier that several approaches train, each on classes of its own.
+"""The convolutional classifier that several approaches train, each on its own classes.
 
 Blocks of convolutions with BatchNorm, ReLU and max pooling (one convolution in the first block, two
 in the others; three blocks at 28x28), a dense layer and logits.
@@ -15,7 +15,7 @@ from anomaly_tf.networks.sizes import ClassifierNetworks
 def build_classifier(
     image_shape: tuple[int, int, int], networks: ClassifierNetworks, classes: int
 ) -> keras.Model:
-    """Images float32 `(N, H, W, C)` in [-1, 1] to logits `(N, classes)` and last feature maps."""
+    """A model from images `(N, H, W, C)` in [-1, 1] to logits `(N, classes)` and feature maps."""
     image = keras.Input(image_shape, name="image")
     first, *middle, last = networks.filters_for(image_shape)
     x = _activate(_pool(_convolve(image, first)))
@@ -23,7 +23,7 @@ def build_classifier(
         x = _activate(_convolve(x, filters))
         x = _activate(_pool(_convolve(x, filters)))
     x = _activate(_convolve(x, last))
-    # The last maps are activated before they are pooled: Grad-CAM looks at them.
+    # The last maps are activated before they are pooled, because Grad-CAM uses them.
     features = _activate(_convolve(x, last))
     x = layers.Dropout(networks.dropout)(layers.Flatten()(_pool(features)))
     x = layers.Dense(networks.dense, activation="relu")(x)
@@ -37,7 +37,7 @@ def _convolve(x: KerasTensor, filters: int) -> KerasTensor:
 
 
 def _pool(x: KerasTensor) -> KerasTensor:
-    """Halves height and width; before the activation, which then has a quarter to do."""
+    """Halves height and width; applied before the activation, which then costs a quarter."""
     return layers.MaxPooling2D(2, padding="same")(x)
 
 

@@ -1,7 +1,7 @@
-"""The same mathematics in fewer operations: layers and updates for networks in training.
+"""Layers and updates of networks in training, computed in fewer operations than in Keras.
 
-Keras computes a BatchNorm in training by a dozen operations, and as many update one variable in
-Adam. TensorFlow has one kernel for each, which it compiles for processors and GPUs alike.
+Keras uses a dozen operations for a BatchNorm in training, and as many to update one variable with
+Adam. TensorFlow has a single kernel for each, on CPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from keras import layers
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
-    """BatchNorm whose training on images is one operation, `(N, H, W, C)` likewise.
+    """BatchNorm of images `(N, H, W, C)` that is one operation in training.
 
-    Variables and results are those of `keras.layers.BatchNormalization` up to rounding, S. Ioffe,
-    C. Szegedy 2015.
+    Variables and results are those of `keras.layers.BatchNormalization` up to rounding (S. Ioffe,
+    C. Szegedy 2015).
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
-        """Normalises by the batch and follows its statistics in training; else by these."""
+        """Normalises by the statistics of the batch in training, else by their moving averages."""
         if not (training and self.trainable and self.scale and self.center and inputs.ndim == 4):
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
@@ -32,8 +32,8 @@ class FusedBatchNormalization(layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=True,
         )
-        # The kernel gives the variance of the population that the batch was drawn from, n / (n - 1)
-        # of the batch's own, which is what Keras follows.
+        # The kernel returns the unbiased variance, n / (n - 1) times the variance of the batch;
+        # Keras uses the latter.
         count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
         variance *= tf.maximum(count - 1.0, 1.0) / count
         for running, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -42,7 +42,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
 
 class FusedCropping2D(layers.Cropping2D):
-    """Cropping whose gradient is a padding; that of Keras's indexing takes ten times as long."""
+    """Cropping whose gradient is a padding; the gradient of Keras's indexing is 10 times slower."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Crops images `(N, H, W, C)`."""
@@ -58,9 +58,9 @@ FUSED: dict[Any, Any] = {
 
 
 def fused(network: keras.Model) -> keras.Model:
-    """The same functional model, of the same weights and names, with the layers of `FUSED`.
+    """A copy of a functional model that uses the layers of `FUSED`; same weights and names.
 
-    Nothing is drawn for it: what a seed gives stays the same, initial weights and dropout included.
+    No random numbers are drawn, so that initial weights and dropout of a seed do not change.
     """
 
     def copy(layer: keras.Layer) -> keras.Layer:
@@ -78,14 +78,14 @@ def fused(network: keras.Model) -> keras.Model:
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Adam that updates each variable by one operation (D. Kingma, J. Ba, ICLR 2015).
+    """Adam that updates each variable in one operation (D. Kingma, J. Ba, ICLR 2015).
 
-    Variables and results are those of `keras.optimizers.Adam` up to rounding; it has learning rate
-    (or schedule), `beta_1`, `beta_2` and `epsilon`, and none of Keras's further options.
+    Variables and results are those of `keras.optimizers.Adam` up to rounding. It supports a
+    learning rate (or schedule), `beta_1`, `beta_2` and `epsilon`, and no other options of Keras.
     """
 
     def apply(self, grads: list[tf.Tensor], trainable_variables: list[keras.Variable]) -> None:
-        """One step on gradients of the variables that the optimizer was built with."""
+        """Applies one step with the gradients of the variables that the optimizer was built for."""
         step = tf.cast(self.iterations + 1, tf.float32)
         betas = {"beta1": self.beta_1, "beta2": self.beta_2}
         powers = {f"{name}_power": tf.pow(beta, step) for name, beta in betas.items()}
@@ -108,8 +108,8 @@ class FusedAdam(keras.optimizers.Adam):
 
 
 def follow(average: keras.Variable, value: tf.Tensor, share: float | tf.Tensor) -> None:
-    """Moves a moving average towards a value by a share of the difference, in two operations."""
-    # A step of gradient descent on half the squared difference.
+    """Updates a moving average by a share of its difference to a value, in two operations."""
+    # One step of gradient descent on half the squared difference.
     tf.raw_ops.ResourceApplyGradientDescent(
         var=average.value.handle, alpha=share, delta=average.value - value
     )

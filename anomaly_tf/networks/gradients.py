@@ -1,8 +1,9 @@
-"""How far an image's gradients lie from those of normal images.
+"""Distance of an image's gradients from those of normal images.
 
-Strengths in eight directions over a grid of places, as in histograms of oriented gradients (N.
-Dalal, B. Triggs 2005), by the squared Mahalanobis distance. Mean and covariance are those of normal
-images; nothing is learnt by gradient descent, and no anomaly is asked.
+The features are gradient strengths in eight directions on a grid of cells, as in histograms of
+oriented gradients (N. Dalal, B. Triggs 2005); the distance is the squared Mahalanobis distance. Its
+mean and covariance are estimated from normal images, without gradient descent and without
+anomalies.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from keras import KerasTensor, layers, ops
 
 DIRECTIONS = 8
 GRID = 7
-# What is added to every variance, as a share of the largest; or directions in which normal images
-# hardly vary, of which there are few to learn from, would count for most.
+# Added to every variance, as a share of the largest one; otherwise, with few images, directions in
+# which normal images hardly vary would dominate.
 RIDGE = 0.03
-# From so many normal images, that take no more memory, mean and covariance are learnt.
+# Largest number of normal images, and of their bytes, for the estimate of mean and covariance.
 MAX_IMAGES, MAX_BYTES = 6000, 200 * 10**6
 
 
 def gradient_distance(image: KerasTensor) -> KerasTensor:
-    """Distance of the gradients of images, as part of a detector.
+    """The gradient distance of images, as part of a detector.
 
     Args:
         image: float32 `(N, H, W, C)` in [-1, 1].
@@ -38,16 +39,16 @@ def gradient_distance(image: KerasTensor) -> KerasTensor:
 
 
 def images_to_learn_from(image_shape: tuple[int, int, int]) -> int:
-    """How many normal images `(H, W, C)` are enough for `learn_gradients`."""
+    """Number of normal images `(H, W, C)` that `learn_gradients` uses."""
     return min(MAX_IMAGES, MAX_BYTES // math.prod(image_shape))
 
 
 def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:
-    """Sets mean and covariance of a detector that holds a `gradient_distance`.
+    """Sets the mean and covariance of a detector that contains a `gradient_distance`.
 
     Args:
-        detector: From uint8 images.
-        images: Normal ones, uint8 `(N, H, W, C)`.
+        detector: A detector of uint8 images.
+        images: Normal images, uint8 `(N, H, W, C)`.
     """
     whitening = detector.get_layer("whitening")
     model = keras.Model(detector.input, whitening.input, name="gradients")
@@ -58,20 +59,20 @@ def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(features.T, bias=True)))
     ridge = max(RIDGE * values[-1], 1e-6)
     kernel = vectors / np.sqrt(np.maximum(values, 0.0) + ridge)
-    # So that a normal image has a distance of 1 on average.
+    # Scaled so that the mean distance of normal images is 1.
     typical = np.square((features - mean) @ kernel).sum(axis=1).mean()
     kernel /= math.sqrt(max(typical, 1e-6))
     whitening.set_weights([kernel, -mean @ kernel])
 
 
 def gradient_features(image: KerasTensor) -> KerasTensor:
-    """Square roots of mean gradients in `DIRECTIONS`, and of brightness, on a grid of places.
+    """Square roots of mean gradients in `DIRECTIONS`, and of brightness, on a grid of cells.
 
     Args:
         image: float32 `(N, H, W, C)` in [-1, 1].
 
     Returns:
-        float32 `(N, F)`, at least 0: places x 9 values.
+        float32 `(N, F)`, at least 0: cells x 9 values.
     """
     grey = ops.mean(image, axis=-1, keepdims=True) / 2 + 0.5
     strengths = layers.Conv2D(
@@ -88,7 +89,7 @@ def gradient_features(image: KerasTensor) -> KerasTensor:
     strengths.set_weights([_direction_kernels()])
     cell = tuple(max(1, math.ceil(side / GRID)) for side in image.shape[1:3])
     x = layers.AveragePooling2D(cell, padding="same", dtype="float32")(x)
-    # The square root of 0 has no gradient.
+    # The gradient of the square root is infinite at 0.
     return layers.Flatten(dtype="float32")(ops.sqrt(x + 1e-6))
 
 

@@ -29,8 +29,8 @@ def squared_error(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
 def cross_entropy_loss(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
     """Binary cross-entropy per pixel, -x log y - (1 - x) log(1 - y), at least 0.
 
-    x and y are image and reconstruction where black is 0 and white is 1. At y = x it is least,
-    and not 0 unless the image is black and white.
+    x and y are image and reconstruction where black is 0 and white is 1. The minimum is at y = x;
+    it is 0 only if every pixel is black or white.
     """
     truth, guess = (images + 1) / 2, (reconstructions + 1) / 2
     return tf.reduce_mean(keras.losses.binary_crossentropy(truth, guess))
@@ -46,9 +46,9 @@ def contrastive_loss(anomalies: tf.Tensor, reconstructions: tf.Tensor, scale: fl
     """exp(-s e), e = `squared_error` of an anomaly, in (0, 1]: minimal where the error is large.
 
     Its gradient, -s exp(-s e), is largest for anomalies that are still reconstructed well and
-    vanishes for the others, so it cannot diverge, as the bare -e does. Beside the plain squared
-    error of normal images, weight w gives an image whose odds of being an anomaly are o the error
-    log(o w s) / s, if o w s > 1.
+    vanishes for the others, so that it cannot diverge as -e does. If it has weight w and the
+    squared error of normal images weight 1, an image with odds o of being an anomaly gets the
+    error log(o w s) / s, if o w s > 1.
     """
     return tf.reduce_mean(tf.exp(-scale * squared_error(anomalies, reconstructions)))
 
@@ -93,12 +93,11 @@ def least_squares_loss(scores: tf.Tensor, target: float) -> tf.Tensor:
 def abc_loss(images: tf.Tensor, reconstructions: tf.Tensor, scale: float = 1.0) -> tf.Tensor:
     """Autoencoding binary classifier on anomalies, at least 0 (Yamanaka et al. 2019, L_ABC).
 
-    -log(1 - exp(-s e)), e = mean |x - G(x)| per image: without bound as an anomaly is
-    reconstructed perfectly, near 0 once its error is large. Beside a loss of weight w_n per unit
-    of normal error, weight w and scale s give an image whose odds of being an anomaly are o the
-    error log(1 + s o w / w_n) / s: w decides how strongly doubtful images answer, s how soon the
-    answer saturates.
+    -log(1 - exp(-s e)), e = mean |x - G(x)| per image: it grows without bound as the error goes to
+    0, and is near 0 if the error is large. If it has weight w and the error of normal images weight
+    w_n, an image with odds o of being an anomaly gets the error log(1 + s o w / w_n) / s: w sets
+    the error of doubtful images, and s how soon the error saturates.
     """
     error = absolute_error(images, reconstructions)
-    # Below 1e-6 the logarithm would leave float32's range together with its gradient.
+    # Below 1e-6 the logarithm and its gradient would leave float32's range.
     return -tf.reduce_mean(tf.math.log(-tf.math.expm1(-tf.maximum(scale * error, 1e-6))))

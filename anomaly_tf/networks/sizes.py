@@ -11,7 +11,7 @@ from anomaly_tf.config import Checked, number
 
 
 def halvings(image_shape: tuple[int, ...]) -> int:
-    """How many halvings bring an image's shorter side nearest to 4 pixels, by ratio; at least 1.
+    """Number of halvings, at least 1, after which the shorter side is nearest to 4 pixels by ratio.
 
     >>> [halvings((side, side, 1)) for side in (8, 28, 64, 128, 256)]
     [1, 3, 4, 5, 6]
@@ -21,18 +21,18 @@ def halvings(image_shape: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class Networks(Checked):
-    """Base of the networks' sizes: a None stands for what fits the images.
+    """Base of the networks' sizes; None means a size that depends on the images.
 
-    What field `x` holds, or images get by it, is told by the method `x_for`.
+    Method `x_for` returns the value of field `x`, or its default for the images.
     """
 
     section: ClassVar[str] = "networks."
 
     def for_image(self, image_shape: tuple[int, ...]) -> Self:
-        """The same sizes with every None replaced by what images `(H, W, C)` get.
+        """A copy with every None replaced by the default for images `(H, W, C)`.
 
         Raises:
-            ValueError: If the images are too small for the sizes that are given.
+            ValueError: If the images are too small for the given sizes.
         """
         names = [item.name for item in dataclasses.fields(self)]
         fitting = {name: getattr(self, f"{name}_for", None) for name in names}
@@ -47,26 +47,26 @@ class Networks(Checked):
         least: int = 1,
         fewer: int = 0,
     ) -> tuple[int, ...]:
-        """Channels of the halving blocks that field `name` holds, or that images get.
+        """Channels of the halving blocks: the value of field `name`, or its default.
 
         Args:
             name: Name of the field.
             image_shape: Height, width, channels.
-            channels: Channels of the first blocks; the last number stands for all further ones.
+            channels: Channels of the first blocks; further blocks have the last number.
             least: Smallest number of blocks.
-            fewer: How many fewer than `halvings` there are.
+            fewer: Number of blocks by which the default is below `halvings`.
         """
         given = getattr(self, name)
         if given is None:
             count = max(halvings(image_shape) - fewer, least)
             return (channels + channels[-1:] * count)[:count]
         side = min(image_shape[:2])
-        most = math.ceil(math.log2(side))
-        if len(given) > most:
+        largest = math.ceil(math.log2(side))
+        if len(given) > largest:
             size = f"{image_shape[0]}x{image_shape[1]}"
             self._refuse(
                 name,
-                f"must hold at most {most} values, each of which halves images of {size} pixels; "
+                f"must hold at most {largest} values, because each halves images of {size} pixels; "
                 f"got {len(given)}",
             )
         return given
@@ -77,9 +77,9 @@ class ConvolutionalNetworks(Networks):
     """Sizes of a convolutional autoencoder.
 
     Attributes:
-        filters: Channels of the encoder's convolutions, each halving height and width, outermost
-            first; the decoder mirrors them. By default as many of 16, 32, 64, 128, 128, ... as
-            bring the shorter side to about 4 pixels: 16, 32, 64 at 28x28.
+        filters: Channels of the encoder's convolutions, outermost first; each halves height and
+            width, and the decoder mirrors them. Default: as many of 16, 32, 64, 128, 128, ... as
+            reduce the shorter side to about 4 pixels, such as 16, 32, 64 at 28x28.
         latent: Length of the latent vector.
     """
 
@@ -96,8 +96,8 @@ class AdversarialNetworks(ConvolutionalNetworks):
     """Sizes of a generator, which is a convolutional autoencoder, and its discriminators.
 
     Attributes:
-        discriminator_filters: Channels of each discriminator's halving convolutions. By default
-            as the generator's by default, without the last: 16, 32 at 28x28.
+        discriminator_filters: Channels of each discriminator's convolutions, which halve height and
+            width. Default: the generator's default without its last value, such as 16, 32 at 28x28.
     """
 
     discriminator_filters: tuple[int, ...] | None = number(None, 1)
@@ -112,11 +112,11 @@ class ClassifierNetworks(Networks):
     """Sizes of the convolutional classifier.
 
     Attributes:
-        filters: Channels of its blocks of convolutions, at least two, each halving height and
-            width by max pooling. By default as many of 32, 48, 64, 96, 128, 128, ... as bring the
-            shorter side to about 4 pixels: 32, 48, 64 at 28x28.
+        filters: Channels of the convolution blocks, at least two; each block halves height and
+            width by max pooling. Default: as many of 32, 48, 64, 96, 128, 128, ... as reduce the
+            shorter side to about 4 pixels, such as 32, 48, 64 at 28x28.
         dense: Units of the dense layer before the softmax.
-        dropout: Share of units that are dropped before each dense layer in training.
+        dropout: Dropout rate before each dense layer in training.
     """
 
     filters: tuple[int, ...] | None = number(None, 1)

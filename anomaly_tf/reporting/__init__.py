@@ -1,6 +1,6 @@
-"""Figures and tables."""
+"""Plots and tables."""
 
 import logging
 
-# matplotlib's notes on its cache folder and on fonts say nothing about a run.
+# matplotlib's notes on its cache folder and on fonts are irrelevant for a run.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)

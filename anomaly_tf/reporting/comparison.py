@@ -43,9 +43,9 @@ def write_table(results: Results, command: str, output: Path) -> str:
     """Writes `benchmark.md`.
 
     Args:
-        results: As `benchmark.run_cells` gives them.
-        command: The command line that made them.
-        output: Folder to write to.
+        results: Results of `benchmark.run_cells`.
+        command: The command line of the benchmark.
+        output: Output folder.
 
     Returns:
         The tables in Markdown.
@@ -62,23 +62,23 @@ def write_table(results: Results, command: str, output: Path) -> str:
 
 
 def write_page(results: Results, command: str, output: Path) -> list[str]:
-    """Writes `benchmark.html`, the table and pictures.
+    """Writes `benchmark.html`, the table and plots.
 
     Args:
-        results: As `benchmark.run_cells` gives them.
-        command: The command line that made them.
-        output: Folder to write to.
+        results: Results of `benchmark.run_cells`.
+        command: The command line of the benchmark.
+        output: Output folder.
 
     Returns:
-        A line for each picture that could not be drawn and is left out.
+        A line for each plot that could not be drawn and is left out.
     """
     done = _completed(results)
-    pictures, failures = {}, []
+    figures, failures = {}, []
     for title, figure in _figures(done).items():
         try:
-            pictures[title] = _embedded(figure())
-        except Exception as error:  # which must not cost the page
-            failures.append(f"picture {title!r} was not drawn ({type(error).__name__}: {error})")
+            figures[title] = _embedded(figure())
+        except Exception as error:  # must not prevent the page
+            failures.append(f"plot {title!r} was not drawn ({type(error).__name__}: {error})")
     page = Environment(
         loader=PackageLoader("anomaly_tf.reporting", "."),
         autoescape=select_autoescape(default=True),
@@ -89,7 +89,7 @@ def write_page(results: Results, command: str, output: Path) -> list[str]:
         head=HEAD,
         rows=table_rows(results),
         failed=[result for result in results if result["status"] == "failed"],
-        pictures=pictures,
+        figures=figures,
         command=command,
         machines=_machines(done),
         versions=sorted({f"{k} {v}" for result in done for k, v in result["versions"].items()}),
@@ -112,9 +112,9 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
     """One row per approach and protocol, and per failed cell; texts in the order of `HEAD`.
 
     AUROC and accuracy are means over the normal classes; with several seeds, mean and standard
-    deviation of that over the seeds. On seen: under protocol unseen, where AUROC is that on classes
-    of anomalies that were not learnt from, the one on those that were. Training: of the first seed,
-    because further ones may have been trained several at a time.
+    deviation of these means over the seeds. Under protocol unseen, AUROC is measured on anomaly
+    classes that are not in the training set, and column `on seen` on those that are. The training
+    time is that of the first seed, because further seeds may have been trained in parallel.
     """
     rows: list[tuple[str, ...]] = []
     for (approach, protocol), cells in _by(results, "approach", "protocol").items():
@@ -161,7 +161,7 @@ def _markdown(rows: list[tuple[str, ...]]) -> str:
 
 
 def _code(text: str) -> str:
-    """Text as code in Markdown, whatever backticks it holds."""
+    """Formats text as code in Markdown, also if it contains backticks."""
     text = printable(text)
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence, space = "`" * (longest + 1), " " * bool(longest)
@@ -169,7 +169,7 @@ def _code(text: str) -> str:
 
 
 def _inert(text: str) -> str:
-    """Text in Markdown that is no HTML, link, picture or column; code stays code."""
+    """Escapes HTML, links, images and column separators in Markdown, except in code."""
     if re.fullmatch(r"`[^`<>|]*`(, on classes seen in training)?", text):
         return text
     shown = html.escape(printable(text), quote=False)
@@ -177,10 +177,10 @@ def _inert(text: str) -> str:
 
 
 def class_tables(done: Results) -> dict[str, list[tuple[str, ...]]]:
-    """For each protocol, by title: AUROC of each approach by normal class, or by corruption.
+    """Tables by title, one per protocol: AUROC of each approach by normal class or corruption.
 
-    Means over the seeds; the last column is the mean over the others with its standard deviation
-    over the seeds, where there are several. The first two rows are the head.
+    Values are means over the seeds. The last column is the mean over the other columns, with its
+    standard deviation over the seeds, if there are several. The first two rows are the head.
     """
     tables = {}
     scored = [result for result in done if result["metrics"]["auroc"] is not None]
@@ -205,7 +205,7 @@ def class_tables(done: Results) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _columns(cells: Results, key: str) -> dict[str, list[float]]:
-    """Values of the seeds by normal class; where every class is normal, by kind of anomaly."""
+    """Values of the seeds by normal class or, if all classes are normal, by kind of anomaly."""
     columns: dict[str, list[float]] = {}
     for cell in cells:
         normal, metrics = cell["cell"]["normal_class"], cell["metrics"]
@@ -223,7 +223,7 @@ def _by(results: Results, *keys: str) -> dict[tuple, Results]:
 
 
 def _numbers(values: list[int]) -> str:
-    """`0, 1, 2` as `0-2`."""
+    """Formats numbers, `0, 1, 2` as `0-2`."""
     if len(values) > 2 and values == list(range(values[0], values[-1] + 1)):
         return f"{values[0]}-{values[-1]}"
     return ", ".join(map(str, values))
@@ -235,21 +235,21 @@ def _mean(metrics: list[dict[str, Any]], key: str, form: str) -> str:
 
 
 def _over_seeds(metrics: list[dict[str, Any]], key: str) -> str:
-    """Mean and spread over the seeds, of those that no class is missing of."""
+    """Mean and standard deviation over the seeds that have results for all classes."""
     by_seed: dict[int, list[float]] = {}
     for each in metrics:
         if each.get(key) is not None:
             by_seed.setdefault(each["seed"], []).append(each[key])
     if not by_seed:
         return ""
-    most = max(map(len, by_seed.values()))
-    means = [statistics.mean(values) for values in by_seed.values() if len(values) == most]
+    complete = max(map(len, by_seed.values()))
+    means = [statistics.mean(values) for values in by_seed.values() if len(values) == complete]
     spread = f" ± {statistics.stdev(means):.4f}" if len(means) > 1 else ""
     return f"{statistics.mean(means):.4f}{spread}"
 
 
 def _figures(done: Results) -> dict[str, Callable[[], Figure]]:
-    """What draws the pictures that the results allow, by title."""
+    """Title of each plot that the results allow to the function that draws it."""
     scored = [result for result in done if result["metrics"]["auroc"] is not None]
     figures: dict[str, Callable[[], Figure]] = {}
     for (protocol,), cells in _by(scored, "protocol").items():
@@ -290,9 +290,9 @@ def _figures(done: Results) -> dict[str, Callable[[], Figure]]:
 
 
 def _embedded(figure: Figure) -> str:
-    """A figure as a data URL, so that the page needs no other file."""
+    """Converts a figure to a data URL, so that the page needs no other file."""
     buffer = io.BytesIO()
-    # Text as text, in the reader's own font: drawn as outlines it would be most of the page.
+    # Text is stored as text in the reader's font; as outlines it would be most of the page.
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg")
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

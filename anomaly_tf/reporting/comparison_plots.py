@@ -1,4 +1,4 @@
-"""Figures that compare approaches, one function each; they return a matplotlib figure."""
+"""Plots that compare approaches; each function returns a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anomaly_tf.reporting.text import plain
 
 
 def roc_overlay(curves: dict[str, dict[str, Any]]) -> Figure:
-    """ROC curves of several detectors in one picture, false alarms on a square-root scale.
+    """ROC curves of several detectors in one plot, with false alarms on a square-root scale.
 
     Args:
         curves: Name to metrics with `roc_curve` and `auroc`.
@@ -34,11 +34,11 @@ def roc_overlay(curves: dict[str, dict[str, Any]]) -> Figure:
 
 
 def auroc_heat_map(values: dict[str, dict[str, float]], columns: str) -> Figure:
-    """AUROC of several detectors (rows) on several problems (columns), as numbers on colours.
+    """AUROC of several detectors (rows) on several problems (columns), as a heat map.
 
     Args:
-        values: Row to column to AUROC; a missing one stays empty.
-        columns: What the columns are.
+        values: Row to column to AUROC; missing values are left empty.
+        columns: Label of the columns.
     """
     names = list(dict.fromkeys(name for row in values.values() for name in row))
     grid = np.array([[row.get(name, np.nan) for name in names] for row in values.values()])
@@ -66,7 +66,7 @@ def auroc_heat_map(values: dict[str, dict[str, float]], columns: str) -> Figure:
 
 
 def auroc_against_time(points: dict[tuple[str, str], tuple[float, float]]) -> Figure:
-    """What training time buys: seconds (logarithmic) and AUROC of each approach and protocol.
+    """AUROC against training time in seconds (logarithmic), by approach and protocol.
 
     Args:
         points: (approach, protocol) to (seconds, AUROC).
@@ -77,7 +77,7 @@ def auroc_against_time(points: dict[tuple[str, str], tuple[float, float]]) -> Fi
     for (approach, protocol), point in points.items():
         marker = "os^Dv"[protocols.index(protocol) % 5]
         axis.plot(*point, marker, color=f"C{approaches.index(approach)}", markersize=8)
-    # In the legend colours stand for approaches and shapes for protocols.
+    # Legend: approaches have colours, protocols have shapes.
     for number, name in enumerate(approaches):
         axis.plot([], [], "o", color=f"C{number}", label=plain(name))
     for number, name in enumerate(protocols):

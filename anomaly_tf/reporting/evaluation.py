@@ -1,4 +1,4 @@
-"""A run on the test set: the figures of `metrics.json`."""
+"""Evaluates a run on the test set: the metrics of `metrics.json`."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ TRAINING_FACTS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured on the test set.
+    """The results on the test set.
 
     Attributes:
-        metrics: What `metrics.json` holds.
-        scores: float32 `(N,)`, of the test images.
+        metrics: Content of `metrics.json`.
+        scores: float32 `(N,)`, scores of the test images.
         examples: Test images of each kind, and the worst mistakes.
-        predicted: Classes `(N,)` that a classifier took them for.
-        masked: Test images with their masks, where an error map was compared with masks.
+        predicted: Predicted classes `(N,)` of a classifier.
+        masked: Test images with their masks, if pixel metrics were computed.
     """
 
     metrics: dict[str, Any]
@@ -65,8 +65,8 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
     """Scores the test set once.
 
     Args:
-        detector: The run's detector, with the threshold to judge by.
-        split: The sets of the run's protocol; the test set alone is scored.
+        detector: The run's detector with its threshold.
+        split: The sets of the run's protocol; only the test set is scored.
         config: The run's configuration.
     """
     test, roles, names = split.test, split.roles, split.class_names
@@ -126,14 +126,15 @@ def save_figures(
     """Writes `metrics.json`, and `scores.csv` with a row for each test image.
 
     Args:
-        evaluation: What was measured.
-        detector: The run's detector, with the threshold to judge by.
+        evaluation: The results on the test set.
+        detector: The run's detector with its threshold.
         split: The sets of the run's protocol.
-        output: Where to write. Plots of an earlier evaluation go, which would show other figures.
+        output: Output folder. Plots of an earlier evaluation are removed, because they would not
+            match the metrics.
     """
     write_json(output.metrics, evaluation.metrics)
-    for picture in filter(is_plot, output.plots.glob("*.png")):
-        picture.unlink(missing_ok=True)
+    for plot in filter(is_plot, output.plots.glob("*.png")):
+        plot.unlink(missing_ok=True)
     test, scores = split.test, evaluation.scores
     p_values = detector.p_values(scores)
     kinds = "normal", "anomaly"
@@ -170,14 +171,14 @@ def _one_or_several(values: Sequence[Any]) -> Any:
 
 
 def _most_unusual(test: LabelledImages, scores: np.ndarray) -> list[dict[str, Any]]:
-    """The images that count as normal and score highest: look there first."""
+    """The images that count as normal and have the highest scores."""
     normal = np.flatnonzero(test.labels == 0)
     order = normal[np.argsort(-scores[normal], kind="stable")][:10]
     return [{"file": test.files[number], "score": float(scores[number])} for number in order]
 
 
 def _localisation(detector: Detector, masked: MaskedImages) -> dict[str, Any]:
-    """Error maps against masks; anomalies without a mask are left out."""
+    """Pixel metrics of the error maps; anomalies without a mask are left out."""
     truth = masked.masks
     if not truth.any() or truth.all():
         return {"pixel_auroc": None, "aupro": None, "n_masks": 0}
@@ -205,7 +206,7 @@ def _auroc_by_strength(
 def _classification(
     detector: Detector, split: Split, predicted: np.ndarray, metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a classifier adds: its accuracy, and how it falls on corrupted images."""
+    """Metrics of a classifier: its accuracy, also on corrupted images."""
     test, names = split.test, tuple(detector.info.class_names)
     clean = test.labels == 0
     found = classification_metrics(test.classes[clean], predicted[clean], names)
@@ -213,9 +214,9 @@ def _classification(
         return found
     # Corrupted copies follow the clean images, kind by kind, in the same order.
     truth = np.resize(test.classes[clean], len(test))
-    right = {
+    accuracies = {
         name: float(np.mean((predicted == truth)[test.classes == number]))
         for number, name in enumerate(split.class_names)
         if name in metrics["auroc_by_class"]
     }
-    return {"accuracy": found["accuracy"], "accuracy_by_corruption": right}
+    return {"accuracy": found["accuracy"], "accuracy_by_corruption": accuracies}

@@ -1,4 +1,4 @@
-"""Which test images are shown, and by which name each is known."""
+"""Selects the test images for plots, and names them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.split import Split
 
-# Images in a picture of one kind, and in a list of mistakes.
+# Number of images in a plot of one kind, and in a list of mistakes.
 PICTURES = 8
-# Title and numbers of test images, by the name of the picture that shows them.
+# Name of a plot to its title and the numbers of its test images.
 Groups = dict[str, tuple[str, np.ndarray]]
 MISTAKES = ("worst_misses", "worst_false_alarms", "surest_mistakes")
 
 
 def choose(split: Split, scores: np.ndarray, threshold: float, taken: np.ndarray | None) -> Groups:
-    """Some test images of each kind, and the worst mistakes.
+    """Selects some test images of each kind, and the worst mistakes.
 
     Args:
         split: The sets of the run's protocol.
-        scores: float32 `(N,)`, of the test images.
-        threshold: From where on they are anomalies.
-        taken: Classes `(N,)` that a classifier took the images for.
+        scores: float32 `(N,)`, scores of the test images.
+        threshold: Scores of at least this value are anomalies.
+        taken: Predicted classes `(N,)` of a classifier.
     """
     test, verdicts = split.test, scores >= threshold
-    # Any images, but the same ones each time: neither the best nor the first of a sorted file.
+    # A fixed random order, so that the images are neither the best nor the first of a sorted set.
     shuffled = np.random.default_rng(0).permutation(len(scores))
     by_score = np.argsort(scores, kind="stable")
     normal, anomalies = (shuffled[test.labels[shuffled] == label] for label in (0, 1))
@@ -40,7 +40,7 @@ def choose(split: Split, scores: np.ndarray, threshold: float, taken: np.ndarray
         groups["normal"] = ("Normal images, one of each class", one_of_each(normal)[:10])
     if len(anomalies):
         chosen = one_of_each(anomalies)
-        if len(chosen) < PICTURES:  # a few kinds: several of each
+        if len(chosen) < PICTURES:  # few kinds, so that there are several images of each
             chosen = np.concatenate(
                 [anomalies[test.classes[anomalies] == kind][:3] for kind in test.classes[chosen]]
             )
@@ -61,14 +61,14 @@ def choose(split: Split, scores: np.ndarray, threshold: float, taken: np.ndarray
     if taken is not None:
         wrong = by_score[(taken != test.classes)[by_score] & (test.labels[by_score] == 0)]
         groups["surest_mistakes"] = (
-            "Surest mistakes: taken for another class, with the lowest scores",
+            "Surest mistakes: misclassified images with the lowest scores",
             wrong[:PICTURES],
         )
     return groups
 
 
 def describe_mistakes(groups: Groups, split: Split, scores: np.ndarray) -> dict[str, Any]:
-    """The images in the pictures of mistakes: name, class and score, by the picture's name."""
+    """The images in the plots of mistakes: name, class and score, by the name of the plot."""
     test = split.test
     return {
         name: [
@@ -85,9 +85,9 @@ def describe_mistakes(groups: Groups, split: Split, scores: np.ndarray) -> dict[
 
 
 def image_name(images: LabelledImages, number: int) -> dict[str, Any]:
-    """`file` and its path inside the data set; where images are no files, `number` and the place.
+    """The name of an image: `file` with its path, or `number` if images are not files.
 
-    The number of an image is its place among the images of its set, from 0.
+    The path is relative to the data set. The number is the index in the image's set, from 0.
     """
     if images.files:
         return {"file": images.files[number]}

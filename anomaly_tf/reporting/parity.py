@@ -1,4 +1,4 @@
-"""Whether an exported file is as good as the detector that it was made from."""
+"""Compares an exported detector with the trained detector."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from anomaly_tf.data.stored import apply, subset
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.detection.metrics import detection_metrics
 
-# What an export may lose of AUROC, or of the accuracy of a classifier.
+# Largest allowed loss of an export in AUROC, or in the accuracy of a classifier.
 ALLOWED_LOSS = 0.002
-# At most so many calls, in about so many seconds.
+# Largest number of timed calls, and their approximate total time.
 TIMED_CALLS, TIMED_SECONDS = 100, 0.5
 TIMED_IMAGES = 2000
 
 
 def compare(trained: Detector, exported: Detector, split: Split, path: Path) -> dict[str, Any]:
-    """Scores the test set with both, and times both.
+    """Scores the test set with both detectors, and measures their speed.
 
     Args:
         trained: The detector of the run.
-        exported: What was loaded from the exported file.
+        exported: The exported detector.
         split: The sets of the run's protocol.
         path: The exported file or folder, for its size.
 
     Returns:
-        `trained` and `exported`, each with `auroc` (None without anomalies), `accuracy` (None if
-        it tells no classes apart), `threshold`, `false_alarm_rate`, `size_bytes`,
-        `latency_ms` (median of one image, or of as many as the exported file takes at once) and
-        `images_per_second` (of up to `TIMED_IMAGES` in one call); `n_test`;
-        `score_difference_largest` and `score_difference_mean`; `verdicts_changed`, of the
-        `n_test` images that a detector is judged by; `lost`, the largest fall of AUROC or accuracy.
+        `trained` and `exported`, each with `auroc` (None without anomalies), `accuracy` (None if it
+        is not a classifier), `threshold`, `false_alarm_rate`, `size_bytes`, `latency_ms` (median of
+        one image, or of one batch of an exported file with a fixed batch size) and
+        `images_per_second` (up to `TIMED_IMAGES` in one call); `n_test`, the number of test images
+        that the metrics use; `score_difference_largest` and `score_difference_mean`;
+        `verdicts_changed` among these images; `lost`, the largest loss of AUROC or accuracy.
     """
     test, judged = split.test, split.judged
     report: dict[str, Any] = {"path": str(path), "n_test": int(judged.sum())}
@@ -75,7 +75,7 @@ def compare(trained: Detector, exported: Detector, split: Split, path: Path) -> 
 
 
 def parity_table(report: dict[str, Any]) -> str:
-    """The comparison in a few lines for the terminal."""
+    """The table of the comparison for the terminal."""
     trained, exported = report["trained"], report["exported"]
 
     def both(key: str, form: str) -> str:
@@ -107,7 +107,7 @@ def parity_table(report: dict[str, Any]) -> str:
 
 
 def median_seconds(call: Callable[[np.ndarray], object], images: np.ndarray) -> float:
-    """Median duration of up to `TIMED_CALLS` calls, after three that do not count."""
+    """Median duration of up to `TIMED_CALLS` calls, after three warm-up calls."""
     seconds: list[float] = []
     for number in range(-3, TIMED_CALLS):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, `plots/*.png` of a run."""
+"""The plots of an evaluation, `plots/*.png` of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # A line of history.csv has some hundred bytes.
 MAX_HISTORY = 16 * 2**20
-Pictures = dict[str, Callable[[], Figure]]
+Drawings = dict[str, Callable[[], Figure]]
 
 
 def draw(
@@ -34,69 +34,69 @@ def draw(
     Args:
         detector: The run's detector.
         split: The sets of the run's protocol.
-        evaluation: What was measured on the test set.
+        evaluation: The results on the test set.
         history: `history.csv` of the run.
-        output: Where to write.
+        output: Output folder.
 
     Returns:
-        A line for each picture that could not be drawn; the others are there all the same.
+        A line for each plot that could not be drawn; the other plots are written.
     """
     failures = []
-    for name, figure in _pictures(detector, split, evaluation, history).items():
+    for name, figure in _drawings(detector, split, evaluation, history).items():
         path = output.plots / f"{name}.png"
         try:
             plots.save(figure(), path)
-        except Exception as error:  # which must not cost the other pictures
+        except Exception as error:  # must not prevent the other plots
             reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
             failures.append(f"{printable(str(path))} was not drawn ({reason})")
     return failures
 
 
-def _pictures(detector: Detector, split: Split, evaluation: Evaluation, history: Path) -> Pictures:
-    """What draws each picture, by its name."""
+def _drawings(detector: Detector, split: Split, evaluation: Evaluation, history: Path) -> Drawings:
+    """Name of each plot to the function that draws it."""
     metrics, scores, labels = evaluation.metrics, evaluation.scores, split.test.labels
-    pictures: Pictures = {
+    drawings: Drawings = {
         "scores": lambda: plots.score_histogram(labels, scores, detector.threshold)
     }
     if history.is_file():
         best = metrics["best_epoch"], metrics["chosen_by"]
-        pictures["losses"] = lambda: plots.loss_curves(_read_history(history), *best)
+        drawings["losses"] = lambda: plots.loss_curves(_read_history(history), *best)
     classified = metrics["protocol"] == "classification"
     names = split.class_names if classified else ("normal", "anomaly")
     if metrics["auroc"] is not None:
         rates = metrics["test_false_alarm_rate"], metrics["test_detection_rate"]
         truth = labels[split.judged], scores[split.judged]
-        pictures["roc"] = lambda: plots.roc(*truth, *rates)
-        pictures["precision_recall"] = lambda: plots.precision_recall(*truth)
-        pictures["auroc_by_class"] = lambda: plots.auroc_by_class(
+        drawings["roc"] = lambda: plots.roc(*truth, *rates)
+        drawings["precision_recall"] = lambda: plots.precision_recall(*truth)
+        drawings["auroc_by_class"] = lambda: plots.auroc_by_class(
             metrics["auroc_by_class"], metrics.get("unseen_classes", ())
         )
-    pictures["confusion_matrix"] = lambda: plots.confusion(metrics["confusion_matrix"], names)
+    drawings["confusion_matrix"] = lambda: plots.confusion(metrics["confusion_matrix"], names)
     if "auroc_by_strength" in metrics:
-        pictures["auroc_by_strength"] = lambda: plots.auroc_by_strength(
+        drawings["auroc_by_strength"] = lambda: plots.auroc_by_strength(
             metrics["auroc_by_strength"]
         )
     if evaluation.masked is not None:
-        pictures["localisation"] = lambda: _localisation(detector, split, evaluation)
-    return pictures | _explanations(detector, split, evaluation)
+        drawings["localisation"] = lambda: _localisation(detector, split, evaluation)
+    return drawings | _explanations(detector, split, evaluation)
 
 
-def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> Pictures:
-    """Groups of test images with their maps and reconstructions, on the scale of heat maps."""
+def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> Drawings:
+    """Plots of groups of test images with maps and reconstructions, on the scale of heat maps."""
     test, names, scores = split.test, split.class_names, evaluation.scores
     groups, predicted = evaluation.examples, evaluation.predicted
 
     def caption(number: int) -> str:
         lines = [names[test.classes[number]]]
         if predicted is not None:
-            lines.append(f"taken for {names[predicted[number]]}")
+            lines.append(f"predicted {names[predicted[number]]}")
         name = image_name(test, number)
         lines.append(Path(name["file"]).name if "file" in name else f"number {name['number']}")
         return "\n".join([*map(printable, lines), f"{scores[number]:.3g}"])
 
     @cache
     def explained() -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Of the images of all groups in one pass."""
+        """Images, maps and reconstructions of all groups, computed in one pass."""
         images = test.images[np.concatenate([chosen for _, chosen in groups.values()])]
         return images, *detector.explain_and_reconstruct(images)
 
@@ -112,16 +112,16 @@ def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> P
             [caption(number) for number in chosen],
         )
 
-    pictures: Pictures = {}
+    drawings: Drawings = {}
     first = 0
     for name, (title, chosen) in groups.items():
-        pictures[name] = partial(drawn, title, chosen, first)
+        drawings[name] = partial(drawn, title, chosen, first)
         first += len(chosen)
-    return pictures
+    return drawings
 
 
 def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> Figure:
-    """Some of the anomalies that have a mask."""
+    """A plot of some anomalies with a mask."""
     assert evaluation.masked
     part, n_normal = evaluation.masked.part, evaluation.masked.n_normal
     count = min(PICTURES, len(part) - n_normal)
@@ -143,7 +143,7 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
 
 
 def _read_history(path: Path) -> dict[str, np.ndarray]:
-    """Columns of `history.csv`, each with the values of its epochs.
+    """Reads the columns of `history.csv`, each with a value per epoch.
 
     Raises:
         ValueError: If it is damaged.
@@ -155,7 +155,7 @@ def _read_history(path: Path) -> dict[str, np.ndarray]:
     if not rows:  # no epoch was finished
         return {}
     if "epoch" not in head or any(len(row) != len(head) for row in rows):
-        raise ValueError(f"{path} is damaged; train again to have this picture")
+        raise ValueError(f"{path} is damaged; train again for this plot")
     columns = zip(*rows, strict=True)
     return {
         name: np.array([float(value or "nan") for value in column])

@@ -1,4 +1,4 @@
-"""Figures of an evaluation, one function each; they return a matplotlib figure."""
+"""Plots of an evaluation; each function returns a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.runs.outputs import PLOT, SOFTWARE
 
 NORMAL, ANOMALY, LINE = "#1f6fb2", "#d9602b", "#333333"
-# Of a defect; seen on grey pictures and on the yellow and red of a map.
+# Outline of a defect; visible on grey images and on the yellow and red of a map.
 OUTLINE = "#00a0ff"
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+    """Writes a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={SOFTWARE: PLOT})
 
 
 def loss_curves(history: dict[str, np.ndarray], best_epoch: int, chosen_by: str) -> Figure:
-    """Every loss over the epochs, beside it the same on the validation set where it was measured.
+    """All losses over the epochs, on the training and, if available, the validation set.
 
     Args:
         history: Column name to float `(epochs,)`, as in `history.csv`.
-        best_epoch: The chosen epoch, counted from 1.
-        chosen_by: The column that chose it, drawn first.
+        best_epoch: The selected epoch, from 1.
+        chosen_by: The column by which it was selected, drawn first.
     """
     names = [name for name in history if name != "epoch" and "rate" not in name]
     paired = {name for name in names if name.startswith("val_") and name[4:] in names}
@@ -85,26 +85,26 @@ def explanations(
     """Images, their reconstructions if there are any, and their maps, all on one scale.
 
     Args:
-        title: What the images have in common.
+        title: Title of the plot.
         images: uint8 `(N, H, W, C)`.
-        reconstructed: uint8 `(N, H, W, C)`; without them the maps are Grad-CAM.
+        reconstructed: uint8 `(N, H, W, C)`; None if the maps are Grad-CAM.
         maps: float32 `(N, H, W)`.
-        scale: What of them is white and what dark red.
+        scale: Colour scale of the maps, from white to dark red.
         captions: One per image, of one or several lines.
     """
     if not captions:
         figure = Figure(figsize=(7.5, 0.6))
         figure.suptitle(f"{title}: none", wrap=True, fontsize="medium", y=0.5, va="center")
         return figure
-    pictures = {"original": images}
+    shown = {"original": images}
     if reconstructed is not None:
-        pictures["reconstruction"] = reconstructed
-    rows = len(pictures) + 1
+        shown["reconstruction"] = reconstructed
+    rows = len(shown) + 1
     size = 1.25 * max(len(images), 5) + 1.2, 1.35 * rows + 0.6
     figure = Figure(figsize=size, layout="compressed")
     figure.suptitle(title, wrap=True, fontsize="medium")
     axes = figure.subplots(rows)
-    for axis, (name, row) in zip(axes, pictures.items(), strict=False):
+    for axis, (name, row) in zip(axes, shown.items(), strict=False):
         _show_in_a_row(axis, name, row if row.shape[-1] == 3 else row[..., 0], "gray", (0, 255))
     name = "Grad-CAM" if reconstructed is None else "error"
     _show_in_a_row(axes[-1], name, maps, "Reds", (scale.low, scale.high))
@@ -118,9 +118,9 @@ def explanations(
 def _show_in_a_row(
     axis: Axes, name: str, images: np.ndarray, colours: str, limits: tuple[float, float]
 ) -> None:
-    """Pictures `(N, H, W)` or `(N, H, W, 3)` side by side, each in a frame, on one scale.
+    """Draws images `(N, H, W)` or `(N, H, W, 3)` side by side, each in a frame, on one scale.
 
-    In one axis: a layout of an axis for each picture takes longer than all drawing.
+    All are drawn in one axis, because the layout of an axis per image takes longer than drawing.
     """
     axis.set(ylabel=name, xticks=[], yticks=[], frame_on=False)
     _, height, width = images.shape[:3]
@@ -154,14 +154,14 @@ def localisation(
     scale: HeatScale,
     captions: list[str],
 ) -> Figure:
-    """Images, and the same with map and true defect over them, all on one scale.
+    """Images, and the same images with map and true defect drawn over them, on one scale.
 
     Args:
-        title: What the images have in common.
+        title: Title of the plot.
         images: uint8 `(N, H, W, C)`.
         maps: float32 `(N, H, W)`.
-        masks: bool `(N, H, W)`, True where the defects are; their edges are drawn.
-        scale: What of the maps is transparent and what red.
+        masks: bool `(N, H, W)`, True where the defects are; their outlines are drawn.
+        scale: Colour scale of the maps, from transparent to red.
         captions: One per image, of one or several lines.
     """
     figure, axes = _grid(title, len(images), 2, (1.6 * max(len(images), 4) + 1.2, 4))
@@ -174,7 +174,7 @@ def localisation(
         axes[1, column].imshow(overlay(Image.fromarray(image), scale.strength(maps[column])))
         _outline(axes[1, column], masks[column])
     if captions:
-        # As the colours of a map look on white.
+        # The colours of a map on white.
         steps = np.linspace(0, 1, 256, dtype=np.float32)[np.newaxis]
         ramp = np.asarray(overlay(Image.new("RGB", (256, 1), "white"), steps))[0] / 255
         colours = ScalarMappable(Normalize(scale.low, scale.high), ListedColormap(ramp))
@@ -183,7 +183,7 @@ def localisation(
 
 
 def _bar_beside_last_row(figure: Figure, colours: ScalarMappable, axes: np.ndarray) -> Colorbar:
-    """A colour bar of the last of several rows, with room taken from all: none is shifted."""
+    """A colour bar beside the last row; all rows become narrower, so that none is shifted."""
     height = 0.9 / len(axes)
     return figure.colorbar(colours, ax=axes.ravel(), shrink=height, anchor=(0, 0), aspect=12)
 
@@ -193,16 +193,16 @@ def _label(bar: Colorbar, scale: HeatScale) -> None:
 
 
 def _shown(image: np.ndarray) -> np.ndarray:
-    """An image `(H, W, C)` as matplotlib and Pillow take it: grey without its third axis."""
+    """Converts an image `(H, W, C)` for matplotlib and Pillow: grey without its third axis."""
     return image[..., 0] if image.shape[-1] == 1 else image
 
 
 def _outline(axis: Axes, mask: np.ndarray) -> None:
     """Draws the edge of a mask `(H, W)` over the image that the axis shows."""
     if not mask.any():
-        return  # nothing to draw is a warning to matplotlib
+        return  # matplotlib warns if there is nothing to draw
     height, width = mask.shape
-    # Within a border, or an edge that is the picture's own would be left out.
+    # With a border, because edges at the border of the image would be omitted.
     framed = np.pad(mask.astype(float), 1)
     x, y = np.arange(-1, width + 1), np.arange(-1, height + 1)
     axis.contour(x, y, framed, levels=[0.5], colors=OUTLINE, linewidths=1)
@@ -221,7 +221,7 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float) ->
             axis.hist(part, bins, density=True, alpha=0.6, label=name, color=colour)
     axis.axvline(threshold, color=LINE, linestyle="--", label=f"threshold {threshold:.3g}")
     axis.set_yscale("log")
-    # Whole powers of ten: between two equal bars all ticks would have one and the same label.
+    # Whole powers of ten: between two equal bars all ticks would have the same label.
     bottom, top = np.log10(axis.get_ylim())
     axis.set_ylim(10 ** np.floor(bottom), 10 ** np.ceil(top))
     axis.set(xlabel="anomaly score", ylabel="density (logarithmic)", title="Test scores")
@@ -230,7 +230,7 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float) ->
 
 
 def roc(labels: np.ndarray, scores: np.ndarray, false_alarm_rate: float, found: float) -> Figure:
-    """ROC curve with the operating point that the threshold gives."""
+    """ROC curve with the operating point of the threshold."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axis = figure.subplots()
     display = RocCurveDisplay.from_predictions(
@@ -246,7 +246,7 @@ def roc(labels: np.ndarray, scores: np.ndarray, false_alarm_rate: float, found: 
 
 
 def precision_recall(labels: np.ndarray, scores: np.ndarray) -> Figure:
-    """Precision over recall, anomalies being what is looked for."""
+    """Precision-recall curve, with anomalies as the positive class."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axis = figure.subplots()
     display = PrecisionRecallDisplay.from_predictions(
@@ -291,7 +291,7 @@ def auroc_by_class(values: dict[str, float], unseen: Sequence[str] = ()) -> Figu
 
     Args:
         values: Name of the kind to AUROC.
-        unseen: Those among them that training never saw, drawn in another colour.
+        unseen: Kinds that were not in the training set, drawn in another colour.
     """
     figure = Figure(figsize=(7, 0.38 * len(values) + 1.2), layout="constrained")
     axis = figure.subplots()
@@ -303,7 +303,7 @@ def auroc_by_class(values: dict[str, float], unseen: Sequence[str] = ()) -> Figu
     axis.set_yticks(places, [plain(name) for name in names])
     axis.bar_label(bars, [f"{number:.4f}" for number in numbers], padding=3, fontsize=9)
     lowest = min(numbers)
-    # Of several, what differs is shown; a single one has nothing to be compared with.
+    # With several bars, the axis starts near the lowest one to show the differences.
     left = max(0.0, lowest - 0.3 * (1 - lowest) - 0.01) if len(values) > 1 else 0.0
     axis.set_xlim(left, 1 + 0.2 * (1.02 - left))
     seen = " (blue: seen in training, orange: unseen)" if len(unseen) else ""

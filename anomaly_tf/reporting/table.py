@@ -1,4 +1,4 @@
-"""An evaluation in a few lines for the terminal."""
+"""The table of an evaluation for the terminal."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 from anomaly_tf.script import printable
 
-# Names up to this length are followed by values in one column.
+# Longest name for which the values are aligned in one column.
 MAX_WIDTH = 40
 Rows = list[tuple[str, str]]
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """The evaluation, the headline figures first."""
+    """The table of an evaluation, with the most important metrics first."""
     no_anomalies = metrics["auroc"] is None and metrics["protocol"] != "classification"
     rows = [
         *_accuracies(metrics),
@@ -26,8 +26,8 @@ def table(metrics: dict[str, Any]) -> str:
         *(_normal_scores(metrics) if no_anomalies else ()),
         *_by_class(metrics),
     ]
-    # Names of classes and files may hold line breaks and what moves a terminal's cursor; escaped
-    # they are longer.
+    # Names of classes and files may contain line breaks and control characters; they are escaped
+    # before the width is computed.
     rows = [(printable(name), value) for name, value in rows]
     width = min(max(len(name) for name, _ in rows), MAX_WIDTH)
     normal = (
@@ -107,7 +107,7 @@ def _normal_scores(metrics: dict[str, Any]) -> Rows:
 
 
 def _by_class(metrics: dict[str, Any]) -> Rows:
-    """AUROC against each class, the hardest first; of a classifier precision and recall."""
+    """AUROC against each class, hardest first; for a classifier also precision and recall."""
     hardest = sorted(metrics["auroc_by_class"].items(), key=lambda item: item[1])
     unseen = metrics.get("unseen_classes", ())
     rows = [

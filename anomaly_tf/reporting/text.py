@@ -1,7 +1,7 @@
-"""Text of users in plots: names of folders, classes and files, which may hold anything.
+"""Names of folders, classes and files in plots, which may contain any characters.
 
-matplotlib takes `$` for mathematics, breaks lines at control characters, warns of letters that its
-font lacks, and gives a long name more room than the picture has.
+matplotlib interprets `$` as mathematics, breaks lines at control characters, warns about characters
+that its font lacks, and lets a long name extend beyond the plot.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from matplotlib.font_manager import findfont, get_font
 
 from anomaly_tf.script import printable
 
-# Letters of a name on one line, and of one below a small picture.
+# Characters of a name on one line, and of a caption of a small image.
 LONG, SHORT = 40, 17
 
 
 def plain(text: str, length: int = LONG) -> str:
-    """A text as matplotlib shows it literally, on one line.
+    """Converts a text so that matplotlib shows it literally, on one line.
 
     Args:
-        text: Any.
-        length: Letters that there is room for; of a longer text the middle is left out.
+        text: Any text.
+        length: Largest number of characters; the middle of a longer text is omitted.
 
     Returns:
-        What is no visible character, or has no glyph in the font, is escaped as in Python.
+        The text, with characters that are not visible or not in the font escaped as in Python.
     """
-    # A letter with an accent may come as two characters, of which the font has only the one.
+    # An accented letter may consist of two characters; the font has only the composed one.
     letters = [_drawn(letter) for letter in unicodedata.normalize("NFC", text)]
     if sum(map(len, letters)) > length:
         end = _fitting(letters[::-1], (length - 1) // 2)[::-1]
@@ -37,11 +37,11 @@ def plain(text: str, length: int = LONG) -> str:
 
 
 def caption(text: str, lines: int = 2) -> str:
-    """A text below or above a small picture, as `plain`.
+    """Converts the caption of a small image, as `plain` does.
 
     Args:
-        text: Any, of one or several lines.
-        lines: How many each of its lines may take.
+        text: Any text, of one or several lines.
+        lines: Largest number of lines into which each line is wrapped.
     """
     wrapped = []
     for line in text.split("\n"):
@@ -56,7 +56,7 @@ def _drawn(letter: str) -> str:
 
 
 def _fitting(letters: list[str], length: int) -> list[str]:
-    """The first letters that fit; an escaped one is whole or left out."""
+    """The first characters that fit; an escaped one is complete or omitted."""
     fitting: list[str] = []
     for letter in letters:
         length -= len(letter)

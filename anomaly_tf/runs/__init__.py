@@ -1,1 +1,1 @@
-"""What lies in a run directory, and files that are whole or absent."""
+"""Run directories and their files, atomic writing, and checks of untrusted files."""

@@ -1,7 +1,7 @@
-"""Arrays in `.npz` files: what a file announces is checked before anything of it is read.
+"""Arrays in `.npz` files, whose headers are checked before the arrays are read.
 
-Needs NumPy only. A member announces its type and shape in its first bytes; a few KB can claim
-10**15 numbers, or unpack to gigabytes.
+Needs NumPy only. The header of an array holds its type and shape; a few KB can claim 10**15
+numbers, or unpack to gigabytes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from anomaly_tf.runs.limits import require_memory
 
 MAX_MEMBERS = 100_000
 ENCRYPTED = 1  # a flag of zip
-# Ways of packing in which zipfile unpacks no more at a time than it is asked for.
+# Compression methods for which zipfile unpacks no more than requested at a time.
 PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 MAGIC = np.lib.format.MAGIC_PREFIX
 
 
 @dataclass(frozen=True)
 class Announced:
-    """What the head of an array in a file says.
+    """Type and shape in the header of an array.
 
     Attributes:
         dtype: Its type.
@@ -40,7 +40,7 @@ class Announced:
 
     @property
     def size(self) -> int:
-        """Bytes that the array takes."""
+        """Size of the array in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -48,14 +48,14 @@ class Announced:
 
 
 def announced_arrays(path: Path) -> dict[str, Announced]:
-    """What each array of an `.npz` file announces; nothing but the heads is read.
+    """Reads the headers of the arrays in an `.npz` file.
 
     Raises:
         OSError: If the file cannot be read.
-        UserError: If its arrays would take more memory than `runs/limits.py` allows. What a file
-            takes on the disk is allowed, because whoever gives it knows its size.
-        ValueError: If it is no such file, an array is not of plain numbers or text, or a member is
-            encrypted or as long as it cannot be.
+        UserError: If its arrays would take more memory than `runs/limits.py` allows. The size of
+            the file on disk is always allowed, because the user knows it.
+        ValueError: If it is not such a file, an array does not hold plain numbers or text, or a
+            member is encrypted or has a wrong length.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -66,26 +66,26 @@ def announced_arrays(path: Path) -> dict[str, Announced]:
             found = {m.filename.removesuffix(".npy"): head for m, head in heads if head}
     except (UserError, OSError, ValueError):
         raise
-    except Exception as error:  # of which zipfile and zlib raise many kinds on damaged bytes
+    except Exception as error:  # zipfile and zlib raise many kinds on damaged bytes
         raise ValueError(f"{type(error).__name__}: {error}") from error
     size = sum(member.file_size for member in members)
-    # Read, and copied once when the images are divided.
+    # Twice the size: the images are read, and copied once when they are divided.
     require_memory(2 * size, f"{path}, read and divided,", 2 * path.stat().st_size)
     return found
 
 
 def read_arrays(path: Path, expected: dict[str, Announced]) -> dict[str, np.ndarray]:
-    """Reads arrays that must be of these types and shapes, and finite.
+    """Reads arrays that must have the expected types and shapes and be finite.
 
     Raises:
         OSError: If the file cannot be read.
         UserError: As `announced_arrays`.
-        ValueError: If it is damaged or holds something else.
+        ValueError: If it is damaged or has other content.
     """
     found = announced_arrays(path)
-    for name, right in expected.items():
-        if found.get(name) != right:
-            raise ValueError(f"{name} must be {right}; got {found.get(name, 'nothing')}")
+    for name, wanted in expected.items():
+        if found.get(name) != wanted:
+            raise ValueError(f"{name} must be {wanted}; got {found.get(name, 'nothing')}")
     values = read_members(path, expected)
     for name, value in values.items():
         require_finite(name, value)
@@ -93,11 +93,11 @@ def read_arrays(path: Path, expected: dict[str, Announced]) -> dict[str, np.ndar
 
 
 def read_array(path: Path, expected: Announced) -> np.ndarray:
-    """Reads one array, `.npy`, that must be of this type and shape, and finite.
+    """Reads an `.npy` array that must have the expected type and shape and be finite.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is damaged or holds something else.
+        ValueError: If it is damaged or has other content.
     """
     with path.open("rb") as file:
         found = _head(file, path.name, path.stat().st_size)
@@ -110,7 +110,7 @@ def read_array(path: Path, expected: Announced) -> np.ndarray:
 
 
 def read_members(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Reads arrays whose heads were checked.
+    """Reads arrays whose headers were checked.
 
     Raises:
         OSError: If the file cannot be read.
@@ -121,7 +121,7 @@ def read_members(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
             return {name: file[name] for name in names}
     except (OSError, ValueError):
         raise
-    except Exception as error:  # what zipfile, zlib and NumPy raise on damaged bytes
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds on damaged bytes
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -132,19 +132,19 @@ def require_finite(name: str, value: np.ndarray) -> None:
 
 
 def _announced(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Announced | None:
-    """What a member announces; None if it is no array."""
+    """Reads the header of a member; None if it is not an array."""
     if member.flag_bits & ENCRYPTED:
         raise ValueError(f"{member.filename} is encrypted")
     if member.compress_type not in PLAIN:
-        raise ValueError(f"{member.filename} is packed in another way than numpy.savez does")
+        raise ValueError(f"{member.filename} has a compression that numpy.savez does not use")
     with archive.open(member) as file:
         return _head(file, member.filename, member.file_size)
 
 
 def _head(file: IO[bytes], name: str, length: int) -> Announced | None:
-    """What an array in a file of this name and length announces; None if it is no array."""
+    """Reads the header of an array in a file of this name and length; None if it has none."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of heads written by Python 2
+        warnings.simplefilter("ignore")  # about headers written by Python 2
         if file.read(len(MAGIC)) != MAGIC:
             return None
         file.seek(0)
@@ -154,12 +154,12 @@ def _head(file: IO[bytes], name: str, length: int) -> Announced | None:
             (2, 0): np.lib.format.read_array_header_2_0,
         }.get(version)
         if read is None:
-            raise ValueError(f"{name} is of version {version}")
+            raise ValueError(f"{name} has version {version}")
         shape, _, dtype = read(file)
         head = file.tell()
     announced = Announced(dtype, shape)
-    if dtype.hasobject:  # whose length is not known; NumPy refuses to read them
+    if dtype.hasobject:  # of unknown length; NumPy refuses to read it
         return announced
     if any(side < 0 for side in shape) or head + announced.size != length:
-        raise ValueError(f"{name} announces {announced}, which is not its length")
+        raise ValueError(f"{name} claims to be {announced}, which does not match its length")
     return announced

@@ -1,7 +1,7 @@
-"""Which folders of caches may be written: those that the user named, not those that a run names.
+"""Write protection of cache folders: only folders that the user names are written.
 
-A run's configuration is data that may come from elsewhere. What lies in the folder of caches that
-it names is read; nothing is written there unless the user names that folder as well.
+A run's configuration may be untrusted. Caches in the folder that it names are read, but nothing is
+written there unless the user names that folder as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ONLY_READ: ContextVar[Path | None] = ContextVar("only_read", default=None)
 
 @contextmanager
 def only_read(folder: Path | None) -> Iterator[None]:
-    """During the block no cache is written into this folder; None forbids nothing."""
+    """During the block, no cache is written into this folder; None allows all folders."""
     token = _ONLY_READ.set(folder.absolute() if folder else None)
     try:
         yield
@@ -26,11 +26,11 @@ def only_read(folder: Path | None) -> Iterator[None]:
 
 
 def may_write(path: Path) -> bool:
-    """Whether a cache may be written to this path."""
+    """True if a cache may be written to this path."""
     folder = _ONLY_READ.get()
     return folder is None or not path.absolute().is_relative_to(folder)
 
 
 def user_caches() -> Path:
-    """The user's folder of caches for this package; it need not exist."""
+    """The user's cache folder of this package; it need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anomaly_tf"

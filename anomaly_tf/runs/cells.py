@@ -1,4 +1,4 @@
-"""Finished cells of a benchmark, `cells/*.json`, which may come from elsewhere or be damaged."""
+"""Finished cells of a benchmark, `cells/*.json`, which may be damaged or from another source."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NOT_NEGATIVE = (lambda value: is_number(value, 0)), "a number of at least 0"
 _OBJECT = (lambda value: isinstance(value, dict)), "an object"
 _RATE = _is_rate, "a number from 0 to 1, or null"
 RESULT_CHECKS: Checks = {"wall_seconds": _NOT_NEGATIVE, "versions": _OBJECT, "metrics": _OBJECT}
-# What tables and pages show.
+# Metrics that tables and pages show.
 METRIC_CHECKS: Checks = {
     "dataset": (is_text, "text"),
     "hardware": (is_text, "text"),
@@ -55,15 +55,15 @@ OPTIONAL_METRIC_CHECKS: Checks = {
 
 
 def read_cell(path: Path, cell: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any] | None:
-    """A kept result; None if there is none, it failed, or it came from other settings.
+    """Reads the result of a cell; None if there is none, it failed, or its settings differ.
 
     Args:
         path: The file, which need not exist.
-        cell: What it must be the result of.
-        settings: With which settings.
+        cell: The cell that the result must be of.
+        settings: The settings that the result must have.
 
     Raises:
-        UserError: If it is damaged.
+        UserError: If the file is damaged.
     """
     if not path.is_file():
         return None

@@ -1,8 +1,8 @@
-"""`detector.json`, and the metadata of exported files: one typed record, read, checked and written.
+"""`detector.json` and the metadata of exported files: one typed record, read, checked and written.
 
-Metadata lies beside the model in `detector.json`, or inside an exported file. It may come from
-elsewhere, or be damaged: every number that a verdict depends on is of its type and in its range, or
-the file is refused. Needs numpy only.
+Metadata is stored beside the model in `detector.json`, or inside an exported file. It may be
+damaged or untrusted: a file is refused if a number that a verdict depends on has a wrong type or
+range. Needs NumPy only.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from anomaly_tf.runs.checks import (
 
 # The scores of a million calibration images take 20 MB.
 MAX_BYTES, MAX_VALUES = 64 * 2**20, 2_000_000
-# Each method of setting a threshold, and the option that it goes by.
+# Each threshold method, and its option.
 THRESHOLD_SETTINGS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
 
-# What a detector of each kind cannot do without; dots lead into a section.
+# Required fields of each kind of detector, with a dot after a section.
 EXPORT_FIELDS = (
     "approach",
     "image_shape",
@@ -69,7 +69,7 @@ RUN_FIELDS = (
 
 
 def _entry(check: Check | None = None, default: Any = None) -> Any:
-    """A field of the record, and what a value of it must be, where that is checked."""
+    """A field of the record, with the check of its value, if there is one."""
     return field(default=default, metadata={"check": check})
 
 
@@ -100,13 +100,13 @@ def _number_to(high: float) -> Check:
 
 @dataclass
 class Threshold:
-    """When a score is an alarm.
+    """Threshold on the anomaly score.
 
     Attributes:
-        value: Scores from here on are anomalies.
-        method: How it was set, `percentile` or `conformal`.
+        value: Scores of at least this value are anomalies.
+        method: How it was computed, `percentile` or `conformal`.
         percentile: The percentile of the calibration scores, for method `percentile`.
-        false_alarm_rate: The promised rate, for method `conformal`.
+        false_alarm_rate: The guaranteed false-alarm rate, for method `conformal`.
     """
 
     value: float = _entry(_SCORE)
@@ -116,7 +116,7 @@ class Threshold:
 
     @property
     def setting(self) -> float:
-        """The percentile or the false-alarm rate that it was set by."""
+        """The percentile or the false-alarm rate from which it was computed."""
         return getattr(self, THRESHOLD_SETTINGS[self.method])
 
 
@@ -125,7 +125,7 @@ class Calibration:
     """Scores of the normal validation images, sorted.
 
     Attributes:
-        size: How many there are.
+        size: Number of scores.
         scores: The scores.
     """
 
@@ -137,14 +137,14 @@ class Calibration:
 
 @dataclass
 class HeatScale:
-    """How a map becomes colours, by the maps of normal validation images.
+    """Colour scale of heat maps, computed from the maps of normal validation images.
 
     Attributes:
-        low: Values of the map up to here are transparent.
-        high: Values from here on are full red.
+        low: Values of the map up to this one are transparent.
+        high: Values of the map from this one are full red.
         low_quantile: Share of the pixels of normal images up to `low`.
         high_quantile: Share of the pixels of normal images up to `high`.
-        unit: What a value of the map is, in words.
+        unit: Meaning of a value of the map, in words.
     """
 
     low: float = _entry(_NOT_NEGATIVE)
@@ -154,20 +154,20 @@ class HeatScale:
     unit: str = _entry(_TEXT)
 
     def strength(self, heat: np.ndarray) -> np.ndarray:
-        """Maps `(...)` as float32 in [0, 1], from transparent to full red."""
+        """Scales maps `(...)` to float32 in [0, 1], from transparent to full red."""
         width = self.high - self.low
         return np.clip((heat - self.low) / width, 0, 1).astype(np.float32)
 
 
 @dataclass
 class DataFacts:
-    """The sets of a run, by which it knows its data again; see `data/contents.py`.
+    """Digests of the sets of a run, to check that its data is unchanged; see `data/contents.py`.
 
     Attributes:
         train: Digest of the training images and their classes.
-        validation: Likewise.
-        test: Likewise.
-        n_test: Test images.
+        validation: Digest of the validation images and their classes.
+        test: Digest of the test images and their classes.
+        n_test: Number of test images.
     """
 
     train: str = _entry(_DIGEST)
@@ -178,23 +178,23 @@ class DataFacts:
 
 @dataclass
 class TrainingFacts:
-    """How a run came to be.
+    """Facts about the training of a run.
 
     Attributes:
         status: `running`, `completed`, `interrupted` or `non_finite_loss`.
         command: The command line.
-        reproduce: One that repeats it from the run's own configuration.
+        reproduce: A command line that repeats it from the run's own configuration.
         hardware: The machine, in one line.
-        n_train: Training images.
-        n_validation: Validation images.
-        n_weights: Weights of the detector.
-        chosen_by: What chose the epoch that is kept.
-        epochs: Finished epochs.
-        best_epoch: The epoch that is kept, from 1; 0: the first one was not finished.
-        steps: How many steps of the first epoch were learnt, if it was not finished.
-        validation: Measures of the kept epoch on the validation set, by name.
-        train_seconds: Duration.
-        images_per_second: Training images.
+        n_train: Number of training images.
+        n_validation: Number of validation images.
+        n_weights: Number of weights of the detector.
+        chosen_by: Criterion by which the epoch was selected.
+        epochs: Number of finished epochs.
+        best_epoch: The selected epoch, from 1; 0 if the first one was not finished.
+        steps: Number of finished steps of the first epoch, if it was not finished.
+        validation: Metrics of the selected epoch on the validation set, by name.
+        train_seconds: Duration of training.
+        images_per_second: Training images per second.
     """
 
     status: str = _entry(_TEXT)
@@ -215,40 +215,39 @@ class TrainingFacts:
 
 @dataclass
 class DetectorInfo:
-    """What is known of a detector beside its weights.
+    """The metadata of a detector.
 
-    A field that a file does not hold is None here and is not written; which ones a kind of detector
-    cannot do without stands in `RUN_FIELDS`, `EXPORT_FIELDS` and `LITERT_FIELDS`.
+    A field that a file does not hold is None here and is not written. `RUN_FIELDS`, `EXPORT_FIELDS`
+    and `LITERT_FIELDS` list the required fields of each kind of detector.
 
     Attributes:
         format: `anomaly_tf detector`, in exported files.
-        format_version: Likewise, 1.
+        format_version: 1, in exported files.
         approach: Name of the approach.
-        protocol: Which images were normal or anomaly.
-        dataset: Where the images came from.
+        protocol: Name of the protocol.
+        dataset: Name of the data set, file or folder.
         class_names: Name of each class number.
-        roles: Classes that are `normal`, `seen` and `unseen`, by number.
+        roles: Numbers of the classes that are `normal`, `seen` and `unseen`.
         seed: Seed of the run.
         image_shape: Height, width and channels.
-        bit_depth: Bits of the grey levels of 16-bit files; None: training saw no such file.
-        data: Digests of its sets; in runs only.
-        image_score: How a score follows from its map: `mean`, `maximum` or `none`.
-        heat_scale: What is transparent and what red in a heat map; None of runs that were made
-            before maps had a scale.
-        training: How it was trained; in runs only.
-        versions: Of the libraries that trained it; in runs only.
-        threshold: When a score is an alarm.
+        bit_depth: Bit depth of the 16-bit files; None if there were none in training.
+        data: Digests of its sets; runs only.
+        image_score: How the score is computed from the map: `mean`, `maximum` or `none`.
+        heat_scale: Colour scale of heat maps; None for runs of earlier versions.
+        training: Facts about the training; runs only.
+        versions: Versions of the libraries that trained it; runs only.
+        threshold: Threshold on the anomaly score.
         calibration: Scores of normal validation images.
-        score_statistics: Of `normal` and `anomaly` validation images.
-        outputs: Names of what an exported file gives; see `Detector.infer`.
-        preprocessing: What a picture has to be before it enters an exported file.
-        source: Digest, command and versions behind an exported file.
+        score_statistics: Statistics of the scores of `normal` and `anomaly` validation images.
+        outputs: Names of the outputs of an exported file; see `Detector.infer`.
+        preprocessing: Preprocessing of images for an exported file.
+        source: Digest, command and versions of the run behind an exported file.
         files_sha256: Digest of each file of a SavedModel.
-        quantization: Of a LiteRT file.
-        batch_size: Images that a LiteRT file takes at once.
-        model_sha256: Digest of the model, in a run that of `model.keras`.
+        quantization: Quantization of a LiteRT file.
+        batch_size: Images per call of a LiteRT file.
+        model_sha256: Digest of the model; in a run that of `model.keras`.
         model_bytes: Length of the model in a LiteRT file.
-        others: What the file holds beside all that, kept as it is.
+        others: Further keys of the file, unchanged.
     """
 
     format: str | None = _entry()
@@ -300,19 +299,19 @@ class DetectorInfo:
 
         Args:
             content: JSON in UTF-8.
-            required: Names that must be there; dots lead into a section.
+            required: Names of required fields, with a dot after a section.
 
         Raises:
-            ValueError: If it is larger than `MAX_BYTES`, no JSON object, holds a number that is
-                infinite or NaN, or a field is missing or of a wrong type or range.
+            ValueError: If it is larger than `MAX_BYTES`, is not a JSON object, holds a number that
+                is infinite or NaN, or a field is missing or has a wrong type or range.
         """
         info = parse_json(content, MAX_BYTES, MAX_VALUES)
         for name in SECTIONS:
             if not isinstance(info.get(name, {}), dict):
                 raise ValueError(f"{name} must be an object; got {reprlib.repr(info[name])}")
-        for name, (is_right, words) in CHECKS.items():
+        for name, (is_valid, words) in CHECKS.items():
             found, value = _look_up(info, name)
-            if found and not is_right(value):
+            if found and not is_valid(value):
                 raise ValueError(f"{name} must be {words}; got {reprlib.repr(value)}")
         method = _look_up(info, "threshold.method")[1]
         if method in THRESHOLD_SETTINGS:
@@ -323,18 +322,18 @@ class DetectorInfo:
         for name in required:
             if not _look_up(info, name)[0]:
                 raise ValueError(f"no {name}")
-        made = cls.from_json(info)
-        heat = made.heat_scale
+        record = cls.from_json(info)
+        heat = record.heat_scale
         if heat is not None and not heat.low < heat.high:
             raise ValueError(f"heat_scale.high must be above low; got {heat.low} and {heat.high}")
-        scores, size = made.calibration.scores, made.calibration.size
+        scores, size = record.calibration.scores, record.calibration.size
         if size not in (None, len(scores)):
             raise ValueError(f"calibration.size is {size}, but there are {len(scores)} scores")
-        return made
+        return record
 
     @classmethod
     def from_json(cls, info: dict[str, Any]) -> Self:
-        """The record of what `json.loads` gave, unchecked."""
+        """Creates the record from the result of `json.loads`, without checks."""
         values = dict(info)
         for name, section in SECTIONS.items():
             if isinstance(values.get(name), dict):
@@ -345,7 +344,7 @@ class DetectorInfo:
         return cls(**values, others=others)
 
     def to_json(self) -> dict[str, Any]:
-        """What `json.dumps` takes, without the fields that are None."""
+        """Converts the record to a dictionary for `json.dumps`, without fields that are None."""
         values = dataclasses.asdict(self)
         others = values.pop("others")
         for name in SECTIONS:
@@ -363,7 +362,7 @@ SECTIONS: dict[str, type[Any]] = {
 }
 
 
-# What a section that need not be there cannot do without.
+# Required fields of optional sections.
 WHOLE = {"data": ("train", "validation", "test", "n_test"), "heat_scale": ("low", "high", "unit")}
 
 

@@ -1,20 +1,20 @@
-"""The folder that holds a run: what is in it, and whether it is whole.
+"""Run directories: their files, and checks that they are complete.
 
-| file or folder | written by | holds |
+| file or folder | written by | content |
 |---|---|---|
 | `config.yaml` | train | the resolved configuration |
-| `split.json` | train | of a folder of pictures: which file is in which set |
-| `validation.npz` | train | of arrays given in Python: the validation set |
+| `split.json` | train | for a folder of images: the files of each set |
+| `validation.npz` | train | for arrays given in Python: the validation set |
 | `model.keras` | train | the detector: uint8 images to score, error map, reconstruction |
 | `detector.json` | train | threshold, calibration scores, training facts, digest of the model |
 | `history.csv` | train | losses and validation AUROC of every epoch |
 | `tensorboard/` | train | event files |
-| `checkpoint.npz` | train | the state after the last epoch, to go on from; gone at the end |
-| `metrics.json`, `scores.csv`, `plots/` | evaluate | test metrics, each score, pictures |
+| `checkpoint.npz` | train | the state after the last epoch, to resume from; removed at the end |
+| `metrics.json`, `scores.csv`, `plots/` | evaluate | test metrics, each score, plots |
 
-The run is saved at every improvement, so a training that was killed leaves its best epoch. The
-model is first written as `model-new.keras`; it becomes the run's with the `detector.json` that
-names its digest, whichever of the two names it then has.
+The run is saved at every improvement, so that a killed training leaves its best epoch. The model is
+first written as `model-new.keras`. The `detector.json` with its digest makes it the model of the
+run, under either name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from anomaly_tf.runs.files import PARTIAL, locked, require_writable, sha256
 from anomaly_tf.runs.outputs import IsOwn, is_plot, is_scores, json_with, require_own_place
 from anomaly_tf.runs.paths import user_path
 
-# Status in `detector.json` of a training that came to its end.
+# Status of a finished training in `detector.json`.
 COMPLETED = "completed"
 
 
@@ -59,7 +59,7 @@ class RunDirectory:
 
     @property
     def new_model(self) -> Path:
-        """A detector that was saved and is not yet called `model.keras`."""
+        """A saved detector that is not yet renamed to `model.keras`."""
         return self.path / "model-new.keras"
 
     def model_with(self, digest: str) -> Path | None:
@@ -76,19 +76,19 @@ class RunDirectory:
 
     @property
     def is_finished(self) -> bool:
-        """Whether training has come to its end."""
+        """True if training is finished."""
         return self.holds_detector and open_run(self.path)[1].training.status == COMPLETED
 
     @property
     def holds_detector(self) -> bool:
-        """Whether a detector was saved: its model and `detector.json` are there."""
+        """True if a detector was saved: its model and `detector.json` exist."""
         return self.detector.is_file() and (self.model.is_file() or self.new_model.is_file())
 
     def require_unused(self) -> None:
-        """Refuses a folder that holds more than unfinished files of a process that was killed.
+        """Refuses a folder with other content than unfinished files of a killed process.
 
         Raises:
-            UserError: If it does, or is a file.
+            UserError: If there is other content, or the path is a file.
         """
         if not self.path.exists():
             return
@@ -96,67 +96,68 @@ class RunDirectory:
             path.name.startswith(PARTIAL) for path in self.path.iterdir()
         ):
             return
-        more = f", or resume it by --resume {self.path}" if self.checkpoint.is_file() else ""
+        more = f", or resume it with --resume {self.path}" if self.checkpoint.is_file() else ""
         raise UserError(f"run directory {self.path} already exists; choose a new --run-dir{more}")
 
     def require_resumable(self) -> None:
-        """Refuses a run that has lost its detector and has no checkpoint to go on from.
+        """Refuses a run that has lost its detector and has no checkpoint to resume from.
 
         Raises:
-            UserError: If it is one; with a checkpoint, or before a first epoch, it can be resumed.
+            UserError: If the run cannot be resumed. A run with a checkpoint, or one without a
+                finished epoch, can.
         """
         if self.checkpoint.is_file() or self.holds_detector:
             return
         for there, lost in ((self.detector, self.model), (self.model, self.detector)):
             if there.is_file():
                 raise UserError(
-                    f"run {self.path} has lost its {lost.name}, and no checkpoint is left to go on "
-                    "from; bring the file back, or train again in a new --run-dir"
+                    f"run {self.path} has lost its {lost.name}, and there is no checkpoint to "
+                    "resume from; restore the file, or train again in a new --run-dir"
                 )
 
     def require_own_evaluation(self, option: str, read_from: Iterable[Path]) -> None:
-        """Makes sure that an evaluation replaces an earlier one only, and nothing that it reads.
+        """Checks that an evaluation replaces only an earlier one, and nothing that it reads.
 
         Args:
-            option: The option that chooses the folder, for messages.
-            read_from: Folders that are read from.
+            option: The option that names the folder, for messages.
+            read_from: Folders that are read.
 
         Raises:
-            UserError: If it would, or would be written behind a link.
+            UserError: If it would replace other files, or be written through a link.
         """
         outputs: dict[Path, IsOwn] = {
             self.metrics: json_with("approach", "auroc", "threshold_method"),
             self.scores: is_scores,
-            self.plots / "any.png": is_plot,  # whether there is one yet or not
+            self.plots / "any.png": is_plot,  # checks the folder even without plots
             **dict.fromkeys(self.plots.glob("*.png"), is_plot),
         }
         require_own_place(option, self.path, outputs, read_from)
 
     def require_unlinked(self) -> None:
-        """Refuses a run with links to folders, through which it would be written elsewhere.
+        """Refuses a run with links to folders, because files would be written outside of it.
 
         Raises:
-            UserError: If it holds one.
+            UserError: If it contains one.
         """
         for path in self.path.rglob("*"):
             if path.is_symlink() and path.is_dir():
                 raise UserError(
-                    f"{path} is a link, and what is written to a run must stay inside it; remove "
-                    "the link or put the folder itself in its place"
+                    f"{path} is a link, and the files of a run must stay inside it; remove the "
+                    "link or replace it by the folder itself"
                 )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from changing the run; ends with the process, however that ends.
+        """Locks the run against changes by other processes; the lock ends with the process.
 
         Raises:
-            UserError: If another one holds it.
+            UserError: If another process holds the lock.
         """
         with locked(self.path, "run"):
             yield
 
     def clear_unfinished(self) -> None:
-        """Removes the unfinished files that a killed process left; the run must be locked."""
+        """Removes unfinished files of a killed process; the run must be locked."""
         for path in self.path.rglob(f"{PARTIAL}*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -165,17 +166,17 @@ class RunDirectory:
 
     @property
     def split(self) -> Path:
-        """Which file is in which set; there if the data is a folder of pictures."""
+        """The files of each set; exists if the data is a folder of images."""
         return self.path / "split.json"
 
     @property
     def validation(self) -> Path:
-        """The validation set; there if the data was arrays of a Python program."""
+        """The validation set; exists if the data was arrays of a Python program."""
         return self.path / "validation.npz"
 
     @property
     def detector(self) -> Path:
-        """What the detector needs beside its weights."""
+        """Metadata of the detector."""
         return self.path / "detector.json"
 
     @property
@@ -200,20 +201,20 @@ class RunDirectory:
 
     @property
     def plots(self) -> Path:
-        """Pictures of the evaluation."""
+        """Plots of the evaluation."""
         return self.path / "plots"
 
 
 def plan_run(path: str | None, approach: str) -> RunDirectory:
-    """Chooses a new run's folder and makes sure, without creating it, that it can be written.
+    """Chooses the folder of a new run and checks that it can be written, without creating it.
 
     Args:
-        path: The user's choice, which must not exist or be empty; else
+        path: The folder, which must not exist or be empty. Default:
             `runs/<approach>/<date-time>`.
         approach: Name of the approach.
 
     Raises:
-        UserError: If the folder holds something or cannot be written.
+        UserError: If the folder is not empty or cannot be written.
     """
     folder = user_path(path) if path else _unused(Path("runs") / approach)
     run = RunDirectory(folder)
@@ -226,17 +227,17 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
     """Opens a trained run.
 
     Returns:
-        Its paths and what `detector.json` holds, checked.
+        Its paths and the checked content of `detector.json`.
 
     Raises:
         UserError: If the folder is not a run, is incomplete, or `detector.json` is damaged.
     """
     run = RunDirectory(user_path(path))
     if not run.path.is_dir():
-        raise UserError(f"run directory {path} does not exist; give the folder of a training")
+        raise UserError(f"run directory {path} does not exist; give a run directory")
     if not run.config.is_file():
         raise UserError(
-            f"{path} is not a run directory (no {run.config.name}); give the folder of a training"
+            f"{path} is not a run directory (no {run.config.name}); give a run directory"
         )
     there = {
         run.detector.name: run.detector.is_file(),
@@ -244,11 +245,11 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
     }
     missing = [name for name, found in there.items() if not found]
     if len(missing) == 1:
-        raise UserError(f"run {path} has lost its {missing[0]}; bring the file back or train again")
+        raise UserError(f"run {path} has lost its {missing[0]}; restore the file or train again")
     if missing:
         raise UserError(
             f"run {path} is incomplete (no {missing[0]}): its training did not finish an epoch; "
-            f"continue it: {command_line('train', '--resume', path)}"
+            f"resume it: {command_line('train', '--resume', path)}"
         )
     try:
         return run, DetectorInfo.read(run.detector, RUN_FIELDS)
@@ -257,20 +258,20 @@ def open_run(path: str | Path) -> tuple[RunDirectory, DetectorInfo]:
 
 
 def unfinished_training(run: RunDirectory, info: DetectorInfo) -> str | None:
-    """What the user of a run should know if its training has not come to its end."""
+    """A line for the user if the training of a run is not finished."""
     training = info.training
     if training.status == COMPLETED:
         return None
     how = {
         "interrupted": "was interrupted",
-        "non_finite_loss": "ended with a loss that is no number",
+        "non_finite_loss": "ended with a loss that is not finite",
     }
     kept = f"epoch {training.best_epoch}" if training.best_epoch else "its unfinished first epoch"
-    said = f"the training of {run.path} {how.get(training.status, 'is unfinished')}"
-    said += f" after epoch {training.epochs}; this is the detector of {kept}"
+    line = f"the training of {run.path} {how.get(training.status, 'is unfinished')}"
+    line += f" after epoch {training.epochs}; this is the detector of {kept}"
     if training.status == "non_finite_loss":
-        return said
-    return f"{said}; {command_line('train', '--resume', run.path)} continues it"
+        return line
+    return f"{line}; resume it: {command_line('train', '--resume', run.path)}"
 
 
 def _unused(folder: Path) -> Path:

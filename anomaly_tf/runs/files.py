@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and folders that hold files which belong together."""
+"""Atomic writing of files and folders, locks, and checks that a folder can be written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from anomaly_tf.errors import UserError
 
-# A folder that is full, closed or limited, or a name that is longer than it takes.
+# Errors of a folder that is full, read-only or limited, or of a name that is too long.
 FOLDER_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -27,7 +27,7 @@ FOLDER_ERRORS = (
     errno.EROFS,
     errno.ENAMETOOLONG,
 )
-# Names of unfinished files and folders begin so; those of a process that was killed stay.
+# Beginning of the names of unfinished files and folders; those of a killed process remain.
 PARTIAL = ".partial-"
 
 
@@ -36,10 +36,10 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends without an exception.
 
     Args:
-        path: The final path; its folder is created when needed. The temporary name keeps the
+        path: The final path; its folder is created when needed. The temporary name has the same
             suffix, because many writers choose the format by it.
-        durable: Whether the content is on the disk before the rename, so that a loss of power
-            leaves a whole file, too.
+        durable: Whether the content is flushed to disk before the rename, so that the file is
+            complete even after a power failure.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
@@ -47,7 +47,7 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files; a result is as readable as the user's umask allows.
+        # mkstemp creates private files; a result has the permissions of the user's umask.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -63,12 +63,12 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
 def atomic_folder(path: Path, replace: bool = True) -> Iterator[Path]:
     """A temporary folder beside `path`, renamed to it when the block ends without an exception.
 
-    Several processes may do so at once: each leaves a whole folder, none fails.
+    Several processes may do so at the same time: each leaves a complete folder, none fails.
 
     Args:
-        path: The final path; the folder above is created when needed.
-        replace: Whether a folder that is there by then is replaced; it stays as it was until then.
-            Else it is kept and the new one is dropped, as of a cache whose name says its content.
+        path: The final path; the parent folder is created when needed.
+        replace: Whether an existing folder is replaced at the end of the block. Otherwise it is
+            kept and the new one is removed, as for a cache whose name depends on its content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=PARTIAL) as name:
@@ -78,7 +78,7 @@ def atomic_folder(path: Path, replace: bool = True) -> Iterator[Path]:
         with uninterrupted():
             for number in itertools.count():
                 try:
-                    new.rename(path)  # which fails where a folder with content is
+                    new.rename(path)  # fails if there is a folder that is not empty
                     return
                 except OSError as error:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -91,10 +91,10 @@ def atomic_folder(path: Path, replace: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Lets Ctrl-C wait until the block has ended, so that files which belong together are whole.
+    """Delays Ctrl-C until the end of the block, so that related files stay consistent.
 
-    Only the main thread can hold it back, and only where it is not ignored anyway, as in a
-    shell's background jobs; else the block runs as it is.
+    Only the main thread can delay it, and only if it is not ignored, as in a shell's background
+    jobs; otherwise the block runs unprotected.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
@@ -112,16 +112,16 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, kind: str) -> Iterator[None]:
-    """Keeps other processes from changing a folder; ends with the process, however that ends.
+    """Locks a folder against changes by other processes; the lock ends with the process.
 
     Args:
-        folder: It must exist.
-        kind: What it is, for the message.
+        folder: An existing folder.
+        kind: Kind of the folder, for the message.
 
     Raises:
-        UserError: If another one holds it.
+        UserError: If another process holds the lock.
     """
-    import fcntl  # which is not on Windows, where a run can be read and not be trained
+    import fcntl  # not available on Windows, where runs can be read but not trained
 
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -129,7 +129,7 @@ def locked(folder: Path, kind: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another process is working on {kind} {folder}; wait for its end or choose "
+                f"another process is working on {kind} {folder}; wait until it ends or choose "
                 f"another {kind}"
             ) from error
         yield
@@ -138,15 +138,15 @@ def locked(folder: Path, kind: str) -> Iterator[None]:
 
 
 def require_writable(folder: Path, option: str) -> None:
-    """Makes sure, before work is done for it, that a folder can be written; it is not created.
+    """Checks, before starting work, that a folder can be written; it is not created.
 
     Args:
-        folder: The folder, of which the last parts may not exist yet.
-        option: The option that chooses it, for the message.
+        folder: The folder; the last parts of its path need not exist.
+        option: The option that names it, for the message.
 
     Raises:
-        UserError: If it, or the folder that it would be made in, takes no new files or is none, as
-            a link that leads nowhere.
+        UserError: If it, or the folder in which it would be created, cannot be written or is not a
+            folder, such as a broken link.
     """
     existing = folder.absolute()
     try:
@@ -159,12 +159,12 @@ def require_writable(folder: Path, option: str) -> None:
         raise UserError(
             f"cannot write to {folder}: {error.strerror} ({existing}); choose another {option}"
         ) from error
-    kind = "a link to no folder" if existing.is_symlink() else "no folder"
+    kind = "a link to no folder" if existing.is_symlink() else "not a folder"
     raise UserError(f"cannot write to {folder}: {existing} is {kind}; choose another {option}")
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a path leads to anything; raises `OSError` for names that no folder takes."""
+    """True if a path exists; raises `OSError` for invalid names."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -173,26 +173,26 @@ def _is_there(path: Path) -> bool:
 
 
 def require_unlinked(folder: Path, paths: Iterable[Path]) -> None:
-    """Refuses links inside an output folder, through which files would be written elsewhere.
+    """Refuses links inside an output folder, because files would be written outside of it.
 
     Args:
-        folder: What the user named, which may be a link itself.
-        paths: The files to be written in it.
+        folder: The folder that the user names, which may be a link itself.
+        paths: The files that will be written in it.
 
     Raises:
-        UserError: If a folder between is a link.
+        UserError: If a folder between them is a link.
     """
     between = {above for path in paths for above in path.parents if above != folder}
     for place in sorted(place for place in between if place.is_relative_to(folder)):
         if place.is_symlink():
             raise UserError(
-                f"{place} is a link, and what is written to {folder} must stay inside it; remove "
-                "the link or choose another folder"
+                f"{place} is a link, and output must stay inside {folder}; remove the link or "
+                "choose another folder"
             )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content` as indented JSON, whole or not at all; NaN is refused (`ValueError`)."""
+    """Writes `content` as indented JSON, atomically; raises `ValueError` for NaN."""
     with atomic_path(path, durable=True) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
 
@@ -204,10 +204,10 @@ def sha256(path: Path) -> str:
 
 
 def folder_error(error: BaseException) -> OSError | None:
-    """The one of `FOLDER_ERRORS` behind an error, if one is.
+    """The error of `FOLDER_ERRORS` that caused an exception, if there is one.
 
-    TensorFlow, which writes files itself, reports them as errors of its own that hold the system's
-    words and no number.
+    TensorFlow, which writes files itself, raises exceptions of its own with the system's message
+    but without its number.
     """
     if isinstance(error, OSError):
         return error if error.errno in FOLDER_ERRORS else None

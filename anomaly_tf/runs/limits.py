@@ -1,7 +1,7 @@
-"""How much memory and time a file from elsewhere may take; the standard library only.
+"""Limits of memory and time for untrusted files; the standard library only.
 
-What a file announces is compared with these limits before it is opened, so that a few bytes cannot
-ask for all memory. Who knows that a large file is right raises them for a call, by the environment.
+The size that a file's header claims is compared with these limits before the file is opened, so
+that a few bytes cannot allocate all memory. Users raise the limits with environment variables.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from anomaly_tf.errors import UserError
 MAX_GB, MAX_SECONDS = "ANOMALY_TF_MAX_GB", "ANOMALY_TF_MAX_SECONDS"
 DEFAULTS = {MAX_GB: 2.0, MAX_SECONDS: 30.0}
 GB = 10**9
-# What one thread of an ordinary processor computes at least, in the networks of the approaches.
+# Lower bound for one thread of an ordinary processor, in the networks of the approaches.
 OPERATIONS_A_SECOND = 20 * 10**9
 
 
 def memory_limit() -> int:
-    """Bytes that a file may take above what the process has."""
+    """Bytes of memory that reading a file may take."""
     return int(_setting(MAX_GB) * GB)
 
 
@@ -35,21 +35,21 @@ def seconds_limit() -> float:
 
 
 def require_memory(size: int, what: str, allowed: int = 0) -> None:
-    """Refuses what would take more memory than the limit, or than there is.
+    """Refuses an input that needs more memory than the limit or than is free.
 
     Args:
-        size: Bytes.
-        what: What takes them, for the message.
-        allowed: Bytes that are allowed whatever the limit, as the length of the file itself.
+        size: Bytes of memory.
+        what: Name of the input, for the message.
+        allowed: Bytes that are allowed independent of the limit, such as the length of the file.
 
     Raises:
-        UserError: If it is refused.
+        UserError: If it needs more.
     """
     if size > max(memory_limit(), allowed):
         needed = math.ceil(size / GB) if size < 10**15 else "..."
         raise UserError(
-            f"{what} would take {in_gb(size)}, more than {memory_limit() / GB:g} GB; if it is "
-            f"meant to be so large, set {MAX_GB}={needed} in the environment"
+            f"{what} would take {in_gb(size)}, more than {memory_limit() / GB:g} GB; if this size "
+            f"is intended, set {MAX_GB}={needed} in the environment"
         )
     free = free_memory()
     if free is not None and size > free:
@@ -60,23 +60,23 @@ def require_memory(size: int, what: str, allowed: int = 0) -> None:
 
 
 def require_operations(count: int, what: str) -> None:
-    """Refuses a model that would compute longer than the limit.
+    """Refuses a model that needs more operations than the limit.
 
     Raises:
-        UserError: If it is refused.
+        UserError: If it needs more.
     """
     if count > operation_limit():
         seconds = count // OPERATIONS_A_SECOND + 1
         needed = seconds if seconds < 10**6 else "..."
         raise UserError(
             f"{what} would take {count:.2g} operations for one image, more than "
-            f"{operation_limit():.2g}; if it is meant to, set {MAX_SECONDS}={needed} in the "
+            f"{operation_limit():.2g}; if this is intended, set {MAX_SECONDS}={needed} in the "
             "environment"
         )
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that are free, or None where the system does not say."""
+    """Bytes of free memory; None if the system does not report it."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -87,7 +87,7 @@ def free_memory() -> int | None:
 
 
 def in_gb(size: int) -> str:
-    """A number of bytes for a reader."""
+    """Formats a number of bytes for a message."""
     return f"{size / GB:.1f} GB" if size < 10**15 else "more than a million GB"
 
 
@@ -102,6 +102,6 @@ def _setting(name: str) -> float:
     if not 0 < value < 10**6:
         raise UserError(
             f"{name} in the environment must be a number above 0 and below a million; got "
-            f"{text[:50]!r}; mend or unset it"
+            f"{text[:50]!r}; correct or unset it"
         )
     return value

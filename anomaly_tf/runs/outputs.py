@@ -1,8 +1,8 @@
-"""What commands may write over: what they wrote themselves, and nothing that they read from.
+"""Checks of output paths: a command replaces only its own outputs, and none of its inputs.
 
-Each command checks its outputs here before any work. Pictures are marked (`MARK`), so that a search
-for pictures leaves them out and a command recognises its own; other files are recognised by what
-they hold.
+Each command checks its outputs here before starting work. Image files that it writes are marked
+(`MARK`), so that a search for images leaves them out and a command recognises its own; other files
+are recognised by their content.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import PARTIAL
 
-# Text chunk of the PNG files that are written here; the words after it say which kind they are.
+# Text chunk of the PNG files written by this program; the words after the mark name their kind.
 SOFTWARE, MARK = "Software", "anomaly_tf"
 HEAT_MAP, PLOT = f"{MARK} heat map", f"{MARK} plot"
 PNG_START = b"\x89PNG\r\n\x1a\n"
-# In front of the pixels of a PNG; a file that holds more there is none of ours.
+# Bytes before the pixels of a PNG; files of other programs may have more.
 MAX_PNG_HEAD = 4096
 # Metadata of an export, in the folder of a SavedModel and inside a .tflite file.
 EXPORT_METADATA, SAVED_MODEL_METADATA = "anomaly_tf.json", Path("assets.extra", "anomaly_tf.json")
 EXPORT_FORMAT = "anomaly_tf detector"
-# Larger JSON files are not looked into: none is written here.
+# Larger JSON files are not read, because none is written by this program.
 MAX_JSON = 64 * 10**6
 REPORTS = ("benchmark.md", "benchmark.html")
 REPORT_HEADS = (b"| approach | protocol | normal class |", b"anomaly_tf benchmark</title>")
@@ -40,20 +40,20 @@ IsOwn = Callable[[Path], bool]
 def require_own_place(
     option: str, root: Path, outputs: Mapping[Path, IsOwn], read_from: Iterable[Path] = ()
 ) -> None:
-    """Makes sure, before work is done for them, that outputs meet nothing that is not theirs.
+    """Checks, before starting work, that outputs replace no files of others.
 
-    Links and `..` are followed, and folders compared by what they are, not by their names.
+    Links and `..` are followed, and folders are compared by device and inode, not by name.
 
     Args:
-        option: The option that chooses the place, for messages.
+        option: The option that names the folder, for messages.
         root: The folder that the option names; it need not exist.
-        outputs: Each file or folder that will be written inside, and how to recognise one that this
-            program wrote.
-        read_from: Folders that hold what the command reads.
+        outputs: Each file or folder that will be written, and a function that recognises one that
+            this program wrote.
+        read_from: Folders that the command reads.
 
     Raises:
-        UserError: If one would lie in a folder that is read from, replace what this program did not
-            write, or lie behind a link or a file.
+        UserError: If an output would be written into a folder that is read, replace a file that
+            this program did not write, or be written through a link or a file.
     """
     read = {identity(folder) for folder in read_from} - {None}
     folders = {root, *(path.parent for path in outputs)}
@@ -66,14 +66,14 @@ def require_own_place(
         _require_plain_folders(option, root, folder)
     for path, is_own in outputs.items():
         if os.path.lexists(path) and not is_own(path):
-            was = "holds files that were not" if path.is_dir() else "is there and was not"
+            was = "holds files that were not" if path.is_dir() else "exists and was not"
             raise UserError(
                 f"{path} {was} written by this command; move it away or choose another {option}"
             )
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of a file or folder, whatever it is called; None if there is none."""
+    """Device and inode of a file or folder; None if it does not exist."""
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -82,19 +82,19 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def _require_plain_folders(option: str, root: Path, folder: Path) -> None:
-    """Refuses links and files where there should be folders below `root`."""
+    """Refuses links and files in place of folders below `root`."""
     while folder != root and root in folder.parents:
         if folder.is_symlink():
             raise UserError(
                 f"{folder} is a link to another place; remove it or choose another {option}"
             )
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is no folder; remove it or choose another {option}")
+            raise UserError(f"{folder} is not a folder; remove it or choose another {option}")
         folder = folder.parent
 
 
 def software_of(path: Path) -> str:
-    """Which program a PNG file names as its writer; empty if none, or it is no PNG file."""
+    """The program that a PNG file names as its writer; empty if there is none, or no PNG file."""
     head = _head(path, MAX_PNG_HEAD)
     place = len(PNG_START)
     if head[:place] != PNG_START:
@@ -110,7 +110,7 @@ def software_of(path: Path) -> str:
 
 
 def _head(path: Path, size: int) -> bytes:
-    """How a file begins; nothing if it cannot be read, or is a pipe, which would be waited for."""
+    """The first bytes of a file; empty if it cannot be read or is a pipe, which would block."""
     try:
         if not path.is_file():
             return b""
@@ -121,24 +121,24 @@ def _head(path: Path, size: int) -> bytes:
 
 
 def is_own_picture(path: Path) -> bool:
-    """Whether a file is a picture that this program wrote: a heat map or a plot."""
+    """True if a file is an image that this program wrote: a heat map or a plot."""
     return software_of(path).startswith(f"{MARK} ")
 
 
 def is_heat_map(path: Path) -> bool:
-    """Whether a file is a heat map that `predict.py` wrote."""
+    """True if a file is a heat map that `predict.py` wrote."""
     return software_of(path) == HEAT_MAP
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run that holds a detector."""
+    """True if a folder is a run that holds a detector."""
     return (folder / "config.yaml").is_file() and (folder / "detector.json").is_file()
 
 
 def is_own_run(folder: Path) -> bool:
-    """Whether a folder is a run, finished or not, and holds nothing that was added to it.
+    """True if a folder is a run, finished or not, without added files.
 
-    Exports of a run count as added: who made them may use them.
+    Exports count as added files, because they may be in use.
     """
     if folder.is_symlink() or not folder.is_dir():
         return False
@@ -156,7 +156,7 @@ def files_of_run(folder: Path) -> list[Path]:
 
 
 def _is_of_run(name: Path, path: Path) -> bool:
-    """Whether training or an evaluation writes a file of this name inside a run."""
+    """True if training or an evaluation writes a file of this name inside a run."""
     if path.is_symlink():
         return False
     if len(name.parts) == 1:
@@ -180,19 +180,19 @@ SCORES_HEAD = "label,class,score,verdict,p_value"
 
 
 def is_plot(path: Path) -> bool:
-    """Whether a file is a plot of an evaluation; those of earlier versions are known by name."""
+    """True if a file is a plot of an evaluation; those of earlier versions are known by name."""
     writer = software_of(path)
     return writer == PLOT or (writer.startswith("Matplotlib") and path.stem in PLOT_NAMES)
 
 
 def is_scores(path: Path) -> bool:
-    """Whether a file is the `scores.csv` of an evaluation."""
+    """True if a file is the `scores.csv` of an evaluation."""
     first = _head(path, 200).partition(b"\n")[0].decode("utf-8", "replace")
     return first in (f"file,{SCORES_HEAD}", f"number,{SCORES_HEAD}")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing if it is no such file or holds no object."""
+    """The object in a JSON file; empty if the file holds none."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_JSON:
             return {}
@@ -203,17 +203,17 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def json_with(*keys: str) -> IsOwn:
-    """Recognises JSON files by keys that they all have."""
+    """Returns a function that recognises JSON files by their keys."""
     return lambda path: set(keys) <= set(read_object(path))
 
 
 def is_exported_metadata(path: Path) -> bool:
-    """Whether a file is the metadata of an export."""
+    """True if a file is the metadata of an export."""
     return read_object(path).get("format") == EXPORT_FORMAT
 
 
 def is_exported_file(path: Path) -> bool:
-    """Whether a file is a .tflite file that `export.py` wrote."""
+    """True if a file is a .tflite file that `export.py` wrote."""
     if not path.is_file():
         return False
     try:
@@ -224,12 +224,12 @@ def is_exported_file(path: Path) -> bool:
 
 
 def is_exported_folder(folder: Path) -> bool:
-    """Whether a folder is a SavedModel that `export.py` wrote, and nothing was added to it."""
+    """True if a folder is a SavedModel that `export.py` wrote, without added files."""
     metadata = folder / SAVED_MODEL_METADATA
     if folder.is_symlink() or not is_exported_metadata(metadata):
         return False
     recorded = read_object(metadata).get("files_sha256")
-    if not isinstance(recorded, dict):  # by a version that recorded none
+    if not isinstance(recorded, dict):  # earlier versions recorded none
         return True
     there = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = {path.relative_to(folder).as_posix() for path in there}
@@ -237,13 +237,13 @@ def is_exported_folder(folder: Path) -> bool:
 
 
 def is_benchmark_report(path: Path) -> bool:
-    """Whether a file is the table or the page that `benchmark.py` wrote."""
+    """True if a file is a table or page that `benchmark.py` wrote."""
     head = _head(path, 1000)
     return head.startswith(REPORT_HEADS[0]) or REPORT_HEADS[1] in head
 
 
 def is_measurement(path: Path) -> bool:
-    """Whether a file holds results of `measurements/`: a study, or what names the hardware."""
+    """True if a file holds results of `measurements/`: a study, or results with the hardware."""
     content = read_object(path)
     cells = content.get("cells")
     if isinstance(cells, list):

@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Paths as given by users."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def expand_home(path: str) -> str:
-    """A path whose leading `~` or `~name` stands for a home folder, as in a shell.
+    """Expands a leading `~` or `~name` to a home folder, as a shell does.
 
-    Shells leave `--data=~/photos` and what stands in a YAML file to the program. A path that begins
-    otherwise stays as it is, and so does that of a file whose own name begins with `~`.
+    Shells do not expand it in `--data=~/photos`, nor in a YAML file. Other paths are unchanged, and
+    so is the path of an existing file whose name begins with `~`.
     """
     head = path.split(os.sep, 1)[0]
     if head != "~" and os.path.lexists(head):
@@ -19,5 +19,5 @@ def expand_home(path: str) -> str:
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """The path that a user means by an option, a line of YAML or an argument of the Python API."""
+    """The path given by an option, a line of YAML or an argument of the Python API."""
     return Path(expand_home(os.fspath(path)))

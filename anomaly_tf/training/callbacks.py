@@ -1,4 +1,4 @@
-"""What happens during training: validation, saving, pictures, and the end on a bad number."""
+"""Callbacks of training: validation, checkpoints, images for TensorBoard, non-finite losses."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.training.checkpoint import Progress, save_checkpoint
 
-# TensorBoard gets pictures and histograms after so many epochs at most, however long a training
-# is, and numbers after each.
+# Largest number of epochs after which TensorBoard gets images and histograms; numbers are written
+# after every epoch.
 MAX_PICTURES = 30
 
 
@@ -31,14 +31,14 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Ends training on the first loss that is not finite, whichever it is.
+    """Ends training on the first loss that is not finite.
 
     Raises:
         NonFiniteLoss: From `fit`, before validation sees the damaged weights.
     """
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Notes the epoch for the message."""
+        """Records the epoch for the message."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -50,8 +50,8 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
                 )
 
 
-# What chooses the epoch that is kept. An approach that learns without labelled anomalies is chosen
-# without them, too: it keeps its last epoch, at the end of its learning-rate schedule.
+# Criterion for the selection of the epoch. An approach that learns without labelled anomalies also
+# selects without them: it keeps its last epoch, at the end of its learning-rate schedule.
 LAST_EPOCH = "last_epoch"
 CRITERIA: dict[LearnsFrom, str] = {
     "normal and anomalous images": "val_auroc",
@@ -61,19 +61,19 @@ CRITERIA: dict[LearnsFrom, str] = {
 
 
 class Validation(keras.callbacks.Callback):
-    """Measures on the validation set after every epoch and passes improvements on.
+    """Computes metrics on the validation set after every epoch and reports improvements.
 
-    Adds `val_normal_score`, the learning rates and, where they exist, `val_auroc`, `val_accuracy`
-    and `val_loss` to the epoch's logs, so it must stand before the callbacks that write them.
+    Adds `val_normal_score`, the learning rates and, if available, `val_auroc`, `val_accuracy` and
+    `val_loss` to the epoch's logs, so that it must precede the callbacks that write them.
 
     Args:
         detector: The detector in training.
         images: The validation set.
-        criterion: The measure whose highest value is an improvement, or `LAST_EPOCH`.
+        criterion: The metric to maximise, or `LAST_EPOCH`.
         log_dir: TensorBoard folder for the histograms of normal and anomaly scores.
-        on_improvement: Called with epoch (from 1), measures and scores whenever the criterion is
-            the best so far.
-        best: The best value so far of a training that is resumed.
+        on_improvement: Called with epoch (from 1), metrics and scores whenever the criterion is the
+            best so far.
+        best: The best value so far, if the training resumes.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Validation(keras.callbacks.Callback):
         best: float = -math.inf,
     ) -> None:
         super().__init__()
-        # One scorer, whose graph serves every epoch.
+        # One scorer, whose graph is used in every epoch.
         wanted = (name for name in ("score", "probabilities") if name in detector.output)
         self._score = Scorer(detector, tuple(wanted))
         self._images = images  # an array, or images on disk that are read each time
@@ -96,7 +96,7 @@ class Validation(keras.callbacks.Callback):
         self._best = best
 
     def measure(self) -> tuple[dict[str, float], np.ndarray]:
-        """Measures of the current weights, by name, and scores `(N,)` of the validation set."""
+        """Metrics of the current weights, by name, and scores `(N,)` of the validation set."""
         labels = self._images.labels
         outputs = self._score(self._images.images)
         scores = outputs["score"]
@@ -112,7 +112,7 @@ class Validation(keras.callbacks.Callback):
         return measures, scores
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Measures, logs, and reports an improvement."""
+        """Computes and logs the metrics, and reports an improvement."""
         measures, scores = self.measure()
         if logs is not None:
             logs.update(measures)
@@ -124,26 +124,26 @@ class Validation(keras.callbacks.Callback):
                 if len(chosen):
                     tf.summary.histogram(f"scores/{name}", chosen)
         value = epoch if self._criterion == LAST_EPOCH else measures[self._criterion]
-        if value >= self._best:  # of equals the one that learnt longer
+        if value >= self._best:  # of equal values the later epoch
             self._best = value
             self._on_improvement(epoch + 1, measures, scores)
 
 
 def has_pictures(epoch: int, epochs: int) -> bool:
-    """Whether TensorBoard gets pictures after an epoch (from 0): the first and the last, too."""
+    """True if TensorBoard gets images after an epoch (from 0); always for the first and last."""
     return epoch % math.ceil(epochs / MAX_PICTURES) == 0 or epoch == epochs - 1
 
 
 class Checkpoints(keras.callbacks.Callback):
     """Saves the state of the training and `history.csv` after every epoch.
 
-    Must stand behind all others, so that what an epoch leaves is whole before it counts as
-    finished.
+    Must follow all other callbacks, so that an epoch counts as finished only when its files are
+    complete.
 
     Args:
-        run: Where to write.
-        progress: How far the training is, kept up to date.
-        seconds: Tells the time that was spent on it.
+        run: The run directory.
+        progress: The progress of training, which is updated.
+        seconds: Function that returns the duration of training.
     """
 
     def __init__(self, run: RunDirectory, progress: Progress, seconds: Callable[[], float]) -> None:
@@ -162,7 +162,7 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """Writes losses and measures of all epochs as CSV, whole or not at all."""
+    """Writes losses and metrics of all epochs as CSV, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.DictWriter(file, list(history[0]), lineterminator="\n")
         rows.writeheader()
@@ -170,12 +170,12 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 class Pictures(keras.callbacks.Callback):
-    """Writes originals, reconstructions and maps to TensorBoard, of the same images always.
+    """Writes originals, reconstructions and maps of the same images to TensorBoard.
 
     Args:
         groups: Name to uint8 images `(N, H, W, C)`.
         log_dir: TensorBoard folder.
-        progress: Keeps the scale of the maps.
+        progress: Stores the scale of the maps.
     """
 
     def __init__(self, groups: dict[str, np.ndarray], log_dir: Path, progress: Progress) -> None:
@@ -184,18 +184,18 @@ class Pictures(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(str(log_dir))
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Makes the explainer, whose graph serves every epoch."""
+        """Creates the detector for maps, whose graph is used in every epoch."""
         self._detector = TrainedDetector(self.model.detector, DetectorInfo())
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Writes one picture per group, after `MAX_PICTURES` of all epochs at most."""
+        """Writes one image per group, after at most `MAX_PICTURES` epochs."""
         if not has_pictures(epoch, self.params["epochs"]):
             return
         shown = {
             name: self._detector.explain_and_reconstruct(images)
             for name, images in self._groups.items()
         }
-        # One scale for all epochs, so that they can be compared: the first one's.
+        # All epochs have the scale of the first one, so that they can be compared.
         largest = max(float(maps.max()) for maps, _ in shown.values())
         scale = self._progress.picture_scale = self._progress.picture_scale or largest or 1.0
         with self._writer.as_default(step=epoch):
@@ -207,7 +207,7 @@ class Pictures(keras.callbacks.Callback):
                 heat = np.clip(maps / scale, 0, 1)[..., np.newaxis]
                 rows.append(np.repeat(heat, images.shape[-1], axis=-1))
                 grid = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
-                # A small picture is enlarged, about 84 pixels high on the screen.
+                # Small images are enlarged to a height of about 84 pixels.
                 zoom = max(1, 84 // images.shape[1])
                 enlarged = np.kron(grid, np.ones((zoom, zoom, 1)))
                 tf.summary.image(

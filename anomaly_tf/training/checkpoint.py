@@ -1,8 +1,9 @@
-"""The state of a training after each epoch, from which it goes on when it was interrupted.
+"""Checkpoints: the state of a training after each epoch, from which it resumes.
 
-Batches are a function of the seed and their number (`data/pipelines.py`), learning rate and moving
-average of the optimizers' step count, so that the variables and the number of finished epochs are
-the whole state. Keras's own weight files leave out the states of random generators, as of dropout.
+Batches are a function of the seed and their number (`data/pipelines.py`); learning rate and moving
+average are functions of the optimizers' step count. The variables and the number of finished epochs
+are therefore the whole state. Keras's own weight files lack the states of random generators, such
+as those of dropout.
 """
 
 from __future__ import annotations
@@ -40,21 +41,21 @@ PROGRESS_CHECKS: Checks = {
     "picture_scale": (lambda value: is_number(value, 0), "a number of at least 0"),
     "history": (
         lambda value: isinstance(value, list) and all(map(are_measures, value)),
-        "measures of each epoch, finite numbers",
+        "metrics of each epoch, finite numbers",
     ),
 }
 
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """Progress of a training.
 
     Attributes:
         sets: Digest of the training and validation set; see `data/contents.py`.
-        epochs: Finished epochs.
-        seconds: Time spent on them.
-        picture_scale: What is white in TensorBoard's maps; 0 before the first.
-        history: Losses and measures of each epoch.
+        epochs: Number of finished epochs.
+        seconds: Duration of these epochs.
+        picture_scale: Value that is white in TensorBoard's maps; 0 before the first epoch.
+        history: Losses and metrics of each epoch.
     """
 
     sets: str
@@ -65,12 +66,12 @@ class Progress:
 
 
 def save_checkpoint(path: Path, model: Approach, progress: Progress) -> None:
-    """Writes the state of a training, whole or not at all, in place of an older one.
+    """Writes the state of a training atomically; an older checkpoint is replaced.
 
     Args:
         path: The file, `.npz`.
-        model: Its weights, moving averages, optimizers and random generators are written.
-        progress: Written beside them.
+        model: Model whose weights, moving averages, optimizers and random generators are written.
+        progress: Progress of the training, written to the same file.
     """
     text = json.dumps(dataclasses.asdict(progress))
     arrays: dict[str, Any] = {PROGRESS: np.frombuffer(text.encode(), np.uint8)}
@@ -81,12 +82,12 @@ def save_checkpoint(path: Path, model: Approach, progress: Progress) -> None:
 
 
 def load_checkpoint(path: Path, model: Approach, sets: str) -> Progress:
-    """Brings a model to the state that was saved.
+    """Restores the state of a model from a checkpoint.
 
     Args:
-        path: What `save_checkpoint` wrote.
-        model: Built from the same configuration, compiled.
-        sets: Digest of the sets that training goes on with.
+        path: The file that `save_checkpoint` wrote.
+        model: Compiled model of the same configuration.
+        sets: Digest of the current training and validation set.
 
     Raises:
         UserError: If the file is damaged or belongs to another model or other data.
@@ -98,13 +99,13 @@ def load_checkpoint(path: Path, model: Approach, sets: str) -> Progress:
         raise
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged ({printable(str(error))}); remove it, and training begins again "
-            "from the first epoch"
+            f"{path} is damaged ({printable(str(error))}); remove it to start training again from "
+            "the first epoch"
         ) from error
     if progress.sets != sets:
         raise UserError(
-            f"training cannot go on from {path}: the data is no longer what it began with; bring "
-            "it back or train anew"
+            f"training cannot resume from {path}: the data has changed since it started; restore "
+            "the data or train again"
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
@@ -112,7 +113,7 @@ def load_checkpoint(path: Path, model: Approach, sets: str) -> Progress:
 
 
 def _read(path: Path, variables: list[keras.Variable]) -> tuple[Progress, list[np.ndarray]]:
-    """What a checkpoint holds, checked; raises `ValueError` if that is not right."""
+    """Reads and checks a checkpoint; raises `ValueError` if it is wrong."""
     found = announced_arrays(path)
     expected = {
         str(number): Announced(np.array(variable).dtype, tuple(variable.shape))

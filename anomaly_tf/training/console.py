@@ -1,4 +1,4 @@
-"""What a training says, and where: in a terminal, or in a Python program."""
+"""Output of a training in a terminal or in a Python program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from anomaly_tf.script import printable
 
-# As `keras.Model.fit` has it: nothing, a progress bar, one line for each epoch.
+# As in `keras.Model.fit`: 0 silent, 1 progress bar, 2 one line per epoch.
 Verbose = Literal["auto", 0, 1, 2]
 
 
@@ -18,7 +18,7 @@ def verbosity(verbose: Verbose = "auto") -> int:
     """0, 1 or 2; `auto` is 1, a progress bar, if stdout is a terminal, else 2.
 
     Raises:
-        ValueError: If `verbose` is something else.
+        ValueError: If `verbose` has another value.
     """
     if isinstance(verbose, str) and verbose == "auto":
         return 1 if sys.stdout.isatty() else 2
@@ -29,54 +29,54 @@ def verbosity(verbose: Verbose = "auto") -> int:
 
 @dataclass(frozen=True)
 class Console:
-    """The output of a command: facts and doubts on stdout, what is left out on stderr.
+    """The output of a command: messages and warnings on stdout, left-out files on stderr.
 
     Attributes:
-        verbose: 0: no facts and no epochs; 1: a progress bar within each epoch, and one line for
-            each; 2: the line only. What is doubtful or left out is said in any case.
+        verbose: 0: no messages and no epochs; 1: a progress bar within each epoch and a line for
+            each epoch; 2: the lines only. Warnings and left-out files are always reported.
     """
 
     verbose: int = 2
 
     def say(self, line: str) -> None:
-        """A fact."""
+        """Prints a message."""
         if self.verbose:
             print(printable(line), flush=True)
 
     def doubt(self, line: str) -> None:
-        """What may be wrong with the data, or was guessed."""
+        """Prints a warning about the data, or about a guess."""
         print(printable(line), flush=True)
 
     def leave_out(self, line: str) -> None:
-        """What is not used, and why."""
+        """Prints a line on data that is not used."""
         print(printable(line), file=sys.stderr)
 
 
 @dataclass(frozen=True)
 class ProgramConsole(Console):
-    """The output inside a Python program: doubts and what is left out become warnings.
+    """The output in a Python program: lines on doubtful and left-out data become warnings.
 
     Attributes:
-        worded: How a line names options there.
+        worded: Function that changes the form of option names in a line.
     """
 
     worded: Callable[[str], str] = str
 
     def say(self, line: str) -> None:
-        """A fact."""
+        """Prints a message."""
         super().say(self.worded(line))
 
     def doubt(self, line: str) -> None:
-        """What may be wrong with the data, as a `UserWarning`."""
-        warnings.warn(self.worded(line), stacklevel=_outside())
+        """Issues a `UserWarning` about the data."""
+        warnings.warn(self.worded(line).removeprefix("WARNING: "), stacklevel=_outside())
 
     def leave_out(self, line: str) -> None:
-        """What is not used, as a `UserWarning`."""
+        """Issues a `UserWarning` on data that is not used."""
         self.doubt(line)
 
 
 def _outside() -> int:
-    """Frames from `ProgramConsole.doubt` to the first one outside of this package."""
+    """Number of frames from `ProgramConsole.doubt` to the first one outside of this package."""
     frame, level = sys._getframe(1), 1
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("anomaly_tf."):
         frame, level = frame.f_back, level + 1

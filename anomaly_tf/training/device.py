@@ -1,4 +1,4 @@
-"""Which device a run uses, and why."""
+"""Selects the device of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Device:
     Attributes:
         name: TensorFlow's name, `/GPU:0` or `/CPU:0`.
         jit_compile: Whether the step is compiled by XLA.
-        reason: One line for the user: which device, and why.
+        reason: A line for the user: the device, and why it was selected.
     """
 
     name: str
@@ -29,23 +29,23 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is a GPU."""
+        """True for a GPU."""
         return "GPU" in self.name
 
 
 def select_device(jit_compile: Literal["auto", "on", "off"]) -> Device:
-    """Takes the first GPU when there is one, else the CPU.
+    """Selects the first GPU, or the CPU if there is none.
 
-    Memory of every GPU is allocated as it is needed. XLA is on by default on a GPU and off on a
-    CPU, where it was slower for networks of this size.
+    The memory of every GPU is allocated as needed. XLA is on by default on a GPU, and off on a CPU,
+    where it was slower for networks of this size.
     """
     gpus = tf.config.list_physical_devices("GPU")
     memory = "memory grows as needed"
     for gpu in gpus:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # the caller's process has used the GPU already, in its own way
-            memory = "memory as this process set it"
+        except RuntimeError:  # the process has already used the GPU
+            memory = "memory as set by this process"
     xla = jit_compile == "on" or (jit_compile == "auto" and bool(gpus))
     note = f"XLA {'on' if xla else 'off'}"
     if gpus:
@@ -59,7 +59,7 @@ def select_device(jit_compile: Literal["auto", "on", "off"]) -> Device:
     else:
         why = (
             "TensorFlow finds no GPU; for an NVIDIA one run 'make setup GPU=1', and "
-            "TF_CPP_MIN_LOG_LEVEL=0 shows what it looked for"
+            "TF_CPP_MIN_LOG_LEVEL=0 shows the search"
         )
     return Device("/CPU:0", xla, f"{describe_cpu()} ({why}); {note}")
 

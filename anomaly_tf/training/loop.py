@@ -1,4 +1,4 @@
-"""The one place that calls `fit`: from images to a run directory that can be used."""
+"""The training loop: calls `fit` and writes the run directory."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import folder_error
 from anomaly_tf.training.callbacks import (
     CRITERIA,
+    LAST_EPOCH,
     Checkpoints,
     NonFiniteLoss,
     Pictures,
@@ -32,6 +33,7 @@ from anomaly_tf.training.callbacks import (
 )
 from anomaly_tf.training.checkpoint import Progress, load_checkpoint
 from anomaly_tf.training.console import Console
+from anomaly_tf.training.notes import Notes
 from anomaly_tf.training.progress import EpochLines
 from anomaly_tf.training.recording import Recorder
 from anomaly_tf.training.setup import TrainingSetup
@@ -47,9 +49,9 @@ class Outcome:
 
     Attributes:
         status: `completed`, `interrupted` (Ctrl-C) or `non_finite_loss`.
-        info: What `detector.json` holds of the best epoch; None if no epoch could be kept.
-        message: Why training ended early and what was kept; empty if completed.
-        remedy: What to do then; empty if completed.
+        info: Metadata of the best epoch; None if no epoch could be kept.
+        message: Reason for an early end, and the epoch that was kept; empty if completed.
+        remedy: Remedy for an early end; empty if completed.
     """
 
     status: Status
@@ -67,25 +69,25 @@ def train(
     console: Console,
     resume: bool = False,
 ) -> Outcome:
-    """Trains an approach and leaves a run directory.
+    """Trains an approach and writes a run directory.
 
     Args:
-        config: What to train.
-        dataset: Where the images came from.
-        split: The three sets; the test set is not touched.
+        config: The configuration.
+        dataset: The data set of the images.
+        split: The three sets; the test set is not used.
         run: The folder to write, new or empty.
         command: The command line, recorded with the run.
-        console: Where it says what it does.
-        resume: Whether the folder is that of a training of the same configuration that was
-            interrupted; it resumes after its last finished epoch.
+        console: Output of messages.
+        resume: Whether the folder is that of an interrupted training with the same configuration;
+            it resumes after the last finished epoch.
 
     Returns:
-        How training ended. After Ctrl-C or a non-finite loss the run holds the best epoch so
-        far; Ctrl-C within the first epoch keeps what was learnt until then.
+        How training ended. After Ctrl-C or a non-finite loss, the run holds the best epoch so far;
+        after Ctrl-C within the first epoch, it holds the current weights.
 
     Raises:
-        UserError: If the networks do not fit the images, another process works on the run, its
-            folder is full or not empty, or its checkpoint does not fit.
+        UserError: If the images are too small for the networks, another process is working on the
+            run, its folder is full or not empty, or its checkpoint does not match.
     """
     setup = TrainingSetup.of(config, dataset, split)
     run.path.mkdir(parents=True, exist_ok=True)
@@ -104,20 +106,20 @@ def train(
 
 
 def resume_command(run: RunDirectory) -> str:
-    """What continues an interrupted training."""
+    """The command that resumes an interrupted training."""
     return command_line("train", "--resume", run.path)
 
 
 def _describe_resuming(recorder: Recorder, progress: Progress) -> str:
-    """What resuming does, for the user."""
-    said = "no epoch was finished: training begins anew"
+    """A line for the user on the state from which training resumes."""
+    line = "no epoch was finished: training starts again"
     if recorder.info and recorder.info.training.epochs and not progress.epochs:
-        said = "the state after the last epoch was not kept: training begins anew"
+        line = "there is no checkpoint of the last epoch: training starts again"
     if progress.epochs:
-        said = f"resuming after epoch {progress.epochs}, the last that was finished"
+        line = f"resuming after epoch {progress.epochs}, the last finished one"
     if recorder.saved:
-        said += f"; the run keeps the weights of {recorder.best_weights()} until others are better"
-    return said
+        line += f"; the run keeps the weights of {recorder.best_weights()} until others are better"
+    return line
 
 
 def _train(
@@ -165,8 +167,9 @@ def _fit(
     progress: Progress,
     console: Console,
 ) -> tuple[Status, str, str]:
-    """Runs the epochs that are left; returns how they ended, what was kept, and the remedy."""
-    training, lines = setup.config.training, EpochLines(console)
+    """Runs the remaining epochs; returns the status, a message and the remedy."""
+    training = setup.config.training
+    lines = EpochLines(console, _notes(setup, progress))
     try:
         model.fit(
             setup.batches(progress.epochs * training.steps_per_epoch),
@@ -189,13 +192,24 @@ def _fit(
         remedy = "lower --training.learning-rate and train again"
         return "non_finite_loss", f"{error}; {recorder.kept()}", remedy
     except tf.errors.OpError as error:
-        # A file that went away or was damaged while it was read for training.
+        # A file was removed or damaged during training.
         if (unreadable := setup.unreadable()) is None:
             raise
         raise UserError(f"{unreadable}; {recorder.kept()}") from error
     finally:
         lines.clear()
     return "completed", "", ""
+
+
+def _notes(setup: TrainingSetup, progress: Progress) -> Notes:
+    """What explains the epochs to come, and knows those that were."""
+    labels = setup.split.validation.labels
+    keeps_last = CRITERIA[setup.config.learns_from] == LAST_EPOCH
+    n_normal, n_anomalies = (int((labels == label).sum()) for label in (0, 1))
+    notes = Notes(setup.config.training.epochs, n_normal, n_anomalies, keeps_last)
+    for epoch, row in enumerate(progress.history):
+        notes.notes_after(epoch, row)
+    return notes
 
 
 def _callbacks(
@@ -223,7 +237,7 @@ def _callbacks(
                 for name in ("auroc", "accuracy", "normal_score")
             ],
         )
-    # Validation comes before those that write its results.
+    # Validation comes before the callbacks that write its results.
     return [
         StopOnNonFiniteLoss(),
         validation,
@@ -234,7 +248,7 @@ def _callbacks(
 
 
 def _examples(images: LabelledImages, label: int) -> np.ndarray:
-    """A few images with a label: one of each class, or several if there is one class."""
+    """A few images with a label: one of each class, or several of a single class."""
     numbers = np.flatnonzero(images.labels == label)
     _, one_of_each = np.unique(images.classes[numbers], return_index=True)
     chosen = numbers[one_of_each] if len(one_of_each) > 1 else numbers

@@ -1,4 +1,4 @@
-"""One readable line for each epoch, and a progress bar within it."""
+"""A readable line for each epoch, and a progress bar within it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ import keras
 
 from anomaly_tf.approaches.base import Approach
 from anomaly_tf.training.console import Console
+from anomaly_tf.training.notes import Notes
 
-# Seconds between two pictures of the progress bar, and its width in characters.
+# Seconds between two updates of the progress bar, and its width in characters.
 REFRESH, BAR = 0.2, 30
-# Measures of the validation set, in the order in which they stand in front of the losses.
+# Validation metrics, in the order in which they precede the losses.
 MEASURES = ("val_auroc", "val_accuracy")
 
 
 class EpochLines(keras.callbacks.Callback):
-    """Prints a line after each epoch: measures, losses that are minimised, time, time left.
+    """Prints a line after each epoch: metrics, minimised losses, duration, time left.
 
-    Must stand behind all others: what a line reports is saved.
+    Must follow all other callbacks, so that an epoch is saved before its line is printed.
 
     Args:
         console: Where to print.
+        notes: What is said of figures that surprise, behind the line.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, notes: Notes) -> None:
         super().__init__()
-        self._console = console
+        self._console, self._notes = console, notes
         self._shown = 0.0
         self._compiling: float | None = None  # seconds until the end of the first step
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Notes the time."""
+        """Records the time."""
         self._epoch, self._start = epoch, time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Moves the progress bar."""
+        """Updates the progress bar."""
         now = time.monotonic()
         if self._compiling is None:
             self._compiling = now - self._start
@@ -63,9 +65,11 @@ class EpochLines(keras.callbacks.Callback):
             f"{duration(left)} left" if left else "",
         ]
         self._console.say("  ".join(word for word in words if word))
+        for line in self._notes.notes_after(epoch, logs):
+            self._console.say(line)
 
     def clear(self) -> None:
-        """Removes the progress bar, also where training ended within an epoch."""
+        """Removes the progress bar, also if training ended within an epoch."""
         if self._console.verbose == 1:
             print("\r\033[K", end="", flush=True)
 

@@ -1,4 +1,4 @@
-"""What a run keeps of its training: the detector of the best epoch, and how it came to be."""
+"""Saves the detector of the best epoch, with the facts about its training."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from anomaly_tf.training.setup import TrainingSetup
 
 
 class Recorder:
-    """Saves the run at every improvement, so that whatever ends training leaves its best epoch.
+    """Saves the run at every improvement, so that a training that ends early keeps its best epoch.
 
-    Of a training that is resumed it knows the best epoch so far: what `detector.json` holds.
+    When a training resumes, the best epoch so far is read from `detector.json`.
 
     Args:
         setup: The training.
-        run: Where to write.
+        run: The run directory.
         model: The model in training.
         command: The command line, recorded with the run.
-        seconds: Time that was spent on it before an interruption.
+        seconds: Duration of training before an interruption.
     """
 
     def __init__(
@@ -42,46 +42,46 @@ class Recorder:
         self._start = time.monotonic() - seconds
         self.saved = False
         self.best = -math.inf
-        # One for the whole training: its weights follow, its graphs stay.
+        # One detector for the whole training: its weights change, and its graphs are reused.
         self._detector = TrainedDetector(model.detector, _first_info(setup, run, model, command))
 
     @property
     def info(self) -> DetectorInfo | None:
-        """What `detector.json` holds; None if no epoch could be kept."""
+        """Content of `detector.json`; None if no epoch could be kept."""
         return self._detector.info if self.saved else None
 
     def resume(self) -> None:
-        """Takes over what an interrupted training has saved, which only a better one replaces."""
+        """Restores the best epoch of an interrupted training; only a better one replaces it."""
         run = self._run
         if not run.holds_detector:
             return
         _, info = open_run(run.path)
         if info.model_sha256 and run.model_with(info.model_sha256) is None:
-            return  # not the model that was saved: there is nothing to keep
+            return  # the model file is missing or changed, so that there is nothing to keep
         kept = info.training
         self.best = self._value(kept.best_epoch, kept.validation, kept.steps)
         kept.status = "running"
         self._detector.info, self.saved = info, True
 
     def _value(self, epoch: int, measures: dict[str, float], steps: int | None) -> float:
-        """How good a detector is by the criterion; for `LAST_EPOCH`, how long it learnt.
+        """Value of the criterion for a detector; for `LAST_EPOCH`, the length of its training.
 
         Args:
-            epoch: The epoch that it comes from, from 1; 0 within the first.
-            measures: Name to value on the validation set.
-            steps: Of a detector from within the first epoch, how many it has learnt.
+            epoch: Its epoch, from 1; 0 within the first epoch.
+            measures: Name of each validation metric to its value.
+            steps: Number of finished steps, for a detector from within the first epoch.
         """
         criterion = CRITERIA[self._setup.config.learns_from]
         if criterion != LAST_EPOCH:
             return measures.get(criterion, -math.inf)
-        # As `Validation` counts, from 0; a part of the first epoch lies below.
+        # `Validation` counts from 0; a part of the first epoch has a smaller value.
         return epoch - 1 if epoch else (steps or 0) / 1e9 - 1
 
     def save_unfinished(self, measures: dict[str, float], scores: np.ndarray) -> None:
-        """Keeps weights from within the first epoch, unless the run holds better ones.
+        """Saves weights from within the first epoch, unless the run holds better ones.
 
         Args:
-            measures: Name to value on the validation set.
+            measures: Name of each validation metric to its value.
             scores: Scores of the validation set.
         """
         optimizers = self._model.optimizers.values()
@@ -91,11 +91,11 @@ class Recorder:
             self.save(0, measures, scores)
 
     def save(self, epoch: int, measures: dict[str, float], scores: np.ndarray) -> None:
-        """Makes the current weights the run's detector.
+        """Saves the current weights as the run's detector.
 
         Args:
-            epoch: The epoch they come from, counted from 1.
-            measures: Name to value on the validation set.
+            epoch: Their epoch, from 1.
+            measures: Name of each validation metric to its value.
             scores: Scores of the validation set.
         """
         labels = self._setup.split.validation.labels
@@ -110,7 +110,7 @@ class Recorder:
             info.score_statistics = {
                 name: score_statistics(part) for name, part in kinds.items() if len(part)
             }
-            self._note_progress(epoch)
+            self._record_progress(epoch)
             detector.set_threshold(self._setup.config.threshold)
             unit = self._setup.config.score_map.unit
             detector.set_heat_scale(self._setup.split.validation.normal, unit)
@@ -118,28 +118,28 @@ class Recorder:
             self.saved = True
 
     def finish(self, status: str, epochs: int) -> None:
-        """Records how training ended beside the best epoch."""
+        """Records the status of training with the best epoch."""
         if self.saved:
             self._detector.info.training.status = status
-            self._note_progress(epochs)
+            self._record_progress(epochs)
             self._detector.save_info(self._run)
 
     def kept(self) -> str:
-        """Which weights the run holds, for a message."""
+        """The weights that the run holds, for a message."""
         if not self.saved:
             return "no epoch was finished, so there is no detector to keep"
         return f"kept the weights of {self.best_weights()} in {self._run.path}"
 
     def best_weights(self) -> str:
-        """Which weights the run holds, and how good they are, for a message."""
+        """The weights that the run holds and their metric, for a message."""
         training = self._detector.info.training
         return f"{describe_epoch(training)} ({describe_choice(training)})"
 
     def seconds(self) -> float:
-        """Time spent on training, before an interruption, too."""
+        """Duration of training in seconds, including the time before an interruption."""
         return time.monotonic() - self._start
 
-    def _note_progress(self, epochs: int) -> None:
+    def _record_progress(self, epochs: int) -> None:
         seconds = self.seconds()
         training = self._setup.config.training
         images = epochs * training.steps_per_epoch * (training.batch_size or 0)
@@ -151,7 +151,7 @@ class Recorder:
 def _first_info(
     setup: TrainingSetup, run: RunDirectory, model: Approach, command: str
 ) -> DetectorInfo:
-    """What is known before the first step."""
+    """The metadata before the first step."""
     config, split = setup.config, setup.split
     training = TrainingFacts(
         status="running",
@@ -183,25 +183,25 @@ def _first_info(
 
 
 def describe_epoch(training: TrainingFacts) -> str:
-    """Where the kept weights come from, for a message."""
+    """The epoch of the kept weights, for a message."""
     return f"epoch {training.best_epoch}" if training.best_epoch else "the unfinished first epoch"
 
 
 def describe_choice(training: TrainingFacts) -> str:
-    """What the validation set said of the kept epoch, for a message."""
+    """The validation metrics of the kept epoch, for a message."""
     measures, chosen_by = training.validation, training.chosen_by
     if chosen_by == "val_auroc":
         return f"validation AUROC {measures['val_auroc']:.4f}"
-    said = ["the last one"]
+    words = ["the last one"]
     if chosen_by == "val_accuracy":
-        said = [f"validation accuracy {measures['val_accuracy']:.4f}"]
+        words = [f"validation accuracy {measures['val_accuracy']:.4f}"]
     if "val_auroc" in measures:
-        said.append(f"validation AUROC {measures['val_auroc']:.4f}, which chose nothing")
-    return "; ".join(said)
+        words.append(f"validation AUROC {measures['val_auroc']:.4f}, not used for selection")
+    return "; ".join(words)
 
 
 def hardware(device: Device) -> str:
-    """One line on the machine, for published numbers."""
+    """A line on the machine, for published numbers."""
     if device.is_gpu:
         return f"{device.name.strip('/')}: {device.reason}"
     return f"CPU: {describe_cpu()}"

@@ -1,13 +1,15 @@
-"""A training from its data to its run directory: what the command and the Python API share.
+"""A training from its data to its run directory, for the command line and the Python API.
 
-Imports TensorFlow only when the data is known to be good.
+Imports TensorFlow only after the data is checked.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anomaly_tf.choice import describe_choice
 from anomaly_tf.config import Config
+from anomaly_tf.data.advice import advice, findings
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.duplicates import copies
 from anomaly_tf.data.protocols import make_split
@@ -22,7 +24,7 @@ from anomaly_tf.training.console import Console
 if TYPE_CHECKING:
     from anomaly_tf.training.loop import Outcome
 
-# How lines of a report begin that should not be overlooked.
+# Beginning of the lines of a report that are warnings.
 DOUBT = "WARNING"
 
 
@@ -34,19 +36,19 @@ def train_on(
     console: Console,
     resume: bool = False,
 ) -> Outcome:
-    """Trains on a data set, after saying how it was read and divided.
+    """Trains on a data set, after reporting how it was read and divided.
 
     Args:
-        config: What to train.
-        dataset: Where the images come from.
+        config: The configuration.
+        dataset: The data set.
         run: The folder to write, new or empty; with `resume`, that of the interrupted training.
-        command: What repeats the training, recorded with the run.
-        console: Where it says what it does.
-        resume: Whether to continue an interrupted training.
+        command: The command that repeats the training, recorded with the run.
+        console: Output of messages.
+        resume: Whether to resume an interrupted training.
 
     Raises:
-        UserError: If the data does not serve the protocol or the threshold, and what
-            `training.loop.train` raises.
+        UserError: If the data is not sufficient for the protocol or the threshold; also as
+            `training.loop.train`.
     """
     for line in dataset.report:
         if line in dataset.left_out:
@@ -62,7 +64,7 @@ def train_on(
     for line in describe_guess(config, dataset, split.roles):
         (console.doubt if line.startswith(DOUBT) else console.say)(line)
 
-    # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
+    # Imported late: TensorFlow takes seconds, and wrong options should be reported immediately.
     import_tensorflow()
     from anomaly_tf.training import loop
 
@@ -71,11 +73,15 @@ def train_on(
         f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
         f"{len(split.test)} test images"
     )
+    if not resume:
+        found = findings(dataset, split)
+        for line in (*describe_choice(config, found), *advice(config, found)):
+            console.say(line)
     return loop.train(config, dataset, split, run, command, console, resume)
 
 
 def _divided(config: Config, dataset: ImageDataset, run: RunDirectory, resume: bool) -> Split:
-    """The sets of the run, which are those that it began with if it is resumed."""
+    """The sets of the run; the original ones if the training resumes."""
     known = open_run(run.path)[1] if resume and run.holds_detector else None
     split = make_split(config, dataset, known)
     if resume and known is None:

@@ -1,4 +1,4 @@
-"""What a training needs, from what the user asked for: sizes, batches and an untrained model."""
+"""Prepares a training from its configuration: sizes, batches and an untrained model."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from anomaly_tf.data.stored import StoredImages, sample
 from anomaly_tf.errors import OptionError
 from anomaly_tf.training.device import Device, select_device
 
-# In one batch by default: 128 images of 64 x 64, 32 of 128 x 128.
+# Pixels of a default batch: 128 images of 64 x 64, 32 of 128 x 128.
 MAX_PIXELS = 2**19
-# How often an epoch of a small set draws each normal image.
+# Largest number of times that an epoch of a small set draws each normal image.
 MAX_DRAWS = 30
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """A training before its first step; made by `TrainingSetup.of`.
+    """A training before its first step; created by `TrainingSetup.of`.
 
     Attributes:
-        config: The configuration, with what depends on data and protocol filled in.
-        dataset: Where the images came from.
-        split: The three sets; the test set is not touched.
-        device: Where the model will learn.
+        config: The configuration with the defaults for data and protocol filled in.
+        dataset: The data set of the images.
+        split: The three sets; the test set is not used.
+        device: The device for training.
     """
 
     config: Config
@@ -52,15 +52,15 @@ class TrainingSetup:
 
     @classmethod
     def of(cls, config: Config, dataset: ImageDataset, split: Split) -> Self:
-        """What a training by this configuration needs.
+        """Creates the setup of a training.
 
         Args:
-            config: As the user gave it.
-            dataset: Where the images came from.
-            split: The sets that it makes.
+            config: The configuration as given by the user.
+            dataset: The data set of the images.
+            split: The sets of the data set.
 
         Raises:
-            UserError: If the networks do not fit the images.
+            UserError: If the images are too small for the networks.
         """
         return cls(
             resolve(config, split), dataset, split, select_device(config.training.jit_compile)
@@ -72,10 +72,11 @@ class TrainingSetup:
         return self.split.train.images.shape[1:]
 
     def build(self) -> Approach:
-        """An untrained model from the configuration's seed, adapted to the images if it asks.
+        """Builds an untrained model from the configuration's seed.
 
         Returns:
-            A compiled model in the precision of the configuration, which its layers keep.
+            A compiled model in the precision of the configuration, adapted to the images if
+            `adapts_to` is above 0.
         """
         config = self.config
         keras.utils.set_random_seed(config.seed)
@@ -113,26 +114,26 @@ class TrainingSetup:
             return batches.apply(tf.data.experimental.prefetch_to_device(self.device.name))
         if isinstance(train.images, StoredImages):
             return batches
-        # One thread makes a batch in a fraction of a step; more would take cores from the step.
+        # One thread prepares a batch in a fraction of a step; more would slow the step down.
         options = tf.data.Options()
         options.threading.private_threadpool_size = 1
         return batches.with_options(options)
 
     def unreadable(self) -> UnreadableImage | None:
-        """The training image that could not be read, if one could not."""
+        """The error of a training image that could not be read; None if there is none."""
         images = self.split.train.images
         return images.unreadable if isinstance(images, StoredImages) else None
 
 
 def resolve(config: Config, split: Split) -> Config:
-    """The configuration with what depends on data and protocol: classes, batches, networks.
+    """Fills in the defaults that depend on data and protocol: classes, batches, networks.
 
     Args:
-        config: As the user gave it.
-        split: The sets that it makes.
+        config: The configuration as given by the user.
+        split: The sets of the data set.
 
     Raises:
-        UserError: If the networks do not fit the images.
+        UserError: If the images are too small for the networks.
     """
     names = None
     if config.protocol not in ALL_CLASSES_NORMAL:
@@ -156,16 +157,16 @@ def resolve(config: Config, split: Split) -> Config:
 
 
 def _is_open(config: Config, split: Split) -> bool:
-    """Whether the normal classes are left open, or given by `all` or a pattern."""
+    """True if the normal classes are not given, or given by `all` or a pattern."""
     given = map(str, config.normal_class or ("",))
     return not all(name in split.class_names or name.isdecimal() for name in given)
 
 
 def default_batch_size(images: int, image_shape: tuple[int, ...]) -> int:
-    """128; of larger images so many that they hold no more than `MAX_PIXELS`; even.
+    """The default batch size: 128, or fewer with at most `MAX_PIXELS`; an even number.
 
     Args:
-        images: How many there are to learn from; no more make a batch.
+        images: Number of training images, which is an upper limit.
         image_shape: Height, width, channels.
     """
     fitting = max(MAX_PIXELS // (image_shape[0] * image_shape[1]), 16)

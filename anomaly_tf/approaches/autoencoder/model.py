@@ -1,10 +1,10 @@
 """Dense autoencoder, approach `autoencoder`.
 
 G. Hinton, R. Salakhutdinov: Reducing the Dimensionality of Data with Neural Networks, Science
-2006. Dense layers squeeze an image through a short latent vector and back, trained by binary
-cross-entropy on normal images alone. What the training set does not hold fits badly through the
-latent, so the anomaly score is the mean squared error of the reconstruction, of a large image its
-largest smoothed error (`detectors.map_score`).
+2006. Dense layers encode an image into a short latent vector and decode it, trained by binary
+cross-entropy on normal images only. Images unlike the training set are reconstructed badly, so the
+anomaly score is the mean squared error of the reconstruction; for large images it is the largest
+smoothed error (`detectors.map_score`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from anomaly_tf.networks.detectors import reconstruction_detector
 
 
 def build_autoencoder(image_shape: tuple[int, int, int], networks: DenseNetworks) -> keras.Model:
-    """Images float32 `(N, H, W, C)` in [-1, 1] to their reconstructions, likewise."""
+    """A model from images float32 `(N, H, W, C)` in [-1, 1] to reconstructions of the same kind."""
     image = keras.Input(image_shape, name="image")
-    # Inside, black is 0 and white is 1: what sigmoid and cross-entropy need.
+    # Inside, black is 0 and white is 1, as sigmoid and cross-entropy require.
     x = layers.Rescaling(0.5, offset=0.5)(layers.Flatten()(image))
     hidden = networks.hidden_for(image_shape)
     for units in hidden:

@@ -1,10 +1,10 @@
 """Convolutional classifier, approach `cnn`.
 
 The network of `networks/classifier.py` with a softmax over the classes, trained by cross-entropy.
-As an anomaly detector it scores how unsure it is of a picture, -log of the largest softmax
-probability: the ranking of the maximum-softmax baseline of D. Hendrycks, K. Gimpel (ICLR 2017), in
-logarithms because float32 rounds most of its probabilities to 1. It was never taught what an
-anomaly is, and may be sure of a picture unlike any it saw.
+The anomaly score is the classifier's uncertainty, -log of the largest softmax probability. It ranks
+images as the maximum-softmax baseline of D. Hendrycks, K. Gimpel (ICLR 2017) does; the logarithm is
+used because float32 rounds most of the probabilities to 1. The classifier is not trained on
+anomalies, and can have a high confidence for an image unlike all training images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from anomaly_tf.networks.sizes import ClassifierNetworks
 
 
 def build_detector(classifier: keras.Model) -> keras.Model:
-    """From uint8 images to score, class probabilities, and what Grad-CAM needs.
+    """A model from uint8 images to the score, class probabilities and the inputs of Grad-CAM.
 
     Returns:
         A model to a dictionary of float32: `score` `(N,)`, -log of the largest probability, at
@@ -31,9 +31,9 @@ def build_detector(classifier: keras.Model) -> keras.Model:
     image, scaled = image_input(classifier.input_shape[1:])
     logits, features = classifier(scaled, training=False)
     evidence = ops.max(logits, axis=-1)
-    # -log(p_max) = log(1 + rest), the sum of exp(logit - largest) over the other classes: without
-    # the largest, whose 1 would swallow the rest. Made of operations that LiteRT has, too, which
-    # excludes argmax and log1p.
+    # -log(p_max) = log(1 + rest), where rest is the sum of exp(logit - largest) over the other
+    # classes; it is computed without the largest, because 1 + rest would lose precision. LiteRT
+    # must support all operations, which excludes argmax and log1p.
     smaller = ops.cast(logits < evidence[:, None], "float32")
     equal = ops.sum(1.0 - smaller, axis=-1) - 1.0
     rest = ops.sum(smaller * ops.exp(logits - evidence[:, None]), axis=-1) + equal
@@ -72,7 +72,7 @@ class Classifier(Approach):
         self.detector = build_detector(averaged)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One step on a batch of images with their classes; returns means of loss and accuracy."""
+        """One step on images with their classes; returns the means of loss and accuracy."""
         images, classes = data
         with tf.GradientTape() as tape:
             logits, _ = self.networks["classifier"](images, training=True)
@@ -80,8 +80,8 @@ class Classifier(Approach):
                 keras.losses.sparse_categorical_crossentropy(classes, logits, from_logits=True)
             )
         self.learn(tape, {"classifier": loss})
-        right = keras.metrics.sparse_categorical_accuracy(classes, logits)
-        return self.track({"loss": loss, "accuracy": tf.reduce_mean(right)})
+        correct = keras.metrics.sparse_categorical_accuracy(classes, logits)
+        return self.track({"loss": loss, "accuracy": tf.reduce_mean(correct)})
 
 
 def build(

@@ -1,4 +1,4 @@
-"""Options of approach `cnn`, the convolutional classifier; no TensorFlow."""
+"""Options of approach `cnn`, the convolutional classifier; imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ClassifierConfig(Config):
     """Configuration of approach `cnn`, the convolutional classifier.
 
     Attributes:
-        sampling: How images become training batches.
-        training: How long and how fast to learn.
+        sampling: Training batches.
+        training: Length of training, batch size and learning rate.
         networks: Sizes of the network.
     """
 

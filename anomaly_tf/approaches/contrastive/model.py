@@ -1,9 +1,9 @@
 """Contrastive autoencoder, approach `contrastive`.
 
 A convolutional autoencoder learns to reconstruct normal images well and labelled anomalies badly.
-The anomaly score is the mean squared error of the reconstruction, the very quantity that is
-minimised on the ones and, through a bounded function of it, maximised on the others; of a large
-image it is the largest smoothed error (`detectors.map_score`).
+The anomaly score is the mean squared error of the reconstruction. Training minimises this error on
+normal images, and maximises a bounded function of it on anomalies. For large images the score is
+the largest smoothed error (`detectors.map_score`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Contrastive(Approach):
         networks: Sizes of the networks.
         loss_config: Weight and scale of the anomalies' term.
         ema_decay: Decay of the moving average per step.
-        candidates: Images in a batch for each that is learnt from.
+        candidates: Number of images drawn per image of the batch.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Contrastive(Approach):
         self.detector = reconstruction_detector(averaged, "squared", ContrastiveConfig.score_map)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One step on a batch of both kinds; returns the means of the losses."""
+        """One step on a batch of normal images and anomalies; returns the means of the losses."""
         normal, anomaly = with_hardest(data, self._score, self.candidates)
         with tf.GradientTape() as tape:
-            # Together, so that BatchNorm sees at training the mixture it will stand for at test.
+            # One batch, so that BatchNorm's statistics are those of the mixture of both.
             reconstructions = self.networks["autoencoder"](
                 tf.concat([normal, anomaly], axis=0), training=True
             )

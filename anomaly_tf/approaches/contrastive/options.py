@@ -1,4 +1,4 @@
-"""Options of approach `contrastive`, the contrastive autoencoder; no TensorFlow."""
+"""Options of approach `contrastive`, the contrastive autoencoder; imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class ContrastiveLosses(Checked):
     """Terms of the contrastive autoencoder's loss.
 
     Attributes:
-        anomaly_weight: Weight of the anomalies' term beside the normal images' squared error.
-        anomaly_scale: Factor s on an anomaly's squared error in its term exp(-s e); the larger,
-            the smaller the error at which an anomaly is left alone.
+        anomaly_weight: Weight of the anomalies' term; the squared error of normal images has weight
+            1.
+        anomaly_scale: Factor s in the anomalies' term exp(-s e), where e is the squared error. With
+            a larger s, an anomaly's loss vanishes at a smaller error.
     """
 
     section: ClassVar[str] = "losses."
@@ -40,7 +41,7 @@ class ContrastiveConfig(BalancedConfig):
     """Configuration of approach `contrastive`, the contrastive autoencoder.
 
     Attributes:
-        training: How long and how fast to learn.
+        training: Length of training, batch size and learning rate.
         networks: Sizes of the networks.
         losses: Terms of the loss.
     """

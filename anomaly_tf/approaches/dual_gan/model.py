@@ -1,15 +1,15 @@
 """Dual-discriminator DCGAN, approach `sota`.
 
 H. Kim, J. Jeong, H. Choi, H. Seo: GAN-based Anomaly Detection in Imbalance Problems, ECCV
-workshops 2020. A generator learns to reconstruct normal images and to fail on anomalies; two
-discriminators judge its reconstructions, one those of normal images, one those of anomalies.
-The anomaly score is the generator's mean absolute reconstruction error, of a large image its
+workshops 2020. A generator learns to reconstruct normal images well and anomalies badly. One
+discriminator is trained on the reconstructions of normal images, another on those of anomalies. The
+anomaly score is the generator's mean absolute reconstruction error; for large images it is the
 largest smoothed error (`detectors.map_score`).
 
-Beyond the paper, two further judges add to the score of an image that is not large: a classifier of
-normal against anomaly, which learns beside them from the same batches and errs on other images than
-the generator; and, where anomalies of kinds that were never shown are to be expected, how far the
-image's gradients lie from those of normal images (`gradients.py`).
+Beyond the paper, the score of a small image has two further terms. The first is the output of a
+classifier of normal and anomalous images, which is trained on the same batches and errs on other
+images than the generator. The second, for anomalies of classes that are not in the training set, is
+the distance of the image's gradients from those of normal images (`gradients.py`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DualGan(Approach):
         networks: Sizes of the networks.
         loss_config: Weight of each loss.
         ema_decay: Decay of the moving average per step.
-        candidates: Images in a batch for each that is learnt from.
+        candidates: Number of images drawn per image of the batch.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class DualGan(Approach):
             trained[name] = build_discriminator(image_shape, networks, name)
         averages = {"generator": build_generator(image_shape, networks, networks.skip_connections)}
         names: tuple[str, ...] = LOSS_NAMES
-        # Who judges an image as a whole would miss what is small in a large one.
-        whole = DualGanConfig.score_map.judges_whole(image_shape)
+        # Terms for the image as a whole would miss a small defect in a large image.
+        whole = DualGanConfig.score_map.scores_whole(image_shape)
         if whole and loss_config.classifier_score_weight:
             names = (*LOSS_NAMES, "classifier")
             for part in (trained, averages):
@@ -88,13 +88,12 @@ class DualGan(Approach):
         normal, anomaly = with_hardest(data, self._score, self.candidates)
         weights = self.loss_config
         with tf.GradientTape(persistent=True) as tape:
-            # Both kinds go through the generator together, so that BatchNorm sees at training
-            # the mixture that it will stand for at test.
+            # One batch, so that BatchNorm's statistics are those of the mixture of both.
             both = tf.concat([normal, anomaly], axis=0)
             latents, *maps = self._encode(both, training=True)
             reconstructions = self.decoder([latents, *maps], training=True)
             normal_reconstruction, anomaly_reconstruction = tf.split(reconstructions, 2)
-            # training=False: a batch of normal reconstructions alone would pull the BatchNorm
+            # training=False: a batch of normal reconstructions only would move the BatchNorm
             # statistics away from that mixture.
             latents_again = self._encode(normal_reconstruction, training=False)[0]
             real_normal, fake_normal = tf.split(
@@ -130,16 +129,16 @@ class DualGan(Approach):
                 values["classifier"] = losses.classification_loss(logits)
             values["generator"] = tf.add_n([weighted[name] for name in GENERATOR_LOSSES])
 
-        # The discriminators by their weighted losses.
+        # The discriminators minimise their weighted losses.
         self.learn(tape, {name: (values | weighted)[name] for name in self.networks})
         return self.track(values)
 
     def _encode(self, images: tf.Tensor, training: bool) -> list[tf.Tensor]:
-        # Keras takes a list of one output apart.
+        # Keras returns the tensor itself instead of a list of one output.
         return keras.tree.flatten(self.encoder(images, training=training))
 
     def _terms(self, images: KerasTensor) -> list[KerasTensor]:
-        """What classifier and gradients add to the score."""
+        """The terms of the classifier and of the gradients in the score."""
         terms = []
         if "classifier" in self.averages:
             logits, _ = self.averages["classifier"](images, training=False)

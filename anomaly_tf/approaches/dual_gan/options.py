@@ -1,4 +1,4 @@
-"""Options of approach `sota`, the dual-discriminator GAN; no TensorFlow."""
+"""Options of approach `sota`, the dual-discriminator GAN; imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from anomaly_tf.networks.sizes import AdversarialNetworks
 
 @dataclass(frozen=True)
 class DualGanNetworks(AdversarialNetworks):
-    """Sizes of the dual-discriminator GAN's networks, and how they are joined.
+    """Sizes of the dual-discriminator GAN's networks, and their skip connections.
 
     Attributes:
-        skip_connections: Hand the encoder's feature maps to the decoder's layers of the same size
-            (U-Net), beside the latent.
+        skip_connections: Pass the encoder's feature maps to the decoder's layers of the same size
+            (U-Net), in addition to the latent vector.
     """
 
     skip_connections: bool = True
@@ -36,32 +36,36 @@ class DualGanLosses(Checked):
     """Weights of the dual-discriminator GAN's losses (Kim et al. 2020).
 
     Attributes:
-        reconstruction_weight: Mean absolute error of normal images.
-        patch_weight: The three worst windows of that error.
-        latent_weight: Distance of the latents of a normal image and of its reconstruction.
-        normal_adversarial_weight: The normal reconstruction should look real to D_N.
-        abc_weight: Autoencoding binary classifier: anomalies must reconstruct badly.
-        anomaly_adversarial_weight: The anomaly's reconstruction should look fake to D_A.
-        normal_discriminator_weight: D_N's own loss.
-        anomaly_discriminator_weight: D_A's own loss.
-        classifier_score_weight: Weight in the score, beside the mean error, of -log p(normal) by
-            a classifier that learns with the GAN; 0: no classifier, as in the paper. Only for
-            small images, which are judged as a whole.
+        reconstruction_weight: Weight of the mean absolute error of normal images.
+        patch_weight: Weight of that error in the three windows where it is largest.
+        latent_weight: Weight of the distance between the latent vectors of a normal image and of
+            its reconstruction.
+        normal_adversarial_weight: Weight of the loss by which the reconstruction of a normal image
+            should look real to D_N.
+        abc_weight: Weight of the autoencoding-binary-classifier (ABC) loss, which makes the
+            reconstruction error of anomalies large.
+        anomaly_adversarial_weight: Weight of the loss by which the reconstruction of an anomaly
+            should look fake to D_A.
+        normal_discriminator_weight: Weight of the loss of discriminator D_N.
+        anomaly_discriminator_weight: Weight of the loss of discriminator D_A.
+        classifier_score_weight: Weight in the score of -log p(normal), computed by a classifier
+            that is trained with the GAN; the mean error has weight 1. 0 trains no classifier, as in
+            the paper. Used for small images only, which are scored as a whole.
         gradient_score_weight: Weight in the score of the squared Mahalanobis distance of the
-            image's gradients, 1 on average for normal images; likewise. By default 0.2 under
-            protocol unseen, 0 under the others.
-        abc_scale: Factor s on the error inside the ABC loss; the larger, the smaller the error
-            at which an anomaly is left alone.
-        label_smoothing: How far below 1 the discriminators' target for real images lies.
+            image's gradients, which is 1 on average for normal images. Used for small images only.
+            Default: 0.2 under protocol unseen, 0 under the others.
+        abc_scale: Factor s on the error in the ABC loss. With a larger s, an anomaly's loss
+            vanishes at a smaller error.
+        label_smoothing: Label smoothing of the discriminators: the target of real images is 1 minus
+            this value.
     """
 
     section: ClassVar[str] = "losses."
 
-    # The first four as in the paper; abc_weight, abc_scale and anomaly_adversarial_weight were
-    # chosen on validation images of seed 1 (paper: 0.5, 1 and 1): a stronger answer to images that
-    # may be anomalies separates shirts from T-shirts better. classifier_score_weight: best
-    # validation AUROC of 12 epochs, seed 101, normal classes 0 and 6, .9921 and .9779 without,
-    # .9942 and .9833 with it.
+    # The first four are as in the paper. abc_weight, abc_scale and anomaly_adversarial_weight were
+    # chosen on validation images of seed 1 (paper: 0.5, 1 and 1): stronger losses of the anomalies
+    # separate shirts from T-shirts better. classifier_score_weight: best validation AUROC of 12
+    # epochs, seed 101, normal classes 0 and 6: .9921 and .9779 without, .9942 and .9833 with it.
     reconstruction_weight: float = number(1.5, 0)
     patch_weight: float = number(1.5, 0)
     latent_weight: float = number(0.5, 0)
@@ -76,7 +80,7 @@ class DualGanLosses(Checked):
     label_smoothing: float = number(0.1, 0, 0.5)
 
     def for_protocol(self, protocol: Protocol) -> DualGanLosses:
-        """The same with what was left to the protocol."""
+        """A copy with the protocol's defaults filled in."""
         if self.gradient_score_weight is not None:
             return self
         return dataclasses.replace(self, gradient_score_weight=0.2 if protocol == "unseen" else 0.0)
@@ -87,8 +91,8 @@ class DualGanConfig(BalancedConfig):
     """Configuration of approach `sota`, the dual-discriminator GAN.
 
     Attributes:
-        sampling: How images become training batches.
-        training: How long and how fast to learn.
+        sampling: Training batches.
+        training: Length of training, batch size and learning rate.
         networks: Sizes of the networks.
         losses: Weights of the losses.
     """
@@ -105,6 +109,6 @@ class DualGanConfig(BalancedConfig):
     losses: DualGanLosses = DualGanLosses()
 
     def for_protocol(self) -> Self:
-        """The same with what was left to the protocol."""
+        """A copy with the protocol's defaults filled in."""
         losses = self.losses.for_protocol(self.protocol)
         return dataclasses.replace(super().for_protocol(), losses=losses)

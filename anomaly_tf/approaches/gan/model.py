@@ -1,10 +1,11 @@
 """Plain GAN, approach `gan` (also `baseline`).
 
-An autoencoder as generator and one discriminator, every loss a squared error: the reconstruction
-of normal images, which is also judged by the discriminator (X. Mao et al., Least Squares
-Generative Adversarial Networks, ICCV 2017), and, through a bounded function, that of labelled
-anomalies, which must fail. The anomaly score is the mean squared error of the reconstruction, of a
-large image its largest smoothed error (`detectors.map_score`).
+The generator is an autoencoder, and there is one discriminator. Every loss is a squared error. The
+generator minimises the reconstruction error of normal images and the discriminator's loss on their
+reconstructions (X. Mao et al., Least Squares Generative Adversarial Networks, ICCV 2017), and
+maximises a bounded function of the reconstruction error of labelled anomalies. The anomaly score
+is the mean squared error of the reconstruction; for large images it is the largest smoothed error
+(`detectors.map_score`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Gan(Approach):
         networks: Sizes of the networks.
         loss_config: Weights of the losses.
         ema_decay: Decay of the moving average per step.
-        candidates: Images in a batch for each that is learnt from.
+        candidates: Number of images drawn per image of the batch.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Gan(Approach):
         normal, anomaly = with_hardest(data, self._score, self.candidates)
         weights = self.loss_config
         with tf.GradientTape(persistent=True) as tape:
-            # Together, so that BatchNorm sees at training the mixture it will stand for at test.
+            # One batch, so that BatchNorm's statistics are those of the mixture of both.
             reconstructions = self.networks["generator"](
                 tf.concat([normal, anomaly], axis=0), training=True
             )

@@ -1,4 +1,4 @@
-"""Options of approach `gan`, the plain GAN; no TensorFlow."""
+"""Options of approach `gan`, the plain GAN; imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ class GanLosses(Checked):
     """Terms of the plain GAN's losses.
 
     Attributes:
-        anomaly_weight: Weight of the anomalies' term beside the normal images' squared error.
-        anomaly_scale: Factor s on an anomaly's squared error in its term exp(-s e); the larger,
-            the smaller the error at which an anomaly is left alone.
-        adversarial_weight: The normal reconstruction should look real to the discriminator.
+        anomaly_weight: Weight of the anomalies' term; the squared error of normal images has weight
+            1.
+        anomaly_scale: Factor s in the anomalies' term exp(-s e), where e is the squared error. With
+            a larger s, an anomaly's loss vanishes at a smaller error.
+        adversarial_weight: Weight of the loss by which the reconstruction of a normal image should
+            look real to the discriminator.
     """
 
     section: ClassVar[str] = "losses."
 
-    # The first two as for the contrastive autoencoder.
+    # The first two are those of the contrastive autoencoder.
     anomaly_weight: float = number(0.5, 0)
     anomaly_scale: float = number(20.0, 0, above=True)
     adversarial_weight: float = number(0.05, 0)
@@ -41,7 +43,7 @@ class GanConfig(BalancedConfig):
     """Configuration of approach `gan`, the plain GAN.
 
     Attributes:
-        training: How long and how fast to learn.
+        training: Length of training, batch size and learning rate.
         networks: Sizes of the networks.
         losses: Terms of the losses.
     """

@@ -1,11 +1,11 @@
 """GANomaly, approach `ganomaly`.
 
 S. Akcay, A. Atapour-Abarghouei, T. Breckon: GANomaly: Semi-Supervised Anomaly Detection via
-Adversarial Training, ACCV 2018. An encoder and a decoder reconstruct normal images, and a second
-encoder learns to give the reconstruction the latent that the first gave the image; a discriminator
-compares both by its features. Where an image is not normal, its reconstruction is another image,
-and the two latents part. The anomaly score is their distance; the error of the reconstruction only
-shows where.
+Adversarial Training, ACCV 2018. An encoder and a decoder reconstruct normal images. A second
+encoder learns to map the reconstruction to the latent vector of the image. A discriminator compares
+the features of image and reconstruction. An anomaly is not reconstructed, so that the two latent
+vectors differ. The anomaly score is their distance; the reconstruction error is used for the error
+map only.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from anomaly_tf.networks.sizes import AdversarialNetworks
 def build_generator(
     image_shape: tuple[int, int, int], networks: AdversarialNetworks
 ) -> keras.Model:
-    """Images float32 `(N, H, W, C)` in [-1, 1] to reconstructions and both latents.
+    """A model from images float32 `(N, H, W, C)` in [-1, 1] to reconstructions and both latents.
 
     Returns:
-        A model to a list: reconstruction `(N, H, W, C)` in [-1, 1], latent of the image and latent
-        of the reconstruction, each float32 `(N, latent)`.
+        A model to a list: reconstruction `(N, H, W, C)` in [-1, 1], latent vector of the image and
+        latent vector of the reconstruction, each float32 `(N, latent)`.
     """
     image = keras.Input(image_shape, name="image")
     first, second = (build_encoder(image_shape, networks) for _ in range(2))
@@ -43,7 +43,7 @@ def build_generator(
 def build_discriminator(
     image_shape: tuple[int, int, int], networks: AdversarialNetworks
 ) -> keras.Model:
-    """Images to logits of being real, float32 `(N, 1)`, and the features that they come from."""
+    """A model from images to logits of being real, float32 `(N, 1)`, and the last features."""
     image = keras.Input(image_shape, name="image")
     first, *others = networks.discriminator_filters_for(image_shape)
     x = image_to_features(image, first)
@@ -101,7 +101,7 @@ class Ganomaly(Approach):
                 "contextual": losses.reconstruction_loss(data, reconstructions),
                 "latent": squared_distance(latents, latents_again),
                 "adversarial": squared_distance(real_features, fake_features),
-                # Real images are normal, reconstructions are not: labels 0 and 1.
+                # Real images have label 0, reconstructions label 1.
                 "discriminator": losses.classification_loss(logits),
             }
             values["generator"] = (
@@ -114,10 +114,10 @@ class Ganomaly(Approach):
 
 
 def build_detector(generator: keras.Model) -> keras.Model:
-    """From uint8 images to score, error map and reconstruction.
+    """A model from uint8 images to score, error map and reconstruction.
 
-    The score is the mean absolute difference of the two latents; the error map is |x - G(x)|, mean
-    over channels, by `smoothed`.
+    The score is the mean absolute difference of the two latent vectors. The error map is
+    |x - G(x)|, averaged over channels and smoothed by `smoothed`.
     """
     image, scaled = image_input(generator.input_shape[1:])
     reconstruction, latent, latent_again = generator(scaled, training=False)

@@ -1,4 +1,4 @@
-"""Options of approach `ganomaly`, encoder, decoder, encoder; no TensorFlow."""
+"""Options of approach `ganomaly` (encoder, decoder, encoder); imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class GanomalyLosses(Checked):
     """Weights of GANomaly's losses (Akcay et al. 2018).
 
     Attributes:
-        contextual_weight: Mean absolute error of the reconstruction.
-        latent_weight: Squared distance of the two latents.
-        adversarial_weight: Squared distance of the discriminator's features of an image and of its
-            reconstruction (feature matching).
+        contextual_weight: Weight of the mean absolute error of the reconstruction.
+        latent_weight: Weight of the squared distance between the two latent vectors.
+        adversarial_weight: Weight of the squared distance between the discriminator's features of
+            an image and of its reconstruction (feature matching).
     """
 
     section: ClassVar[str] = "losses."
@@ -39,16 +39,16 @@ class GanomalyLosses(Checked):
 
 @dataclass(frozen=True)
 class GanomalyConfig(NormalOnlyConfig):
-    """Configuration of approach `ganomaly`, encoder, decoder, encoder.
+    """Configuration of approach `ganomaly` (encoder, decoder, encoder).
 
     Attributes:
-        sampling: How images become training batches.
-        training: How long and how fast to learn.
+        sampling: Training batches.
+        training: Length of training, batch size and learning rate.
         networks: Sizes of the networks.
         losses: Weights of the losses.
     """
 
-    # The score is a distance of latents, whatever the size of the image.
+    # The score is a distance between latent vectors, for images of every size.
     score_map: ClassVar[ScoreMap] = ScoreMap("absolute error", "none", "none", whole_up_to=48)
 
     approach: str = "ganomaly"

@@ -1,9 +1,9 @@
-"""Supervised classifier of normal against anomalous, approach `supervised`: a control.
+"""Supervised classifier of normal and anomalous images, approach `supervised`: a control.
 
 The network of `networks/classifier.py` with two classes, trained by cross-entropy on normal images
-and labelled anomalies; the score is -log of the probability that the image is normal. It shows what
-the labels give by themselves: on anomalies like those it learnt from it is hard to beat, and
-nothing in it asks whether a picture is unlike all that it saw.
+and labelled anomalies; the score is -log of the probability that the image is normal. It shows the
+quality that the labels give without a model of normal images: it is hard to beat on anomalies like
+those in the training set, but it does not detect that an image is unlike all training images.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from anomaly_tf.networks.sizes import ClassifierNetworks
 
 
 def build_detector(classifier: keras.Model) -> keras.Model:
-    """From uint8 images to score and what Grad-CAM needs.
+    """A model from uint8 images to the score and the inputs of Grad-CAM.
 
     Returns:
         A model to a dictionary of float32: `score` `(N,)`, -log of the probability of normal, at
         least 0; `features` `(N, h, w, K)`, the last convolution's maps; `evidence` `(N,)`, the
-        logarithm of the odds of being an anomaly.
+        log-odds of being an anomaly.
     """
     image, scaled = image_input(classifier.input_shape[1:])
     logit, features = classifier(scaled, training=False)
@@ -47,7 +47,7 @@ class Supervised(Approach):
         image_shape: Height, width, channels.
         networks: Sizes of the network.
         ema_decay: Decay of the moving average per step.
-        candidates: Images in a batch for each that is learnt from.
+        candidates: Number of images drawn per image of the batch.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Supervised(Approach):
         self.detector = build_detector(averaged)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One step on a batch of both kinds; returns the mean of the loss."""
+        """One step on a batch of normal images and anomalies; returns the mean of the loss."""
         normal, anomaly = with_hardest(data, self._score, self.candidates)
         with tf.GradientTape() as tape:
-            # Together, so that BatchNorm sees at training the mixture it will stand for at test.
+            # One batch, so that BatchNorm's statistics are those of the mixture of both.
             logits, _ = self.networks["classifier"](
                 tf.concat([normal, anomaly], axis=0), training=True
             )

@@ -1,4 +1,4 @@
-"""Options of approach `supervised`, a classifier of normal against anomalous; no TensorFlow."""
+"""Options of approach `supervised`, a classifier of normal and anomalous; no TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from anomaly_tf.networks.sizes import ClassifierNetworks
 
 @dataclass(frozen=True)
 class SupervisedConfig(BalancedConfig):
-    """Configuration of approach `supervised`, a classifier of normal against anomalous.
+    """Configuration of approach `supervised`, a classifier of normal and anomalous images.
 
     Attributes:
-        training: How long and how fast to learn.
+        training: Length of training, batch size and learning rate.
         networks: Sizes of the network.
     """
 

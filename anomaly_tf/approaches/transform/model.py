@@ -2,12 +2,13 @@
 
 I. Golan, R. El-Yaniv: Deep Anomaly Detection Using Geometric Transformations, NeurIPS 2018; L.
 Bergman, Y. Hoshen: Classification-Based Anomaly Detection for General Data, ICLR 2020. A network
-learns from normal images alone to tell by which of several transformations an image was changed. It
-has to know what normal images look like to do so, and on others it errs. The first term of the
+learns, from normal images only, to classify which of several transformations was applied to an
+image. It learns the appearance of normal images and errs on other images. The first term of the
 score is the mean over the transformations of -log p(transformation | transformed image).
 
-What is told by its outline alone, whatever its orientation, that misses. So the second term is how
-far the image's gradients lie from those of normal images (`gradients.py`).
+This term misses anomalies that differ from normal images by their outline only, independent of the
+orientation. The second term is therefore the distance of the image's gradients from those of normal
+images (`gradients.py`).
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from anomaly_tf.networks.gradients import gradient_distance, images_to_learn_fro
 from anomaly_tf.networks.sizes import ClassifierNetworks
 
 CHANGES = ("none", "left", "right", "up", "down", "narrow", "low", "near")
-# How many changed copies of a batch are classified in one call: all would fill the memory.
-AT_ONCE = 4
+# Transformed copies of a batch that are classified in one call; all of them need too much memory.
+COPIES_PER_CALL = 4
 
 
 def turns_of(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
@@ -34,10 +35,10 @@ def turns_of(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
 
 
 def changed(images: KerasTensor, change: str) -> KerasTensor:
-    """Moves or resizes images float32 `(N, H, W, C)` in [-1, 1]; what is uncovered is black.
+    """Shifts or resizes images float32 `(N, H, W, C)` in [-1, 1]; uncovered pixels are black.
 
-    `left`, `right`, `up` and `down` by a quarter of the side; `narrow` and `low` to two thirds of
-    the width or height; `near`: the middle two thirds, enlarged.
+    `left`, `right`, `up` and `down` shift by a quarter of the side; `narrow` and `low` shrink to
+    two thirds of the width or height; `near` enlarges the middle two thirds.
     """
     height, width = images.shape[1:3]
     down, across = height // 4, width // 4
@@ -63,24 +64,24 @@ def _padded(images: KerasTensor, rows: tuple[int, int], columns: tuple[int, int]
 
 
 def turned(images: KerasTensor, quarters: int) -> KerasTensor:
-    """Turns images `(N, H, W, C)` counter-clockwise by quarters."""
+    """Rotates images `(N, H, W, C)` counter-clockwise by quarter turns."""
     if quarters % 2:
         images = ops.transpose(images, (0, 2, 1, 3))
     down, across = (slice(None, None, -1 if flip else None) for flip in TURNS[quarters])
     return images[:, down, across]
 
 
-# Whether rows and columns are reversed, of an odd number of turns after they were exchanged.
+# Reversal of (rows, columns) for each number of quarter turns; odd ones are transposed before.
 TURNS = ((False, False), (True, False), (True, True), (False, True))
 
 
 def build_detector(classifier: keras.Model, gradient_weight: float) -> keras.Model:
-    """From uint8 images to score and what Grad-CAM needs.
+    """A model from uint8 images to the score and the inputs of Grad-CAM.
 
     Returns:
         A model to a dictionary of float32: `score` `(N,)`, at least 0; `features` `(N, h, w, K)`,
-        the last convolution's maps of the image as it is; `evidence` `(N,)`, -log of the
-        probability that it is as it is.
+        the last convolution's maps of the untransformed image; `evidence` `(N,)`, -log of the
+        probability that it is untransformed.
     """
     image, scaled = image_input(classifier.input_shape[1:])
     turns = turns_of(classifier.input_shape[1:])
@@ -89,11 +90,11 @@ def build_detector(classifier: keras.Model, gradient_weight: float) -> keras.Mod
         for moved in (changed(scaled, change) for change in CHANGES)
         for turn in turns
     ]
-    # The first alone, for its maps.
+    # The first copy separately, for its feature maps.
     logits, features = classifier(copies[0], training=False)
     surprises = [_surprise(logits, 0)]
-    for start in range(1, len(copies), AT_ONCE):
-        part = copies[start : start + AT_ONCE]
+    for start in range(1, len(copies), COPIES_PER_CALL):
+        part = copies[start : start + COPIES_PER_CALL]
         together, _ = classifier(ops.concatenate(part), training=False)
         for number, logits in enumerate(ops.split(together, len(part)), start):
             surprises.append(_surprise(logits, number))
@@ -123,7 +124,7 @@ class Transform(Approach):
     Args:
         image_shape: Height, width, channels.
         networks: Sizes of the network.
-        gradient_weight: Weight of the gradients' distance in the score.
+        gradient_weight: Weight of the gradient distance in the score.
         ema_decay: Decay of the moving average per step.
     """
 
@@ -145,7 +146,7 @@ class Transform(Approach):
         self.detector = build_detector(averaged, gradient_weight)
 
     def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One step on images, each changed at random; returns means of loss and accuracy."""
+        """One step on randomly transformed images; returns the means of loss and accuracy."""
         images, numbers = self._transformed(data)
         with tf.GradientTape() as tape:
             logits, _ = self.networks["classifier"](images, training=True)
@@ -153,11 +154,14 @@ class Transform(Approach):
                 keras.losses.sparse_categorical_crossentropy(numbers, logits, from_logits=True)
             )
         self.learn(tape, {"classifier": loss})
-        told = keras.metrics.sparse_categorical_accuracy(numbers, logits)
-        return self.track({"loss": loss, "accuracy": tf.reduce_mean(told)})
+        correct = keras.metrics.sparse_categorical_accuracy(numbers, logits)
+        return self.track({"loss": loss, "accuracy": tf.reduce_mean(correct)})
 
     def _transformed(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Each image under one transformation, and its number as in `build_detector`."""
+        """Applies a random transformation to each image; returns the images and its numbers.
+
+        The numbers are those of `build_detector`.
+        """
         count = tf.shape(images)[0]
         change = keras.random.randint([count], 0, len(CHANGES), seed=self.choice)
         turn = keras.random.randint([count], 0, len(self.turns), seed=self.choice)

@@ -22,9 +22,9 @@ class TransformLosses(Checked):
     """Terms of the score of the classifier of transformations.
 
     Attributes:
-        gradient_score_weight: Weight of the squared Mahalanobis distance of the image's gradients,
-            1 on average for normal images, beside the mean negative log-probability of the
-            transformations.
+        gradient_score_weight: Weight in the score of the squared Mahalanobis distance of the
+            image's gradients, which is 1 on average for normal images; the mean negative
+            log-probability of the transformations has weight 1.
     """
 
     section: ClassVar[str] = "losses."
@@ -39,8 +39,8 @@ class TransformConfig(NormalOnlyConfig):
     """Configuration of approach `transform`, the classifier of geometric transformations.
 
     Attributes:
-        sampling: How images become training batches.
-        training: How long and how fast to learn.
+        sampling: Training batches.
+        training: Length of training, batch size and learning rate.
         networks: Sizes of the network.
         losses: Terms of the score.
     """

@@ -1,19 +1,19 @@
 """Convolutional variational autoencoder, approach `vae`.
 
 D. Kingma, M. Welling: Auto-Encoding Variational Bayes, ICLR 2014; as an anomaly detector: J. An,
-S. Cho, SNU 2015. Trained on normal images alone to maximise the evidence lower bound. With a
+S. Cho, SNU 2015. It is trained on normal images only, to maximise the evidence lower bound. With a
 Gaussian decoder of standard deviation s the bound, up to constants, is
 
     -(sum (x - G(x))^2 / (2 s^2) + KL(q(z|x) || N(0, 1)))
 
-The anomaly score is the sum of the same two terms per pixel, each made to tell more: the error of
-each pixel is standardised by the mean and the variance v that it has on normal images,
+The anomaly score is the sum of the same two terms per pixel, each modified to separate better. The
+error of each pixel is standardised by its mean and variance v on normal images,
 (error - mean)^2 / (2 (v + s^2)), so that a bright pixel where normal images are always black counts
-more than one at a blurred edge. Of the KL term that part remains which says where the latent lies,
-|mean of q(z|x)|^2 / 2, the divergence of a Gaussian of variance 1 there from the prior, with a
-weight; the encoder's own variance told normal images from others worse than none. Nothing is
-sampled, so the score is the same each time. Of a large image, which is judged by its places, the
-score is the largest of the smoothed errors alone.
+more than one at a blurred edge. The KL term is reduced to |mean of q(z|x)|^2 / 2, the divergence
+from the prior of a Gaussian with that mean and variance 1, times a weight: including the encoder's
+variance separates normal images from anomalies worse than leaving it out. Nothing is sampled, so
+the score is deterministic. For large images, which are scored by region, the score is the largest
+smoothed error only.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ from anomaly_tf.networks.sizes import ConvolutionalNetworks
 def build_encoder(
     image_shape: tuple[int, int, int], networks: ConvolutionalNetworks
 ) -> keras.Model:
-    """Images float32 `(N, H, W, C)` in [-1, 1] to mean and log variance, each `(N, latent)`."""
+    """A model from images `(N, H, W, C)` in [-1, 1] to mean and log variance, `(N, latent)`."""
     image = keras.Input(image_shape, name="image")
     x = layers.Flatten()(encoder_maps(image, networks)[-1])
     mean = layers.Dense(networks.latent, dtype="float32", name="mean")(x)
     log_variance = layers.Dense(networks.latent, dtype="float32", name="log_variance")(x)
-    # Beyond these bounds exp leaves float32's useful range before the loss can push back.
+    # Beyond these bounds exp leaves float32's useful range before the loss can correct it.
     return keras.Model(image, [mean, ops.clip(log_variance, -12.0, 6.0)], name="encoder")
 
 
 def build_network(
     image_shape: tuple[int, int, int], networks: ConvolutionalNetworks, noise: float
 ) -> keras.Model:
-    """All that the detector needs of an image.
+    """A model from images to all outputs that the detector uses.
 
     Returns:
-        A model from images to the reconstruction from the mean latent, the standardised error
-        (of the shape of the images) and the latent's mean `(N, latent)`.
+        A model from images to the reconstruction from the mean of the latent vector, the
+        standardised error (in the shape of the images) and that mean `(N, latent)`.
     """
     image = keras.Input(image_shape, name="image")
     mean, _ = build_encoder(image_shape, networks)(image)
     reconstruction = build_decoder(image_shape, networks)([mean])
-    # On a scale from black 0 to white 1. BatchNorm over the pixels as its channels keeps their
-    # running means and variances; nothing in it is learnt by gradients.
+    # On a scale from black 0 to white 1. BatchNorm with the pixels as channels keeps their running
+    # means and variances; it has no trainable weights.
     error = layers.Flatten(dtype="float32")(ops.cast(image - reconstruction, "float32") / 2)
     standardised = layers.BatchNormalization(
         momentum=0.99,
@@ -122,19 +122,19 @@ class Vae(Approach):
 
 
 def build_detector(network: keras.Model, loss_config: VaeLosses) -> keras.Model:
-    """From uint8 images to score, error map and reconstruction.
+    """A model from uint8 images to score, error map and reconstruction.
 
-    The error map is half the square of the standardised error, mean over channels, by `smoothed`;
-    the score is what `map_score` makes of the map, plus, unless the images are large, the weighted
-    latent term divided by the number of pixel values: it speaks of an image as a whole, not of the
-    place that stands out most.
+    The error map is half the square of the standardised error, averaged over channels and smoothed
+    by `smoothed`. The score is `map_score` of the map. For small images the weighted latent term,
+    divided by the number of pixel values, is added; it describes the image as a whole and not a
+    region.
     """
     image, scaled = image_input(network.input_shape[1:])
     reconstruction, standardised, mean = network(scaled, training=False)
     score_map = VaeConfig.score_map
     error_map = smoothed(ops.mean(ops.square(standardised) / 2, axis=-1), score_map)
     score = map_score(error_map, score_map)
-    if score_map.judges_whole(image.shape[1:3]):
+    if score_map.scores_whole(image.shape[1:3]):
         latent_term = ops.sum(ops.square(mean) / 2, axis=-1) / math.prod(network.input_shape[1:])
         score = score + loss_config.latent_score_weight * latent_term
     outputs = {"score": score, "error_map": error_map, "reconstruction": reconstruction}

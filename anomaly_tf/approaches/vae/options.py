@@ -19,14 +19,15 @@ from anomaly_tf.networks.sizes import ConvolutionalNetworks
 
 @dataclass(frozen=True)
 class VaeLosses(Checked):
-    """Terms of the variational autoencoder's loss, and of its score.
+    """Terms of the variational autoencoder's loss and score.
 
     Attributes:
-        noise: Standard deviation of the Gaussian that the decoder stands for, where black is 0
-            and white is 1; the smaller, the more the reconstruction weighs against the KL term.
-            In the score it is added to the spread of each pixel's error on normal images.
-        latent_score_weight: Weight of the latent's half squared length in the score, beside the
-            standardised error; only for small images, which are judged as a whole.
+        noise: Standard deviation of the Gaussian decoder, where black is 0 and white is 1. With a
+            smaller value, the reconstruction weighs more than the KL term. In the score, its square
+            is added to the variance of each pixel's error on normal images.
+        latent_score_weight: Weight in the score of half the squared length of the latent vector;
+            the standardised error has weight 1. Used for small images only, which are scored as a
+            whole.
     """
 
     section: ClassVar[str] = "losses."
@@ -43,10 +44,10 @@ class VaeConfig(NormalOnlyConfig):
     """Configuration of approach `vae`, the convolutional variational autoencoder.
 
     Attributes:
-        sampling: How images become training batches.
-        training: How long and how fast to learn.
+        sampling: Training batches.
+        training: Length of training, batch size and learning rate.
         networks: Sizes of the networks.
-        losses: Terms of loss and score.
+        losses: Terms of the loss and the score.
     """
 
     score_map: ClassVar[ScoreMap] = reconstruction_map("half the squared standardised error")
