@@ -121,7 +121,8 @@ class Notes:
         return (
             f"new normal images score higher (val_normal_score {values[lowest]:.4g} in epoch "
             f"{lowest + 1}, now {values[-1]:.4g}) while the loss falls: the training images are "
-            "learnt by heart; the threshold, set on new ones, accounts for it; more images help"
+            "fitted better than new ones; the threshold, set on new ones, accounts for it; more "
+            "images help"
         )
 
     def _falls_since(self, epoch: int) -> bool:
