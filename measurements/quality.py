@@ -252,7 +252,7 @@ def table(results: dict[str, Any]) -> str:
     classes = study["normal_classes"]
     names = [*(["seen"] if unseen else []), *(f"class {normal_class}" for normal_class in classes)]
     lines = [
-        "| group | variant | AUROC | change | " + " | ".join(names) + " |",
+        "| what | variant | AUROC | change | " + " | ".join(names) + " |",
         "|---" * (4 + len(names)) + "|",
     ]
     first = None

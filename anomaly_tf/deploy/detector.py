@@ -67,7 +67,7 @@ class Detector(ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         if self._origin is None:
             name = type(self).__name__
-            raise TypeError(f"cannot pickle this {name}: it was not loaded by Detector.load")
+            raise TypeError(f"cannot pickle this {name}: it was not loaded with Detector.load")
         changed = {name: getattr(self.info, name) for name in CHANGEABLE}
         return _load_again, (self._origin, _digests(self.info), changed)
 
