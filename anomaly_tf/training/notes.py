@@ -121,7 +121,8 @@ class Notes:
         return (
             f"new normal images score higher (val_normal_score {values[lowest]:.4g} in epoch "
             f"{lowest + 1}, now {values[-1]:.4g}) while the loss falls: the training images are "
-            "memorised; the threshold, computed from new ones, accounts for it; more images help"
+            "fitted better than new ones; the threshold, computed from new ones, accounts for it; "
+            "more images help"
         )
 
     def _falls_since(self, epoch: int) -> bool:
