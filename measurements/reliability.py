@@ -22,7 +22,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from anomaly_tf.cli.options import parse_options
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked
 from anomaly_tf.data.sources import load_dataset
 from anomaly_tf.runs.directory import RunDirectory, open_run

@@ -19,7 +19,7 @@ from anomaly_tf.benchmark import (
     ending_by_sigterm,
     run_cells,
 )
-from anomaly_tf.cli.options import parse_options
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.program import command_line, program
 from anomaly_tf.script import printable
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anomaly_tf.approaches.configs import load_config
-from anomaly_tf.cli.options import foreign_cache, parse_options
+from anomaly_tf.command_line import foreign_cache, parse_options
 from anomaly_tf.config import Checked, ThresholdConfig
 from anomaly_tf.data.split_file import folders_read, open_split
 from anomaly_tf.detection.threshold import require_calibration

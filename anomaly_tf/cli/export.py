@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_tf.approaches.configs import load_config
-from anomaly_tf.cli.options import foreign_cache, parse_options
+from anomaly_tf.command_line import foreign_cache, parse_options
 from anomaly_tf.config import Checked, number
 from anomaly_tf.data.split_file import folders_read, open_split
 from anomaly_tf.errors import UserError

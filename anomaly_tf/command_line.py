@@ -24,6 +24,16 @@ from anomaly_tf.program import COMMANDS, program
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.paths import expand_home
 
+__all__ = [
+    "TrainOptions",
+    "foreign_cache",
+    "load_config",
+    "parse_options",
+    "parse_train_options",
+    "require_approach",
+]
+
+# Options of `train` that are not part of a configuration.
 BESIDE = {
     "config": ("FILE", "Your own YAML file of options."),
     "run_dir": ("DIR", "Folder of the run; must be new or empty."),
