@@ -94,7 +94,7 @@ def train(
                 raise UserError(f"{outcome.message}; {outcome.remedy}")
             detector = cast("TrainedDetector", Detector.load(run.path))
             if folder:
-                detector.keep(folder)
+                detector._keep(folder)
             return detector
     except UserError as error:
         raise UserError(_with_keywords(str(error), approach)) from error

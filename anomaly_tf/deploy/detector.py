@@ -96,7 +96,7 @@ class Detector(ABC):
         self._origin = _Origin(path.absolute(), trust, settings or {})
         return self
 
-    def keep(self, folder: tempfile.TemporaryDirectory) -> None:
+    def _keep(self, folder: tempfile.TemporaryDirectory) -> None:
         """Keeps a temporary folder from which the detector was loaded as long as the detector."""
         self._kept = folder
 
