@@ -486,7 +486,7 @@ def test_the_size_that_images_are_brought_to(sizes, asked, shape, photos, tmp_pa
         picture(photos / f"{number}.png", size=size)
     dataset = load_folder(photos, config(tmp_path, image_size=asked))
     assert dataset.train_images.shape[1:] == shape
-    assert f"read as {shape[0]}x{shape[1]} (height x width" in dataset.report[-1]
+    assert f"read as {shape[0]}x{shape[1]} (height x width" in "\n".join(dataset.report)
 
 
 def deep_pictures(folder: Path, count: int, bits: int) -> None:
