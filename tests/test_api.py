@@ -69,7 +69,7 @@ def test_every_approach_trains_on_arrays(approach, drawn, monkeypatch):
     images, labels = drawn
     arrived = []
 
-    def arrive(config, dataset, split, *rest):
+    def arrive(config, dataset, split, *rest, **keywords):
         arrived.append((config, split))
         raise UserError("arrived")
 
@@ -294,6 +294,7 @@ IMAGES = np.zeros((20, 16, 16), np.uint8) + 100
         (["a.png", "b.png"], None, {}, "no image"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*copies of others")
 def test_a_mistake_is_one_line_that_names_it(data, labels, options, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=words) as raised:

@@ -459,7 +459,7 @@ def test_no_heat_maps_of_an_exported_classifier(
 def test_help(without_tensorflow):
     done = run_script("predict.py", "--help", env=without_tensorflow)
     assert done.returncode == 0
-    words = ("--model", "--format", "--heatmaps", "--false-alarm-rate", "as grep's")
+    words = ("--model", "--format", "--heatmaps", "--false-alarm-rate", "that of grep")
     for option in (*words, "--false-discovery-rate", "--check-drift", "conformal p-value"):
         assert option in done.stdout
 

@@ -145,7 +145,8 @@ def test_the_stored_command_reproduces_the_run(whole, tmp_path):
     for one, other in zip(weights(whole), weights(again), strict=True):
         np.testing.assert_array_equal(one, other)
     assert facts(whole) == facts(again)
-    evaluating = "from anomaly_tf.cli import evaluate\nimport sys\nfor run in sys.argv[1:]: evaluate.main(['--run-dir', run])"
+    evaluating = "import sys\nfrom anomaly_tf.cli import evaluate\n"
+    evaluating += "for run in sys.argv[1:]: evaluate.main(['--run-dir', run])"
     assert run_command(sys.executable, "-c", evaluating, whole, again).returncode == 0
     metrics = []
     for run in (whole, again):
