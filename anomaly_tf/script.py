@@ -5,6 +5,7 @@ Needs the standard library only, because `predict.py` runs where nothing else is
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -171,11 +172,13 @@ def without_notes() -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hides the output of C++ libraries that ignore log levels, unless the block fails.
+    """Hides the output of libraries, unless the block fails.
 
-    With `TF_CPP_MIN_LOG_LEVEL` from 0 to 2 nothing is hidden.
+    That of C++ libraries, which ignore log levels, and the log of TensorFlow's Python part, which
+    in a notebook does not go through the file descriptors. With `TF_CPP_MIN_LOG_LEVEL` from 0 to 2
+    nothing is hidden.
     """
-    with _redirected(1, 2) as hidden:
+    with _redirected(1, 2) as hidden, _errors_only(logging.getLogger("tensorflow")):
         try:
             yield
         except UserError:  # the message is sufficient
@@ -183,6 +186,21 @@ def quiet_libraries() -> Iterator[None]:
         except BaseException:
             hidden.show(hidden.lines())
             raise
+
+
+@contextmanager
+def _errors_only(logger: logging.Logger) -> Iterator[None]:
+    level = logger.level
+    if not _shows_everything():
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _shows_everything() -> bool:
+    return os.environ.get(LOG_LEVEL, "3") in ("0", "1", "2")
 
 
 class _Hidden:
@@ -214,7 +232,7 @@ def _flush() -> None:
 @contextmanager
 def _redirected(*descriptors: int) -> Iterator[_Hidden]:
     """Redirects file descriptors to a temporary file, unless the log level shows everything."""
-    if os.environ.get(LOG_LEVEL, "3") in ("0", "1", "2"):
+    if _shows_everything():
         yield _Hidden()
         return
     with _DESCRIPTORS, tempfile.TemporaryFile() as file:

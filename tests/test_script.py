@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import logging
 import os
 import re
 import shlex
@@ -177,7 +179,27 @@ def test_hiding_notes_leaves_nothing_open(monkeypatch):
     assert len(os.listdir("/proc/self/fd")) < before + 20
 
 
+@pytest.mark.parametrize(("level", "shown"), [("3", "an error\n"), ("0", "a note\nan error\n")])
+def test_the_log_of_tensorflow_is_hidden_in_a_notebook_too(level, shown, monkeypatch):
+    """Where `sys.stderr` is not the file descriptor."""
+    monkeypatch.setenv(LOG_LEVEL, level)
+    logger, stream = logging.getLogger("tensorflow"), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    try:
+        with quiet_libraries():
+            logger.info("a note")
+            logger.error("an error")
+    finally:
+        logger.removeHandler(handler)
+    assert stream.getvalue() == shown
+    assert logger.level == logging.INFO
+
+
 BLOCKED = """
+import io
+import logging
 import os
 from anomaly_tf.script import quiet_libraries
 with quiet_libraries():
