@@ -19,8 +19,8 @@ READY := .venv/ready-$(basename $(LOCK))
 AUDIT_READY := .venv-audit/ready-requirements-audit
 PEER_READY := .venv-peer/ready-requirements-peer
 # Gigabytes that .venv takes.
-SIZE := $(if $(GPU),7,3.1)
-SOURCES := anomaly_tf tests measurements tools setup.py train.py evaluate.py export.py predict.py benchmark.py
+SIZE := $(if $(GPU),8,3.2)
+SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evaluate.py export.py predict.py benchmark.py
 
 # TensorBoard without the notes of TensorFlow, which look like faults.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()

@@ -20,7 +20,7 @@ from anomaly_tf.approaches.configs import config_of
 from anomaly_tf.config import Config, flatten
 from anomaly_tf.config.parser import as_keyword
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.given import dataset_of_arrays, dataset_of_files
+from anomaly_tf.data.given import ANOMALY, NORMAL, dataset_of_arrays, dataset_of_files
 from anomaly_tf.data.sources import ARRAYS, open_dataset
 from anomaly_tf.deploy import Detector
 from anomaly_tf.errors import UserError
@@ -94,7 +94,7 @@ def train(
                 raise UserError(f"{outcome.message}; {outcome.remedy}")
             detector = cast("TrainedDetector", Detector.load(run.path))
             if folder:
-                detector.keep(folder)
+                detector._keep(folder)
             return detector
     except UserError as error:
         raise UserError(_with_keywords(str(error), approach)) from error
@@ -113,7 +113,7 @@ def _opened(
     # All images are learnt from: what is to be tested, the caller has.
     config = config_of(approach, {"folder__test_fraction": 0} | options | {"data": ARRAYS})
     if isinstance(data, np.ndarray) and data.dtype.kind not in "US":
-        return config, dataset_of_arrays(data, labels, config)
+        return _with_normal_class(config, dataset_of_arrays(data, labels, config))
     if not isinstance(data, (list, tuple, np.ndarray)) or not all(
         isinstance(file, (str, os.PathLike)) for file in data
     ):
@@ -122,7 +122,14 @@ def _opened(
             f"{_described(data)}"
         )
     dataset = dataset_of_files([*map(os.fspath, data)], labels, config)
-    return dataclasses.replace(config, data=dataset.name), dataset
+    return _with_normal_class(dataclasses.replace(config, data=dataset.name), dataset)
+
+
+def _with_normal_class(config: Config, dataset: ImageDataset) -> tuple[Config, ImageDataset]:
+    """The same, with the normal class named where labels 0 and 1 said it: nothing is a guess."""
+    if config.normal_class is None and dataset.class_names == (NORMAL, ANOMALY):
+        config = dataclasses.replace(config, normal_class=(NORMAL,))
+    return config, dataset
 
 
 def _described(data: object) -> str:

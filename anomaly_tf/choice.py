@@ -1,4 +1,4 @@
-"""Which approach is the first choice for a data set, and why.
+"""Recommends an approach for a data set, with the reason.
 
 Figures are AUROC on the test set of Fashion-MNIST: means over its ten classes, from README.md, or
 of T-shirts against the rest, where 500 normal images were trained on and 2,500 tested:

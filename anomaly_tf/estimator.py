@@ -71,12 +71,15 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
         Args:
             X: uint8 images `(N, H, W)` or `(N, H, W, C)` with C 1 or 3, or a list of image files.
-            y: 1 for normal images and -1 for anomalies, `(N,)`; None: all are normal.
+            y: 1 for normal images and -1 for anomalies, `(N,)`; None: all are normal. Anomalies are
+                not used by approaches that learn from normal images only.
 
         Raises:
             UserError: A `ValueError`; as `anomaly_tf.train`, or if `y` holds other labels.
         """
         labels = None if y is None else _labels(y)
+        if labels is not None and config_of(self.approach, self._options).protocol == "one_class":
+            X, labels = _normal_only(X, labels), None  # noqa: N806
         self._folder = tempfile.TemporaryDirectory(prefix="anomaly_tf-")
         self.detector_: Detector = train(
             X,
@@ -146,6 +149,23 @@ def _labels(y: Any) -> np.ndarray:
             "numpy.where(y == 1, -1, 1)"
         )
     return (labels == -1).astype(np.int8)
+
+
+def _normal_only(images: Images, labels: np.ndarray) -> Images:
+    """The images with label 0.
+
+    Raises:
+        UserError: If there is none, or the labels are not one for each image.
+    """
+    if len(labels) != len(images):
+        raise UserError(
+            f"y must hold one label for each of {len(images)} images; got {len(labels)}"
+        )
+    if labels.all():
+        raise UserError("y marks every image as an anomaly (-1); give normal images (1) too")
+    if isinstance(images, np.ndarray):
+        return images[labels == 0]
+    return [image for image, label in zip(images, labels, strict=True) if not label]
 
 
 def _packed(run: Path) -> bytes:

@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_tf.approaches import options_of
 from anomaly_tf.approaches.configs import load_config
 from anomaly_tf.benchmark import defaults_of
-from anomaly_tf.cli.options import parse_options
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import BalancedConfig, Checked, Config, UnseenConfig, number
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import class_roles

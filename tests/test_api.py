@@ -7,6 +7,7 @@ import pickle
 import random
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,23 @@ def test_nothing_is_printed_and_nothing_stays_on_disk(drawn, tmp_path, monkeypat
     assert folder.is_dir()
     del detector
     assert not folder.exists()
+
+
+def test_labels_that_say_what_is_normal_are_no_guess(drawn, tmp_path, capsys):
+    """Although there are four times as many anomalies."""
+    images, labels = drawn
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        detector = anomaly_tf.train(images, 1 - labels, approach="gan", verbose=2, **SHORT)
+    assert "normal class: " not in capsys.readouterr().out
+    assert detector.info.class_names == ["normal", "anomaly"]
+    assert detector.info.roles["normal"] == [0]
+
+
+def test_a_doubt_is_a_warning_by_its_category_only(drawn):
+    images, _ = drawn
+    with pytest.warns(UserWarning, match=r"^no grey level is above 15 of 255"):
+        anomaly_tf.train(images // 17, verbose=0, **SHORT)
 
 
 def test_an_epoch_is_one_line(drawn, tmp_path, capsys):

@@ -72,7 +72,7 @@ def test_parameters_are_those_of_the_constructor():
     assert "seed=5" in repr(estimator)
 
 
-@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.filterwarnings("error:left out")
 def test_it_serves_in_a_pipeline_and_in_cross_validation(images):
     pictures, y = images
     darker = FunctionTransformer(lambda part: (part // 2).astype(np.uint8))
@@ -90,6 +90,29 @@ def test_it_learns_from_labelled_anomalies(images):
     fitted = AnomalyDetector("gan", **SHORT).fit(pictures, y)
     assert roc_auc_score(y, fitted.decision_function(pictures)) > 0.9
     assert set(fitted.predict(pictures)) == {1, -1}
+
+
+def test_anomalies_do_not_change_what_learns_from_normal_images(images, monkeypatch):
+    pictures, y = images
+    given = []
+
+    def note(data, labels, **options):
+        given.append((data, labels))
+        raise RuntimeError("noted")
+
+    monkeypatch.setattr("anomaly_tf.estimator.train", note)
+    names = [f"{number}.png" for number in range(len(y))]
+    for data in (pictures, names):
+        with pytest.raises(RuntimeError, match="noted"):
+            AnomalyDetector("vae").fit(data, y)
+    (arrays, no_labels), (files, _) = given
+    np.testing.assert_array_equal(arrays, pictures[y == 1])
+    assert no_labels is None
+    assert files == [name for name, label in zip(names, y, strict=True) if label == 1]
+    with pytest.raises(ValueError, match="one label for each of 140 images; got 139"):
+        AnomalyDetector("vae").fit(pictures, y[1:])
+    with pytest.raises(ValueError, match="marks every image as an anomaly"):
+        AnomalyDetector("vae").fit(pictures, np.full(140, -1))
 
 
 def test_it_takes_lists_of_files(images, tmp_path: Path):

@@ -312,7 +312,7 @@ def test_an_unfinished_training_is_mentioned(status, words, run_copy):
         assert note is None
         return
     assert words in note
-    assert (f"python train.py --resume {run_copy}" in note) == (status != "non_finite_loss")
+    assert (f"anomaly-tf train --resume {run_copy}" in note) == (status != "non_finite_loss")
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "export.py"])

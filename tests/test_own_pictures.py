@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from anomaly_tf.cli import evaluate, export, predict, train
 from anomaly_tf.errors import UserError
+from anomaly_tf.training import session
 from measurements.surfaces import write_surfaces
 
 SHORT = (
@@ -148,7 +149,7 @@ def test_a_picture_that_is_gone_or_broken_after_training(surfaces, tmp_path):
 
 def test_a_picture_that_breaks_during_training_ends_it_in_one_line(digits, tmp_path, monkeypatch):
     photos = Path(shutil.copytree(digits, tmp_path / "photos"))
-    make_split = train.make_split
+    make_split = session.make_split
 
     def break_then_split(*arguments):
         split = make_split(*arguments)
@@ -156,7 +157,7 @@ def test_a_picture_that_breaks_during_training_ends_it_in_one_line(digits, tmp_p
             (photos / file).write_bytes(b"gone")
         return split
 
-    monkeypatch.setattr(train, "make_split", break_then_split)
+    monkeypatch.setattr(session, "make_split", break_then_split)
     uncached = ("--folder.storage", "disk", "--folder.cache", "false")
     with pytest.raises(UserError, match=r"png is not an image .*no epoch was finished"):
         run(photos, tmp_path, "--approach", "autoencoder", *uncached)
