@@ -131,6 +131,28 @@ def test_a_progress_bar_is_removed_before_the_line(drawn, capsys):
     assert "\r\033[Kepoch 1/2  loss" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "n_test"),
+    [
+        ({}, 0),
+        ({"folder": {"storage": "memory"}}, 0),
+        ({"folder__test_fraction": 0.5}, 30),
+        ({"folder": {"test_fraction": 0.5}}, 30),
+    ],
+)
+def test_arrays_have_a_test_set_only_if_asked(options, n_test, drawn, monkeypatch):
+    arrived = []
+
+    def arrive(config, dataset, split, *rest, **keywords):
+        arrived.append(len(split.test))
+        raise UserError("arrived")
+
+    monkeypatch.setattr(loop, "train", arrive)
+    with pytest.raises(UserError, match="arrived"):
+        anomaly_tf.train(*drawn, approach="sota", verbose=0, **options)
+    assert arrived == [n_test]
+
+
 def test_training_leaves_the_callers_random_numbers_alone(drawn):
     np.random.seed(1)
     random.seed(1)
