@@ -69,8 +69,8 @@ def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
     split = open_split(config, run.split, info=info)
     if not len(split.test):
         raise UserError(
-            f"run {options.run_dir} has no test images (it was trained on arrays from Python, or on "
-            "all images); train with a test set, or score other images with predict"
+            f"run {options.run_dir} has no test images (trained on arrays from Python, or on all "
+            "images); train with a test set, or score other images with predict"
         )
     output = plan_output(options.output, run, folders_read(config, split))
     for line in split.left_out:
