@@ -19,7 +19,7 @@ READY := .venv/ready-$(basename $(LOCK))
 AUDIT_READY := .venv-audit/ready-requirements-audit
 PEER_READY := .venv-peer/ready-requirements-peer
 # Gigabytes that .venv takes.
-SIZE := $(if $(GPU),7,3.1)
+SIZE := $(if $(GPU),8,3.2)
 SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evaluate.py export.py predict.py benchmark.py
 
 # TensorBoard without the notes of TensorFlow, which look like faults.

@@ -3,6 +3,7 @@
 The package in the order in which data flows; each folder imports from those below it only:
 
 - `cli`: the commands `train`, `evaluate`, `export`, `predict`, `benchmark`
+- `command_line`: the parsing that the commands share
 - `estimator`: `AnomalyDetector`, a scikit-learn estimator
 - `api`: `train`, from data to a detector
 - `benchmark`: approaches compared, cell by cell

@@ -19,6 +19,7 @@ from anomaly_tf.approaches import options_of
 from anomaly_tf.approaches.configs import config_of
 from anomaly_tf.config import Config, flatten
 from anomaly_tf.config.parser import as_keyword
+from anomaly_tf.config.yaml_files import dotted
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.given import ANOMALY, NORMAL, dataset_of_arrays, dataset_of_files
 from anomaly_tf.data.sources import ARRAYS, open_dataset
@@ -94,7 +95,7 @@ def train(
                 raise UserError(f"{outcome.message}; {outcome.remedy}")
             detector = cast("TrainedDetector", Detector.load(run.path))
             if folder:
-                detector.keep(folder)
+                detector._keep(folder)
             return detector
     except UserError as error:
         raise UserError(_with_keywords(str(error), approach)) from error
@@ -110,8 +111,9 @@ def _opened(
             raise UserError("labels are for arrays and lists of files; leave them out for a folder")
         config = config_of(approach, options | {"data": os.fspath(data)})
         return config, open_dataset(config)
-    # All images are learnt from: what is to be tested, the caller has.
-    config = config_of(approach, {"folder__test_fraction": 0} | options | {"data": ARRAYS})
+    if "folder.test_fraction" not in {name.replace("__", ".") for name in dotted(options)}:
+        options["folder.test_fraction"] = 0  # the caller keeps images for a test
+    config = config_of(approach, options | {"data": ARRAYS})
     if isinstance(data, np.ndarray) and data.dtype.kind not in "US":
         return _with_normal_class(config, dataset_of_arrays(data, labels, config))
     if not isinstance(data, (list, tuple, np.ndarray)) or not all(

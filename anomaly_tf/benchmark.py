@@ -1,8 +1,8 @@
-"""Approaches x protocols x normal classes x seeds: every combination trained and evaluated.
+"""Trains and evaluates every combination of approach, protocol, normal class and seed.
 
-A cell is one combination. It runs as the commands that a user would type, each in a process of its
-own, and its result is kept as one JSON file; a benchmark that was stopped continues with the cells
-that have none.
+A cell is one combination. It runs the commands `train` and `evaluate`, each in a separate process,
+and writes its result to one JSON file; a benchmark that was stopped resumes with the cells that
+have none.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ class BenchmarkOptions(Checked):
 
     Attributes:
         approaches: Names of the approaches.
-        protocols: Protocols; an approach skips those that make no sense for it.
-        normal_classes: Classes that are normal in turn; corruption and classification, which take
-            all of them, run once.
+        protocols: Protocols; an approach skips those that it does not support.
+        normal_classes: Classes that are normal, one at a time; corruption and classification use
+            all classes and run once.
         seeds: Seeds.
-        repeated: Approaches that take every seed, where the others take the first alone; by default
-            all.
-        epochs_share: Share of each approach's epochs to train for; below 1 for a quick look.
-        data: Data set, as in `train`.
-        data_dir: Folder in which downloaded data is cached.
-        output: Folder for results and runs; a benchmark that was stopped continues there.
-        jobs: Cells at a time, each on its share of the processor's threads; a cell takes longer
-            then, and all of them together less.
+        repeated: Approaches that run with every seed, while the others run with the first only; by
+            default all.
+        epochs_share: Share of each approach's epochs to train for; below 1 for a quick overview.
+        data: Data set, as for `train`.
+        data_dir: Folder for downloaded data.
+        output: Folder for results and runs; a benchmark that was stopped resumes there.
+        jobs: Number of cells that run at the same time, each on its share of the processor's
+            threads; each cell takes longer, all of them together less.
     """
 
     section: ClassVar[str] = ""
@@ -99,7 +99,7 @@ class Cell:
 
 
 def cells_of(options: BenchmarkOptions) -> list[Cell]:
-    """Every combination that makes sense, in the order of the options.
+    """Every supported combination, in the order of the options.
 
     Raises:
         UserError: If an approach or a class does not exist, or nothing makes sense.
@@ -132,7 +132,7 @@ def cells_of(options: BenchmarkOptions) -> list[Cell]:
 
 
 def run_cells(options: BenchmarkOptions) -> Iterator[tuple[Cell, dict[str, Any], str]]:
-    """Runs the cells that have no result yet, and gives all of them.
+    """Runs the cells without a result and yields all cells.
 
     Args:
         options: What to run.
@@ -172,7 +172,7 @@ def _run_waiting(
 
 
 def _require_own_place(options: BenchmarkOptions) -> None:
-    """Refuses a folder for results among the data, or one in which other files have their names."""
+    """Refuses an output folder inside the data, or one with other files of the same names."""
     output, data = Path(options.output), Path(options.data)
     outputs: dict[Path, IsOwn] = {output / name: is_benchmark_report for name in REPORTS}
     for cell in cells_of(options):
@@ -184,7 +184,7 @@ def _require_own_place(options: BenchmarkOptions) -> None:
 
 
 def kept_results(options: BenchmarkOptions) -> dict[Cell, dict[str, Any] | None]:
-    """What an earlier run of a benchmark has left in its folder.
+    """Results of an earlier run of a benchmark.
 
     Args:
         options: What is asked for.
@@ -207,14 +207,14 @@ def _kept(options: BenchmarkOptions, content: str | None) -> dict[Cell, dict[str
 
 
 def content_of(options: BenchmarkOptions) -> str | None:
-    """Digest of the user's own data, without what a benchmark writes there."""
+    """Digest of the user's own data, without the files that a benchmark writes there."""
     return digest_of_source(options.data, (options.data_dir, options.output))
 
 
 def settings_of(
     cell: Cell, options: BenchmarkOptions, content: str | None = None
 ) -> dict[str, Any]:
-    """What a result depends on beside its cell; of other settings, it is not kept.
+    """Settings that a result depends on besides its cell; with other settings it is not reused.
 
     The approach's configuration among it, so that a change of its defaults is measured anew.
 
@@ -236,7 +236,7 @@ CONFIGURED = ("sampling", "training", "threshold", "corruption", "unseen", "netw
 
 
 def defaults_of(approach: str) -> dict[str, Any]:
-    """What an approach learns with by default, as plain values."""
+    """Default configuration of an approach, as plain values."""
     configuration = plain(asdict(options_of(approach)()))
     return {name: configuration[name] for name in CONFIGURED if name in configuration}
 
@@ -281,7 +281,7 @@ _UNDER_WAY: set[subprocess.Popen[str]] = set()
 
 
 def _ended(command: list[str]) -> tuple[int, str]:
-    """Runs a command to its end; its exit status, and what it wrote on stderr."""
+    """Runs a command to its end; returns its exit status and its stderr."""
     with subprocess.Popen(
         [sys.executable, *STARTED, *command],
         stdout=subprocess.DEVNULL,
@@ -302,7 +302,7 @@ def _ended(command: list[str]) -> tuple[int, str]:
 
 @contextmanager
 def ending_by_sigterm() -> Iterator[None]:
-    """During the block, a SIGTERM ends the trainings that were started, too."""
+    """During the block, a SIGTERM also ends the trainings that were started."""
 
     def end(number: int, frame: object) -> None:
         for process in list(_UNDER_WAY):
@@ -337,7 +337,7 @@ def _describe(result: dict[str, Any]) -> str:
 
 
 def _seconds_left(results: dict[Cell, dict[str, Any] | None], jobs: int) -> str:
-    """How long the cells without a result will take, from those of the same approach."""
+    """Remaining time, estimated from the finished cells of the same approaches."""
     waiting = [cell for cell, result in results.items() if result is None]
     seconds: dict[str, list[float]] = {}
     for cell, result in results.items():

@@ -10,6 +10,12 @@ class UserError(ValueError):
 
     The message is one line that names the wrong input and the remedy. The commands print it on
     stderr and end with exit status 2; no file is left half-written.
+
+    >>> try:
+    ...     anomaly_tf.train("photos/", approach="vea")
+    ... except anomaly_tf.UserError as error:
+    ...     print(error)
+    unknown approach 'vea'; did you mean 'vae'?
     """
 
 

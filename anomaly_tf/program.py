@@ -1,4 +1,4 @@
-"""How the commands are called: `python train.py` in a checkout, `anomaly-tf train` elsewhere."""
+"""Names of the commands: `python train.py` if that script runs, else `anomaly-tf train`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-# What each command does, in the order in which a user needs them.
+# Each command and its summary, in the order in which a user needs them.
 COMMANDS = {
     "train": "Train a detector and write its run directory.",
     "evaluate": "Score the test set of a run; write metrics, scores and plots.",

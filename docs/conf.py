@@ -55,6 +55,7 @@ nitpick_ignore_regex = [
 default_role = "literal"  # a name in backticks, as in the docstrings
 smartquotes = False  # "--" is the beginning of an option
 highlight_language = "text"
+autodoc_mock_imports = ["keras", "tensorflow"]  # seconds, and nothing of theirs is shown
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

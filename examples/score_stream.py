@@ -65,8 +65,10 @@ def main() -> None:
             shown = np.concatenate([zeros[150:157], others[:3]])
             threading.Thread(target=play_camera, args=(options.folder, shown)).start()
         for number, file in enumerate(arriving(options.folder), 1):
-            (score,) = detector.score_files([file], on_error="nan")  # NaN: it cannot be read
+            (score,) = detector.score_files([file], on_error="nan")
             verdict = "anomaly" if score >= detector.threshold else "normal"
+            if np.isnan(score):
+                verdict = "unreadable"
             print(f"{score:10.4f}  {verdict:<8} {file.name}", flush=True)
             if number == options.count:
                 break

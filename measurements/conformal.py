@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_tf.approaches.configs import load_config
-from anomaly_tf.cli.options import parse_options
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked, number
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.data.stored import apply

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomaly_tf.cli.options import parse_options
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked
 from anomaly_tf.data.sources import load_dataset
 from anomaly_tf.runs.files import require_writable, write_json

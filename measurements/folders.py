@@ -23,7 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
-from anomaly_tf.cli.options import parse_options
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked, FolderConfig
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.sources import load_dataset, open_dataset

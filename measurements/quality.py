@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_tf.approaches import options_of
 from anomaly_tf.approaches.configs import load_config
 from anomaly_tf.benchmark import defaults_of
-from anomaly_tf.cli.options import parse_options
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import BalancedConfig, Checked, Config, UnseenConfig, number
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import class_roles
@@ -252,7 +252,7 @@ def table(results: dict[str, Any]) -> str:
     classes = study["normal_classes"]
     names = [*(["seen"] if unseen else []), *(f"class {normal_class}" for normal_class in classes)]
     lines = [
-        "| group | variant | AUROC | change | " + " | ".join(names) + " |",
+        "| what | variant | AUROC | change | " + " | ".join(names) + " |",
         "|---" * (4 + len(names)) + "|",
     ]
     first = None

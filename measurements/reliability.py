@@ -22,7 +22,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from anomaly_tf.cli.options import parse_options
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked
 from anomaly_tf.data.sources import load_dataset
 from anomaly_tf.runs.directory import RunDirectory, open_run
@@ -138,8 +138,8 @@ def started(command: list[str]) -> subprocess.Popen:
 def kill_after(seconds: float, command: list[str], epochs: int) -> int:
     """Kills a training some seconds after an epoch began; returns its exit status."""
     with started(command) as process:
-        for _ in range(epochs):
-            wait_for(process.stdout, rb"Epoch")
+        for line in [b"device:", *[rb"epoch"] * (epochs - 1)]:
+            wait_for(process.stdout, line)
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -212,9 +212,9 @@ def cost_of_determinism(place: Path, data_dir: str, rounds: int = 3) -> dict[str
             command += ["--training.epochs", "3", "--training.steps-per-epoch", "150"]
             command += ["--run-dir", str(place / f"{mode}-{number}")]
             with started(command) as process:
-                wait_for(process.stdout, rb"Epoch 2/")
+                wait_for(process.stdout, rb"epoch 1/")
                 start = time.perf_counter()
-                wait_for(process.stdout, rb"Epoch 3/")
+                wait_for(process.stdout, rb"epoch 2/")
                 seconds[mode].append(time.perf_counter() - start)
                 process.kill()
     ratios = [one / other for one, other in zip(*seconds.values(), strict=True)]
@@ -229,7 +229,7 @@ def long_training(run: Path, data: list[str]) -> dict[str, float]:
     with started(command) as process:
         memory = {}
         for epoch in (20, EPOCHS // 2, EPOCHS):
-            wait_for(process.stdout, b"Epoch %d/" % epoch)
+            wait_for(process.stdout, b" *".join((b"epoch", b"%d/" % (epoch - 1))))
             pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
             memory[f"memory_at_epoch_{epoch}"] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
         process.communicate()

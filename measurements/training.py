@@ -37,7 +37,7 @@ from typing import Any, Literal
 import numpy as np
 
 from anomaly_tf.approaches import APPROACHES
-from anomaly_tf.cli.options import parse_options, parse_train_options
+from anomaly_tf.command_line import parse_options, parse_train_options
 from anomaly_tf.config import Checked, Config
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.protocols import make_split

@@ -127,9 +127,12 @@ def test_images_on_disk_are_read_as_a_sample():
     classes = np.zeros(400, np.int16)
     dataset = dataset_of(images, classes)
     split = make_split(config_of("vae"), dataset)
-    on_disk = dataclasses.replace(split.train, images=stored.subset(np.arange(len(split.train))))
+    on_disk = {
+        name: dataclasses.replace(part, images=stored.subset(np.arange(len(part))))
+        for name, part in (("train", split.train), ("validation", split.validation))
+    }
     assert len(split.train) > COMPARED
-    findings(dataset, dataclasses.replace(split, train=on_disk))
+    findings(dataset, dataclasses.replace(split, **on_disk))
     assert len(read) == COMPARED
 
 

@@ -69,7 +69,7 @@ def test_every_approach_trains_on_arrays(approach, drawn, monkeypatch):
     images, labels = drawn
     arrived = []
 
-    def arrive(config, dataset, split, *rest):
+    def arrive(config, dataset, split, *rest, **keywords):
         arrived.append((config, split))
         raise UserError("arrived")
 
@@ -129,6 +129,28 @@ def test_a_progress_bar_is_removed_before_the_line(drawn, capsys):
     out = capsys.readouterr().out
     assert "] 1/5  loss" in out
     assert "\r\033[Kepoch 1/2  loss" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "n_test"),
+    [
+        ({}, 0),
+        ({"folder": {"storage": "memory"}}, 0),
+        ({"folder__test_fraction": 0.5}, 30),
+        ({"folder": {"test_fraction": 0.5}}, 30),
+    ],
+)
+def test_arrays_have_a_test_set_only_if_asked(options, n_test, drawn, monkeypatch):
+    arrived = []
+
+    def arrive(config, dataset, split, *rest, **keywords):
+        arrived.append(len(split.test))
+        raise UserError("arrived")
+
+    monkeypatch.setattr(loop, "train", arrive)
+    with pytest.raises(UserError, match="arrived"):
+        anomaly_tf.train(*drawn, approach="sota", verbose=0, **options)
+    assert arrived == [n_test]
 
 
 def test_training_leaves_the_callers_random_numbers_alone(drawn):
@@ -294,6 +316,7 @@ IMAGES = np.zeros((20, 16, 16), np.uint8) + 100
         (["a.png", "b.png"], None, {}, "no image"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*copies of others")
 def test_a_mistake_is_one_line_that_names_it(data, labels, options, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=words) as raised:

@@ -181,7 +181,7 @@ def test_pictures_beside_idx_files_are_counted(small_folder, tmp_path):
             r"uint16 .*; if white is 4095, save .*images \* 0.0622",
         ),
         (IMAGES / 255, r"values 0.* to .*; if white is 1, save numpy.uint8\(images \* 255\)"),
-        (IMAGES.astype(np.int64), r"if white is 255, save numpy.uint8\(images \* 1\)"),
+        (IMAGES.astype(np.int64), r"if white is 255, save numpy.uint8\(images\)"),
         (IMAGES / 127.5 - 1, "save grey or colour images from 0 to 255"),
     ],
 )

@@ -17,7 +17,7 @@ from anomaly_tf import benchmark
 from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
 from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, kept_results, run_cells
 from anomaly_tf.cli import benchmark as script
-from anomaly_tf.cli.options import parse_train_options
+from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting import comparison_plots
 from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_page, write_table

@@ -8,7 +8,7 @@ import yaml
 from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.approaches.configs import load_config
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
-from anomaly_tf.cli.options import foreign_cache, parse_train_options
+from anomaly_tf.command_line import foreign_cache, parse_train_options
 from anomaly_tf.config import Config, ThresholdConfig, TrainingConfig, save_config
 from anomaly_tf.errors import UserError
 
@@ -209,7 +209,7 @@ def test_who_asks_for_help_beside_resume_gets_it(asked, capsys):
     with pytest.raises(SystemExit) as end:
         parse_train_options(["--resume", "runs/mine", asked])
     assert end.value.code in (0, None)
-    assert "train.py" in capsys.readouterr().out
+    assert "anomaly-tf train" in capsys.readouterr().out
 
 
 def test_a_cache_is_the_users_or_inside_the_run_or_foreign(tmp_path: Path):

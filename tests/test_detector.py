@@ -134,7 +134,7 @@ def test_a_folder_that_is_not_a_run_is_refused(tmp_path, run_copy):
     with pytest.raises(UserError, match="not a run directory"):
         Detector.load(tmp_path)
     (run_copy / "model.keras").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"has lost its model\.keras; bring"):
+    with pytest.raises(UserError, match=r"has lost its model\.keras; restore"):
         Detector.load(run_copy)
 
 

@@ -80,7 +80,7 @@ def assert_refused(done, checkout: Path, *words: str) -> None:
 def test_make_takes_the_newest_supported_python_that_runs(pythons, chosen, checkout):
     done = run_setup(checkout, pythons)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{chosen} create .venv requirements.lock 3.1\n"
+    assert done.stdout == f"{chosen} create .venv requirements.lock 3.2\n"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_make_takes_a_python_of_any_name(name, checkout):
     write_python(checkout / name, "3.12")
     done = run_setup(checkout, {"python3": "3.13"}, f"PYTHON={name.replace('$', '$$')}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{Path(name).name} create .venv requirements.lock 3.1\n"
+    assert done.stdout == f"{Path(name).name} create .venv requirements.lock 3.2\n"
     assert not (checkout / "gone").exists()
 
 
@@ -132,7 +132,7 @@ def test_an_environment_keeps_its_python_unless_another_is_needed(
 ):
     has_environment(checkout, version)
     done = run_setup(checkout, {"python3.13": "3.13", "python3.12": "3.12"}, *arguments)
-    assert done.stdout == f"{runs} .venv requirements.lock 3.1\n"
+    assert done.stdout == f"{runs} .venv requirements.lock 3.2\n"
 
 
 def test_an_environment_that_was_moved_or_not_finished_is_created_anew(checkout, tmp_path):
@@ -142,6 +142,13 @@ def test_an_environment_that_was_moved_or_not_finished_is_created_anew(checkout,
     assert run_setup(checkout, {"python3": "3.12"}).stdout.startswith("python update")
     (checkout / ".venv" / UNFINISHED).touch()
     assert run_setup(checkout, {"python3": "3.12"}).stdout.startswith("python3 create")
+
+
+def test_an_environment_may_be_a_link_to_another_disk(checkout, tmp_path):
+    has_environment(checkout, "3.11", where=tmp_path)
+    (checkout / ".venv").rename(tmp_path / ".venv")
+    (checkout / ".venv").symlink_to(tmp_path / ".venv")
+    assert run_setup(checkout, {"python3": "3.13"}).stdout.startswith("python update .venv")
 
 
 def test_a_disk_that_is_too_small_is_one_line(checkout):

@@ -312,7 +312,7 @@ def test_an_unfinished_training_is_mentioned(status, words, run_copy):
         assert note is None
         return
     assert words in note
-    assert (f"python train.py --resume {run_copy}" in note) == (status != "non_finite_loss")
+    assert (f"anomaly-tf train --resume {run_copy}" in note) == (status != "non_finite_loss")
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "export.py"])
@@ -394,7 +394,7 @@ def test_a_caption_keeps_its_lines_for_any_names(hostile, tmp_path):
     masks[:, :2] = True
     masked = MaskedImages(split.test.take(np.array([2, 3])), masks, 0)
     evaluation = dataclasses.replace(evaluation, masked=masked)
-    figures = drawing._pictures(detector, split, evaluation, tmp_path / "none")
+    figures = drawing._drawings(detector, split, evaluation, tmp_path / "none")
     captions = [f"{shown}\n{name}" for name in (f"{shown}.png", "@y.png")]
     assert labels_of(figures["localisation"]()) == captions
     captions = [f"{text}\n{score}" for text, score in zip(captions, (0.0392, 0.353), strict=True)]
@@ -405,7 +405,7 @@ def test_images_that_are_no_files_are_captioned_by_their_number(hostile, tmp_pat
     detector, split, evaluation = hostile
     test = dataclasses.replace(split.test, files=())
     split = dataclasses.replace(split, test=test)
-    figures = drawing._pictures(detector, split, evaluation, tmp_path / "none")
+    figures = drawing._drawings(detector, split, evaluation, tmp_path / "none")
     labels = labels_of(figures["worst_misses"]())
     assert [label.split("\n")[1] for label in labels] == ["number 2", "number 3"]
 
@@ -437,7 +437,7 @@ def test_an_evaluation_prints_names_without_their_escapes(run_copy, tmp_path, ca
         left_out = (f"left out: 1 file ({HOSTILE})",)
         return dataclasses.replace(open_split(*arguments, **keywords), left_out=left_out)
 
-    monkeypatch.setattr(drawing, "_pictures", lambda *arguments: {"roc": failing})
+    monkeypatch.setattr(drawing, "_drawings", lambda *arguments: {"roc": failing})
     monkeypatch.setattr(evaluate_script, "open_split", opened)
     status, said, errors = evaluated_again(run, capsys=capsys)
     assert status == 3

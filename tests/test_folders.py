@@ -30,7 +30,7 @@ from anomaly_tf.data.split_file import open_split, save_split
 from anomaly_tf.data.stored import StoredImages
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.caches import only_read
-from anomaly_tf.training import loop
+from anomaly_tf.training import loop, session
 from anomaly_tf.training.loop import Outcome
 from anomaly_tf.training.setup import resolve
 
@@ -486,7 +486,7 @@ def test_the_size_that_images_are_brought_to(sizes, asked, shape, photos, tmp_pa
         picture(photos / f"{number}.png", size=size)
     dataset = load_folder(photos, config(tmp_path, image_size=asked))
     assert dataset.train_images.shape[1:] == shape
-    assert f"read as {shape[0]}x{shape[1]} (height x width" in dataset.report[-1]
+    assert f"read as {shape[0]}x{shape[1]} (height x width" in "\n".join(dataset.report)
 
 
 def deep_pictures(folder: Path, count: int, bits: int) -> None:
@@ -695,7 +695,7 @@ def test_training_reports_left_out_files_on_stderr(photos, tmp_path, capsys, mon
     def stop(*arguments: object) -> None:
         raise UserError("enough")
 
-    monkeypatch.setattr(train, "make_split", stop)
+    monkeypatch.setattr(session, "make_split", stop)
     options = ["--approach", "vae", "--data", str(photos), "--max-broken", "0.5"]
     with pytest.raises(UserError, match="enough"):
         train.main([*options, "--run-dir", str(tmp_path / "run")])

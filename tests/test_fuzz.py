@@ -37,7 +37,7 @@ from PIL import Image
 from anomaly_tf import Detector
 from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.approaches.configs import load_config
-from anomaly_tf.cli.options import parse_train_options
+from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.config import Config, flatten, save_config
 from anomaly_tf.data.images import UnreadableImage, open_image, read_header, read_image
 from anomaly_tf.deploy.litert import METADATA_NAME

@@ -31,7 +31,7 @@ FLOORS = (
     ("deploy",),
     ("training", "reporting"),
     ("api", "benchmark"),
-    ("estimator",),
+    ("estimator", "command_line"),
     ("cli",),
     ("__main__",),
 )

@@ -306,7 +306,7 @@ def test_weights_that_are_no_numbers_give_no_verdict(run_copy, images):
     forge(run_copy)
     detector = Detector.load(run_copy)
     for method in (detector.score, detector.predict):
-        with pytest.raises(UserError, match="no number"):
+        with pytest.raises(UserError, match="is not finite"):
             method(images)
 
 
@@ -543,7 +543,7 @@ def test_a_file_that_the_manifest_does_not_list(name, trust, saved_copy):
     Detector.load(saved_copy)
     (saved_copy / name).parent.mkdir(exist_ok=True)
     (saved_copy / name).write_text("")
-    assert_refused(saved_copy, name, "none of the files", trust=trust)
+    assert_refused(saved_copy, name, "not one of the exported files", trust=trust)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 50, b"no protocol buffer"])

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from anomaly_tf.cli import evaluate, export, predict, train
 from anomaly_tf.errors import UserError
+from anomaly_tf.training import loop
 from measurements.surfaces import write_surfaces
 
 SHORT = (
@@ -148,15 +149,14 @@ def test_a_picture_that_is_gone_or_broken_after_training(surfaces, tmp_path):
 
 def test_a_picture_that_breaks_during_training_ends_it_in_one_line(digits, tmp_path, monkeypatch):
     photos = Path(shutil.copytree(digits, tmp_path / "photos"))
-    make_split = train.make_split
+    train_run = loop.train
 
-    def break_then_split(*arguments):
-        split = make_split(*arguments)
+    def break_then_train(config, dataset, split, *arguments, **keywords):
         for file in split.train.files[:60]:
             (photos / file).write_bytes(b"gone")
-        return split
+        return train_run(config, dataset, split, *arguments, **keywords)
 
-    monkeypatch.setattr(train, "make_split", break_then_split)
+    monkeypatch.setattr(loop, "train", break_then_train)
     uncached = ("--folder.storage", "disk", "--folder.cache", "false")
     with pytest.raises(UserError, match=r"png is not an image .*no epoch was finished"):
         run(photos, tmp_path, "--approach", "autoencoder", *uncached)

@@ -16,7 +16,7 @@ from anomaly_tf.approaches.configs import load_config
 from anomaly_tf.benchmark import BenchmarkOptions
 from anomaly_tf.cli.evaluate import EvaluateOptions
 from anomaly_tf.cli.export import ExportOptions
-from anomaly_tf.cli.options import parse_options, parse_train_options
+from anomaly_tf.command_line import parse_options, parse_train_options
 from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.sources import load_dataset, open_dataset
 from anomaly_tf.deploy.litert import LiteRTDetector

@@ -459,7 +459,7 @@ def test_no_heat_maps_of_an_exported_classifier(
 def test_help(without_tensorflow):
     done = run_script("predict.py", "--help", env=without_tensorflow)
     assert done.returncode == 0
-    words = ("--model", "--format", "--heatmaps", "--false-alarm-rate", "as grep's")
+    words = ("--model", "--format", "--heatmaps", "--false-alarm-rate", "that of grep")
     for option in (*words, "--false-discovery-rate", "--check-drift", "conformal p-value"):
         assert option in done.stdout
 
@@ -636,7 +636,7 @@ def test_names_are_printed_without_their_escapes(model, photos, capsys):
     assert script.main([str(place), str(empty), *options]) == 2
     out, errors = capsys.readouterr()
     assert len(out.splitlines()) == 4
-    words = ("holds no images", "left out: 1 link", "its heat map is", "is not an image")
+    words = ("holds no images", "left out: 1 broken link", "its heat map is", "is not an image")
     for line, word in zip(errors.splitlines(), words, strict=True):
         assert word in line
     assert (out + errors).replace("\n", "").isprintable()

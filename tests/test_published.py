@@ -17,7 +17,7 @@ from conftest import ROOT
 
 from anomaly_tf.approaches import APPROACHES
 from anomaly_tf.benchmark import BenchmarkOptions, kept_results
-from anomaly_tf.cli.options import parse_options
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.reporting.comparison import write_table
 from measurements import quality, training
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from anomaly_tf.approaches import options_of
-from anomaly_tf.cli.options import parse_train_options
+from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.errors import UserError
 from measurements import quality, score_rules
 from measurements.quality import STUDIES, Study, configured, read_study, results_so_far, table

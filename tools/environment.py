@@ -50,7 +50,7 @@ class Environment:
     def __init__(self, mode: str, name: str, requirements: str, gigabytes: str) -> None:
         self.is_new = mode == "create"
         self.name = name
-        self.folder = Path.cwd() / name
+        self.folder = Path(name).resolve()  # venv does not write through a link
         self.requirements = Path(requirements)
         self.gigabytes = float(gigabytes)
         self.has_project = name == ".venv"
@@ -64,7 +64,7 @@ class Environment:
         """What `ready` contains if nothing has changed since."""
         paths = [self.requirements, *(Path(name) for name in PROJECT if self.has_project)]
         contents = b"".join(path.read_bytes() for path in paths if path.is_file())
-        return f"Python {VERSION}\n{self.folder}\n{hashlib.sha256(contents).hexdigest()}\n"
+        return f"Python {VERSION}\n{Path.cwd()}\n{hashlib.sha256(contents).hexdigest()}\n"
 
     def is_ready(self) -> bool:
         """Whether the last setup was finished and is up to date."""
@@ -73,7 +73,7 @@ class Environment:
 
     def space(self) -> tuple[float, float]:
         """Needed and available gigabytes; what is in the folder now will be replaced."""
-        disk = self.folder.resolve()
+        disk = self.folder
         while not disk.exists():
             disk = disk.parent
         free = shutil.disk_usage(disk).free + size_of(self.folder)

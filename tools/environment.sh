@@ -36,7 +36,7 @@ refuse_without_venv() {
 # Complete, and where it was created: the scripts of an environment contain its path.
 works() {
     [ ! -e "$folder/unfinished" ] &&
-        grep -qsF "$(pwd -P)/$folder/bin/" "$folder/bin/pip" &&
+        grep -qsF "$(cd "$folder/bin" 2>/dev/null && pwd -P)/" "$folder/bin/pip" &&
         "$folder/bin/python" -c 'import pip' 2>/dev/null
 }
 

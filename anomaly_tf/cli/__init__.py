@@ -1,7 +1,8 @@
 """The command line: `anomaly-tf train|evaluate|export|predict|benchmark`.
 
-One module per command, with a `main` that takes the arguments and returns the exit status, and
-`options.py`, which they share. The scripts at the root of the repository run the same functions.
+One module per command, with a `main` that takes the arguments and returns the exit status; the
+parsing that they share is `command_line.py`. The scripts at the root of the repository run the same
+functions.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Compare approaches.
 
-Trains and evaluates every combination of approach, protocol, normal class and seed, as the commands
-`train` and `evaluate` do. Each finished one is kept, so a benchmark that was stopped
-continues where it was when the same command is given again. The result is a table in Markdown and
-a page in HTML. Exit status 2 if one of them failed.
+Trains and evaluates every combination of approach, protocol, normal class and seed with the
+commands `train` and `evaluate`. Finished combinations are kept: the same command resumes a
+benchmark that was stopped. Writes a table in Markdown and a page in HTML. The exit status is 2 if a
+training failed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from anomaly_tf.benchmark import (
     ending_by_sigterm,
     run_cells,
 )
-from anomaly_tf.cli.options import parse_options
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.program import command_line, program
 from anomaly_tf.script import printable
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the benchmark that the command line asks for; returns the exit status."""
+    """Runs the benchmark by the options on the command line; returns the exit status."""
     options = parse_options(
         BenchmarkOptions, program("benchmark"), __doc__ or "", arguments, takes_file=True
     )

@@ -1,10 +1,10 @@
 """Score the test set with the detector of a run.
 
-Writes `metrics.json`, `scores.csv` and `plots/*.png` into the run, or into the folder that --output
-names; then the run stays as it is. With `--threshold.percentile P`, or with
-`--threshold.method conformal --threshold.false-alarm-rate R`, the run gets a new threshold (with
---output this evaluation only), from the stored scores of normal validation images, without
-retraining. Exit status 3 if all figures are there and a picture could not be drawn.
+Writes `metrics.json`, `scores.csv` and `plots/*.png` to the run, or to the folder of --output; then
+the run is unchanged. `--threshold.percentile P` or
+`--threshold.method conformal --threshold.false-alarm-rate R` sets a new threshold for the run (with
+--output, for this evaluation only) from the stored scores of normal validation images, without
+retraining. The exit status is 3 if all metrics were written but a plot could not be drawn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anomaly_tf.approaches.configs import load_config
-from anomaly_tf.cli.options import foreign_cache, parse_options
+from anomaly_tf.command_line import foreign_cache, parse_options
 from anomaly_tf.config import Checked, ThresholdConfig
 from anomaly_tf.data.split_file import folders_read, open_split
 from anomaly_tf.detection.threshold import require_calibration
@@ -27,7 +27,7 @@ from anomaly_tf.runs.directory import RunDirectory, open_run, unfinished_trainin
 from anomaly_tf.runs.files import require_writable
 from anomaly_tf.script import import_tensorflow, printable
 
-# Exit status of an evaluation that lacks a picture and no figure.
+# Exit status of an evaluation with all metrics and a missing plot.
 PICTURE_MISSING = 3
 
 
@@ -37,12 +37,11 @@ class EvaluateOptions(Checked):
 
     Attributes:
         run_dir: Run directory of the detector.
-        output: Folder for metrics.json, scores.csv and plots; by default the run. With it the run
-            is only read.
-        data: Another source of the same data than the run was trained on.
-        data_dir: Another folder for cached data than the run was trained with.
-        threshold: A new threshold for the run; without one of these options it keeps its own.
-        trust: Load a model of unknown origin, which may run code.
+        output: Folder for metrics.json, scores.csv and plots; by default the run directory.
+        data: New location of the data that the run was trained on.
+        data_dir: Folder for cached data; by default the one used in training.
+        threshold: A new threshold for the run; by default it keeps its own.
+        trust: Load a model of unknown origin; it may run code.
     """
 
     run_dir: str
@@ -54,7 +53,7 @@ class EvaluateOptions(Checked):
 
 
 def main(arguments: list[str]) -> int:
-    """Evaluates the run that the command line names; returns the exit status."""
+    """Evaluates the run on the command line; returns the exit status."""
     options = parse_options(EvaluateOptions, program("evaluate"), __doc__ or "", arguments)
     with only_read(foreign_cache(options.run_dir, options.data_dir)):
         return _evaluate(options, arguments)
@@ -70,8 +69,8 @@ def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
     split = open_split(config, run.split, info=info)
     if not len(split.test):
         raise UserError(
-            f"run {options.run_dir} has no test images (all were given to training); train with a "
-            "test set, or score other images by predict"
+            f"run {options.run_dir} has no test images (trained on arrays from Python, or on all "
+            "images); train with a test set, or score other images with predict"
         )
     output = plan_output(options.output, run, folders_read(config, split))
     for line in split.left_out:

@@ -1,8 +1,8 @@
 """Export the detector of a run.
 
 Writes a SavedModel for TensorFlow Serving or a .tflite file for LiteRT, then scores the test set
-with the run and with what was exported, prints how the two differ and keeps that as JSON. Exit
-status 3 if AUROC (or the accuracy of a classifier) fell by more than 0.002.
+with the run and with the export, prints the differences and saves them as JSON. The exit status is
+3 if the AUROC (or the accuracy of a classifier) falls by more than 0.002.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_tf.approaches.configs import load_config
-from anomaly_tf.cli.options import foreign_cache, parse_options
+from anomaly_tf.command_line import foreign_cache, parse_options
 from anomaly_tf.config import Checked, number
 from anomaly_tf.data.split_file import folders_read, open_split
 from anomaly_tf.errors import UserError
@@ -40,13 +40,13 @@ class ExportOptions(Checked):
     Attributes:
         run_dir: Run directory of the detector.
         format: saved_model for TensorFlow and TensorFlow Serving, tflite for LiteRT.
-        quantize: Of a tflite file. none: float32; float16: weights in half the size; dynamic:
-            weights int8; int8: weights and activations int8, the score in float32.
-        batch_size: Images that a tflite file takes at once; a SavedModel takes any number.
-        output: Where to write; by default the folder export in the run.
-        data: Another source of the same data than the run was trained on.
-        data_dir: Another folder for cached data than the run was trained with.
-        trust: Load a model of unknown origin, which may run code.
+        quantize: Quantization of a tflite file. none: float32; float16: weights in half the size;
+            dynamic: weights int8; int8: weights and activations int8, the score in float32.
+        batch_size: Batch size of a tflite file; a SavedModel accepts any.
+        output: Output folder; by default the folder export in the run directory.
+        data: New location of the data that the run was trained on.
+        data_dir: Folder for cached data; by default the one used in training.
+        trust: Load a model of unknown origin; it may run code.
     """
 
     run_dir: str
@@ -60,7 +60,7 @@ class ExportOptions(Checked):
 
 
 def main(arguments: list[str]) -> int:
-    """Exports what the command line asks for; returns the exit status."""
+    """Exports the run on the command line; returns the exit status."""
     options = parse_options(ExportOptions, program("export"), __doc__ or "", arguments)
     with only_read(foreign_cache(options.run_dir, options.data_dir)):
         return _export(options)

@@ -1,13 +1,13 @@
 """Score image files.
 
-MODEL is a run directory, the folder of an exported SavedModel or a .tflite file; the last needs
-neither TensorFlow nor anything else beyond requirements-edge.txt (--false-discovery-rate and
---check-drift need scipy). For each image: its score, the verdict, and its rank, the share of normal
-validation images that score as high (as small as it can be: 1 / (their number + 1)). The rank is
-the conformal p-value: a new normal image has one of at most R with a probability of at most R. What
-cannot be read is reported on stderr, and so is what a search of a folder leaves out; the others are
-scored. With - their names are read from stdin, one a line, or separated by NUL as find -print0
-writes them. Exit status, as grep's: 0 all normal, 1 an anomaly, 2 an error.
+MODEL is a run directory, the folder of an exported SavedModel, or a .tflite file. A .tflite file
+needs only requirements-edge.txt, no TensorFlow (--false-discovery-rate and --check-drift need
+scipy). Prints for each image its score, its verdict and its rank: the share of normal validation
+images with a score at least as high, never below 1 / (their number + 1). The rank is the conformal
+p-value: the probability that a new normal image has a rank of at most R is at most R. Unreadable
+files and files left out of a folder are reported on stderr; the others are scored. With - the names
+of the files are read from stdin, one per line, or separated by NUL as find -print0 writes them. The
+exit status is that of grep: 0 if all images are normal, 1 if one is an anomaly, 2 after an error.
 """
 
 from __future__ import annotations
@@ -58,46 +58,52 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = _Parser(program("predict"), description=description, epilog=more, allow_abbrev=False)
     parser.add_argument("images", nargs="+", metavar="FILES_OR_FOLDERS")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
-    parser.add_argument("--model", required=True, help="a run, a SavedModel's folder or a .tflite")
     parser.add_argument(
-        "--format", choices=("table", "jsonl", "csv"), default="table", help="of the output"
+        "--model",
+        required=True,
+        help="a run directory, the folder of a SavedModel, or a .tflite file",
     )
     parser.add_argument(
-        "--trust", action="store_true", help="load a model of unknown origin, which may run code"
+        "--format", choices=("table", "jsonl", "csv"), default="table", help="format of the output"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="load a model of unknown origin; it may run code"
     )
     parser.add_argument(
         *("--bit-depth", "--bit_depth"),
         type=int,
         choices=BIT_DEPTHS,
-        help="bits of the grey levels in 16-bit files; by default as in training",
+        help="bits of the grey levels in 16-bit files; by default those of the training images",
     )
-    parser.add_argument("--heatmaps", metavar="DIR", help="write each image with its map over it")
+    parser.add_argument(
+        "--heatmaps", metavar="DIR", help="write each image with its error map drawn over it"
+    )
     rates = parser.add_mutually_exclusive_group()
     rates.add_argument(
         *("--false-alarm-rate", "--false_alarm_rate"),
         type=float,
         metavar="R",
-        help="another threshold than the model's own: one that a new normal image reaches with a "
-        "probability of at most R, from 0 to 1",
+        help="use the threshold that a new normal image reaches with a probability of at most R, "
+        "between 0 and 1, instead of the model's own",
     )
     rates.add_argument(
         *("--false-discovery-rate", "--false_discovery_rate"),
         type=float,
         metavar="Q",
-        help="judge all images of this call together, so that on average at most a share Q of the "
-        "alarms is false, from 0 to 1 (Benjamini-Hochberg); needs scipy",
+        help="select the anomalies among all images of this call so that on average at most a "
+        "share Q of the alarms is false, between 0 and 1 (Benjamini-Hochberg); needs scipy",
     )
     parser.add_argument(
         *("--check-drift", "--check_drift"),
         action="store_true",
-        help="say on stderr whether the scores of these images are distributed as those of the "
-        "calibration images (Kolmogorov-Smirnov); needs scipy",
+        help="report on stderr whether the scores of these images have the same distribution as "
+        "those of the calibration images (Kolmogorov-Smirnov); needs scipy",
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
-    """Scores what the command line names; returns the exit status."""
+    """Scores the images on the command line; returns the exit status."""
     options = parse(arguments)
     places, problems = named_places(options.images)
     found = find_images(places)
@@ -154,13 +160,13 @@ def main(arguments: list[str]) -> int:
 
 
 def named_places(words: list[str]) -> tuple[list[Path], list[str]]:
-    """The files and folders that the command line names; `-` stands for those named on stdin.
+    """The files and folders on the command line; `-` adds those named on stdin.
 
     Returns:
-        The places, and what of the words names none.
+        The files and folders, and the problems found.
 
     Raises:
-        UserError: If there is no place, or stdin holds something else than names.
+        UserError: If there is none, or stdin contains something other than names.
     """
     names: list[str] = []
     problems: list[str] = []
@@ -211,7 +217,7 @@ PICTURE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b
 
 
 def report(found: Found) -> None:
-    """Says on stderr what was left out, and which named folders hold nothing to be judged."""
+    """Reports on stderr the files left out, and the folders without images."""
     for problem in found.problems:
         print(f"error: {printable(problem)}", file=sys.stderr)
     for line in found.left_out.lines():
@@ -219,7 +225,7 @@ def report(found: Found) -> None:
 
 
 def import_batches(options: argparse.Namespace) -> Any:
-    """The module that judges images together, if an option asks for it."""
+    """The module for verdicts of a batch, if an option needs it."""
     rate = options.false_discovery_rate
     if rate is None and not options.check_drift:
         return None
@@ -234,7 +240,7 @@ def import_batches(options: argparse.Namespace) -> Any:
 
 
 def load(model: str, trust: bool = False) -> Detector:
-    """The detector, loaded without the notes of the libraries that run it."""
+    """The detector, loaded without the log messages of its runtime."""
     path = run_of(user_path(model))
     if path.is_dir():
         if not is_saved_model(path):
@@ -245,7 +251,7 @@ def load(model: str, trust: bool = False) -> Detector:
 
 
 def load_as_asked(options: argparse.Namespace) -> Detector:
-    """The detector with what the options change, and with the map that they need."""
+    """The detector, changed as the options say; checks that it has a map if needed."""
     detector = load(options.model, options.trust)
     if options.false_alarm_rate is not None:
         try:
@@ -260,7 +266,7 @@ def load_as_asked(options: argparse.Namespace) -> Detector:
 
 
 def require_map(detector: Detector) -> None:
-    """Refuses `--heatmaps` of a detector that has no map, or no scale for it."""
+    """Refuses `--heatmaps` for a detector without a map or without a scale for it."""
     if not detector.explains:
         raise UserError(
             f"--heatmaps: the exported approach {detector.info.approach} has no map; give "
@@ -281,11 +287,11 @@ MODEL_FOLDERS = tuple(
 def with_heatmaps(
     folder: Path, found: Found, places: Iterable[Path], model: Path
 ) -> list[ImageFile]:
-    """The files, each with the place of its heat map: under the name that it was found by.
+    """The files, each with the path of its heat map.
 
     Raises:
-        UserError: If a heat map would meet an image or the model, would replace what is none, or
-            the folder cannot be written.
+        UserError: If a heat map would replace another file or lie in a folder that is read from,
+            or the folder cannot be written.
     """
     heatmaps = [folder / name for name in heatmap_names([name for _, name in found.files])]
     model_folders = [run_of(model) / name for name in (".", *MODEL_FOLDERS)]
@@ -304,7 +310,7 @@ def with_heatmaps(
 
 
 def heatmap_names(names: list[Path]) -> list[Path]:
-    """Names of heat maps inside their folder, each another one in every file system."""
+    """Names of heat maps inside their folder, unique on every file system."""
 
     def folded(path: Path) -> str:
         return unicodedata.normalize("NFC", str(path)).casefold()
@@ -328,7 +334,7 @@ MAX_NAME_BYTES = 255
 
 
 def write_table() -> Callable[..., None]:
-    """A line for each image, columns aligned; what is no visible character is escaped."""
+    """One line per image in aligned columns; invisible characters are escaped."""
     print(f"{'score':>10}  {'verdict':<8} {'rank':<8} file")
 
     def write(file: str, score: float, is_anomaly: bool, rank: float) -> None:
@@ -339,7 +345,7 @@ def write_table() -> Callable[..., None]:
 
 
 def write_jsonl() -> Callable[..., None]:
-    """A JSON object for each image."""
+    """One JSON object per image."""
 
     def write(file: str, score: float, is_anomaly: bool, rank: float) -> None:
         row: dict[str, Any] = {"file": file, "score": score, "is_anomaly": is_anomaly, "rank": rank}
@@ -349,7 +355,7 @@ def write_jsonl() -> Callable[..., None]:
 
 
 def write_csv() -> Callable[..., None]:
-    """A row for each image, after a head; see `csv_cell`."""
+    """A header, then one row per image; see `csv_cell`."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(("file", "score", "verdict", "rank"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from anomaly_tf.cli.options import TrainOptions, foreign_cache, parse_train_options
+from anomaly_tf.command_line import TrainOptions, foreign_cache, parse_train_options
 from anomaly_tf.config.parser import value_of
 from anomaly_tf.data.roles import class_roles
 from anomaly_tf.data.sources import known_class_names, open_dataset
@@ -20,7 +20,7 @@ from anomaly_tf.training.session import train_on
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the training that the command line asks for; returns the exit status."""
+    """Trains by the options on the command line; returns the exit status."""
     options = parse_train_options(arguments)
     with only_read(foreign_cache(options.resume, value_of("data_dir", arguments))):
         return _train(options, arguments)
@@ -48,7 +48,8 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
         print(describe_outcome(outcome.info))
         print(f"run: {printable(str(run.path))}\nnext: {_evaluation(run)}")
     if outcome.message:
-        print(f"error: {printable(f'{outcome.message}; {outcome.remedy}')}", file=sys.stderr)
+        said = "; ".join(filter(None, (outcome.message, outcome.remedy)))
+        print(f"error: {printable(said)}", file=sys.stderr)
     return {"completed": 0, "interrupted": 130, "non_finite_loss": 2}[outcome.status]
 
 

@@ -1,6 +1,6 @@
-"""What in a data set decides how well it can be learnt from, and what to expect of it.
+"""Properties of a data set that determine how well it can be learnt from, and advice on them.
 
-Which approach suits that is decided elsewhere, where approaches are known.
+The choice of an approach is made elsewhere, because this module does not depend on approaches.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.split import Split
 
-# Images that are compared, and the fewest for which that means something: eight pictures of a
-# texture as coarse as an eighth of their side come to 0.10 in one of twenty draws, five to 0.16.
+# Number of images that are compared, and the smallest reliable number: eight images of a texture as
+# coarse as an eighth of their side reach 0.10 in one of twenty draws, five images reach 0.16.
 COMPARED, MIN_COMPARED = 100, 8
 # Thumbnails that are compared, in pixels.
 THUMBNAIL = 16
-# Alikeness from which on pictures count as aligned. Measured on up to 100 images: Fashion-MNIST by
+# Alikeness from which images count as aligned. Measured on up to 100 images: Fashion-MNIST by
 # class 0.16 (bags) to 0.57 (trousers), cells of solar panels (ELPV) 0.84 and, polycrystalline,
 # 0.46, objects in a scene that move by up to 4 % 0.27 and 0.39, by 12 % 0.15 and 0.31. Not aligned:
 # Fashion-MNIST turned by any angle 0.01 to 0.08, moved by up to 14 % 0.07 to 0.15, all classes
 # mixed 0.08; drawn cloth and gravel, and crops of ELPV's cells, 0.00, a dozen of them within 0.02,
 # and with light from one side or dark corners 0.00 as well. What it costs: T-shirts turned by any
-# angle fall from an AUROC of .960 to .870 (reconstructed: from .927 to .827); gravel of 64x64 by
+# angle fall from an AUROC of .962 to .870 (reconstructed: from .927 to .827); gravel of 64x64 by
 # reconstruction: coins .45, stains .50, scratches .81, another, smoother ground .00.
 ALIGNED = 0.15
 # Normal images to learn from below which scores are rough. With 10, 45, 180 and 900 T-shirts of
@@ -34,21 +34,21 @@ ALIGNED = 0.15
 # .927 and .902 .882 .902 .921 by reconstructions; false alarms at the 95th percentile of 2, 5,
 # 20 and 100 validation images: 33 to 63 %, 9 to 17 %, 5 to 10 %, 4 to 9 %.
 FEW = 50
-# Of fewer, the 95th percentile is exceeded by a tenth of all normal images or more.
+# With fewer, a tenth of all normal images or more exceed the 95th percentile.
 ENOUGH_CALIBRATION = 20
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found in a data set.
+    """Properties of a data set.
 
     Attributes:
-        n_normal: Normal images to learn from.
-        n_calibration: Normal validation images, which set the threshold.
-        n_anomalies: Anomalies that training could learn from; those in a test set do not count.
-        n_kinds: Classes that these are of.
+        n_normal: Number of normal training images.
+        n_calibration: Number of normal validation images, from which the threshold is computed.
+        n_anomalies: Number of anomalies for training; those in a test set do not count.
+        n_kinds: Number of classes of these anomalies.
         image_shape: Height, width and channels.
-        alikeness: How alike the normal images are by position, see `alikeness`; None if there are
+        alikeness: Similarity of the normal images by position, see `alikeness`; None if there are
             fewer than `MIN_COMPARED`.
     """
 
@@ -61,17 +61,17 @@ class Findings:
 
     @property
     def is_aligned(self) -> bool:
-        """Whether the same part of a picture shows the same part of the object."""
+        """True if the same region of all images shows the same part of the object."""
         return self.alikeness is not None and self.alikeness >= ALIGNED
 
     @property
     def is_small(self) -> bool:
-        """Whether a picture shows one thing, which is judged as a whole."""
+        """True if images are small and scored as a whole."""
         return min(self.image_shape[:2]) <= MAX_WHOLE
 
 
 def findings(dataset: ImageDataset, split: Split) -> Findings:
-    """Looks at numbers, sizes and a sample of the normal images; takes well below a second.
+    """Examines numbers, sizes and a sample of the normal images; takes well below a second.
 
     Args:
         dataset: All images and their classes.
@@ -92,23 +92,23 @@ def findings(dataset: ImageDataset, split: Split) -> Findings:
 
 
 def alikeness(images: np.ndarray) -> float:
-    """How alike images are by position: 1 if they are the same, about 0 if nothing recurs.
+    """Similarity of images by position: 1 if they are equal, about 0 if nothing recurs.
 
-    The mean correlation of two different images, seen as grey thumbnails of 16x16 from which
-    brightness, slopes of light and dark corners (a polynomial of degree two) are removed.
+    The mean correlation of two different images, computed on grey thumbnails of 16x16 from which
+    brightness, gradients of light and dark corners (a polynomial of degree two) are removed.
 
     Args:
         images: uint8 `(N, H, W, C)`, N at least 2.
 
     Returns:
-        From -1 / (N - 1) to 1. Images without contrast are like no other.
+        From -1 / (N - 1) to 1. Images without contrast have a correlation of 0 with all others.
     """
     thumbnails = np.stack([_thumbnail(image) for image in images]).reshape(len(images), -1)
     y, x = (axis.ravel() for axis in np.mgrid[-1 : 1 : THUMBNAIL * 1j, -1 : 1 : THUMBNAIL * 1j])
     light, _ = np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))
     residuals = thumbnails - (thumbnails @ light) @ light.T
     lengths = np.linalg.norm(residuals, axis=1, keepdims=True)
-    # Below a grey level nothing but rounding is left.
+    # Below one grey level, only rounding errors remain.
     directions = np.where(lengths > THUMBNAIL, residuals / np.maximum(lengths, 1.0), 0.0)
     # The sum over all pairs, without each image with itself.
     together = float(np.sum(directions.sum(axis=0) ** 2) - np.sum(directions**2))
@@ -116,11 +116,11 @@ def alikeness(images: np.ndarray) -> float:
 
 
 def advice(config: Config, found: Findings) -> tuple[str, ...]:
-    """What to expect of this data whichever approach learns from it, a line for each finding.
+    """Advice on a data set that is independent of the approach, a line for each finding.
 
     Args:
         config: The run's configuration.
-        found: What was found in the data.
+        found: Properties of the data set.
     """
     lines = (_few_images(found), _few_calibration(config, found), _unaligned(config, found))
     return tuple(line for line in lines if line)
@@ -131,12 +131,12 @@ def _few_images(found: Findings) -> str:
         return ""
     return (
         f"note: {found.n_normal} normal images to learn from: scores are rough, and other images "
-        "would give others; aim for 200 normal pictures or more"
+        "would give others; aim for 200 normal images or more"
     )
 
 
 def _few_calibration(config: Config, found: Findings) -> str:
-    """What few images for a percentile mean; the conformal method refuses too few by itself."""
+    """The effect of few images for a percentile; the conformal method refuses too few images."""
     size, share = found.n_calibration, config.threshold.percentile / 100
     if size >= ENOUGH_CALIBRATION or config.threshold.method == "conformal":
         return ""
@@ -146,16 +146,16 @@ def _few_calibration(config: Config, found: Findings) -> str:
     return (
         f"note: the threshold rests on {size} normal image{'s' * (size > 1)}: expect about "
         f"{expected:.0%} false alarms, not {100 - config.threshold.percentile:g}%; no rate below "
-        f"{1 / (size + 1):.0%} can be promised (5% takes 19 images, 1% takes 99)"
+        f"{1 / (size + 1):.0%} can be guaranteed (5% takes 19 images, 1% takes 99)"
     )
 
 
 def _unaligned(config: Config, found: Findings) -> str:
-    """What to expect where no place of a picture is like that of another."""
+    """Advice on images without common positions."""
     if found.alikeness is None or found.is_aligned:
         return ""
     start = (
-        f"note: the pictures are not aligned (alikeness {found.alikeness:.2f}; aligned from "
+        f"note: the images are not aligned (alikeness {found.alikeness:.2f}; aligned from "
         f"{ALIGNED} on): "
     )
     if found.is_small:

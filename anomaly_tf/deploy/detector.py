@@ -39,9 +39,10 @@ CHANGEABLE = ("threshold", "heat_scale", "bit_depth")
 class Detector(ABC):
     """A detector with its threshold.
 
-    >>> detector = Detector.load("runs/sota/first")  # or a SavedModel's folder, or a .tflite file
-    >>> detector.score(images)     # float32 (N,), higher is more anomalous
-    >>> detector.predict(images)   # int8 (N,), 1 = anomaly: score >= detector.threshold
+    >>> detector = anomaly_tf.Detector.load("runs/mine")  # or a SavedModel's folder, or a .tflite
+    >>> scores = detector.score(images)  # float32 (N,), higher is more anomalous
+    >>> np.array_equal(detector.predict(images), scores >= detector.threshold)
+    True
 
     Several threads may use one detector at the same time. It is pickled by its path, for joblib and
     multiprocessing: the other process loads it again, with the same `trust` and the current
@@ -67,7 +68,7 @@ class Detector(ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         if self._origin is None:
             name = type(self).__name__
-            raise TypeError(f"cannot pickle this {name}: it was not loaded by Detector.load")
+            raise TypeError(f"cannot pickle this {name}: it was not loaded with Detector.load")
         changed = {name: getattr(self.info, name) for name in CHANGEABLE}
         return _load_again, (self._origin, _digests(self.info), changed)
 
@@ -95,7 +96,7 @@ class Detector(ABC):
         self._origin = _Origin(path.absolute(), trust, settings or {})
         return self
 
-    def keep(self, folder: tempfile.TemporaryDirectory) -> None:
+    def _keep(self, folder: tempfile.TemporaryDirectory) -> None:
         """Keeps a temporary folder from which the detector was loaded as long as the detector."""
         self._kept = folder
 
@@ -226,9 +227,7 @@ class Detector(ABC):
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """Conformal p-values float64 `(N,)`: how rarely normal images have scores as high.
 
-        `detection/batches.py` uses them for joint verdicts of several images:
-
-        >>> anomalies = select_anomalies(detector.p_values(scores), 0.1)  # bool (N,)
+        `detection/batches.py` uses them for joint verdicts of several images.
         """
         return p_values(scores, self.calibration_scores)
 

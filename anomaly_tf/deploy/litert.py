@@ -1,9 +1,10 @@
 """Scores with the LiteRT runtime; needs ai-edge-litert, NumPy and Pillow, and no TensorFlow.
 
 >>> from anomaly_tf.deploy.litert import LiteRTDetector
->>> detector = LiteRTDetector.load("sota-int8.tflite")
+>>> detector = LiteRTDetector.load("sota.tflite")
 >>> image = detector.read("photo.png")             # any size, grayscale or colour
->>> detector.score(image[None]), detector.predict(image[None])
+>>> detector.score(image[None]).shape, detector.predict(image[None]).dtype
+((1,), dtype('int8'))
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def select_anomalies(p_values: np.ndarray, level: float) -> np.ndarray:
     selected only if k p-values are at most `level * k / N`; with n calibration images, no p-value
     is below 1 / (n + 1).
 
-    >>> select_anomalies(detector.p_values(detector.score(images)), 0.1)
+    >>> select_anomalies(np.array([0.01, 0.5, 0.02, 0.9]), level=0.1)
+    array([ True, False,  True, False])
 
     Args:
         p_values: float `(N,)` in (0, 1], of all images of the batch; see `detection/threshold.py`.

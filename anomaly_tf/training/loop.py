@@ -66,8 +66,8 @@ def train(
     split: Split,
     run: RunDirectory,
     command: str,
-    console: Console,
     resume: bool = False,
+    console: Console = Console(),  # noqa: B008 - frozen
 ) -> Outcome:
     """Trains an approach and writes a run directory.
 

@@ -1,4 +1,4 @@
-"""What the figures of an epoch mean where they surprise, each thing said once in a training."""
+"""Explains surprising losses and metrics of an epoch, each once per training."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 
 # Epochs in which a loss should move.
 PATIENCE = 10
-# A loss moves if these epochs lower it by this share of its value, or of all that it fell before.
+# A loss moves if these epochs lower it by this share of its value, or of its earlier decrease.
 MOVED = 0.01
-# Epochs in a row, up to the present one, in which a measure has to be worse than at its best.
+# Number of consecutive epochs, up to the current one, in which a metric must be below its best.
 WORSE_EPOCHS = 3
-# How far below its best the validation AUROC lies then, and how many times its lowest value the
-# mean score of normal validation images is.
+# Required decrease of the validation AUROC from its best value, and required ratio of the mean
+# score of normal validation images to its lowest value.
 AUROC_FALL, SCORE_RISE = 0.01, 1.5
-# Above this an AUROC is not called chance, however few images it rests on.
+# An AUROC above this value is never reported as chance, even with few images.
 NEAR_CHANCE = 0.6
-# Losses of two networks that work against each other, and what else need not fall.
+# Losses of networks that compete with each other, and other values that need not decrease.
 OPPOSED = ("adversarial", "discriminator", "generator", "kl", "accuracy", "epoch", "learning_rate")
 
 
 class Notes:
-    """Follows the losses and measures of a training and explains what surprises in them.
+    """Follows the losses and metrics of a training, and explains surprising ones.
 
     Args:
-        epochs: Epochs of the whole training.
-        n_normal: Normal validation images.
-        n_anomalies: Anomalies among the validation images.
-        keeps_last: Whether the last epoch is kept, not the one with the best validation measure.
+        epochs: Number of epochs of the training.
+        n_normal: Number of normal validation images.
+        n_anomalies: Number of anomalies among the validation images.
+        keeps_last: Whether the last epoch is kept, not the one with the best validation metric.
 
     Example:
         >>> notes = Notes(epochs=8, n_normal=20, n_anomalies=5, keeps_last=True)
@@ -41,16 +41,16 @@ class Notes:
         self._epochs, self._keeps_last = epochs, keeps_last
         self._n_normal, self._n_anomalies = n_normal, n_anomalies
         self._history: dict[str, list[float]] = {}
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def notes_after(self, epoch: int, logs: Mapping[str, float]) -> list[str]:
-        """Lines to print after an epoch, mostly none.
+        """Lines to print after an epoch, usually none.
 
-        Has to be called for every epoch; after resuming, first for those of the history.
+        Must be called for every epoch; after resuming, first for the epochs of the history.
 
         Args:
-            epoch: The epoch that ended, counted from 0 as by Keras.
-            logs: Its losses and measures, by name, as `history.csv` has them.
+            epoch: The finished epoch, from 0 as in Keras.
+            logs: Its losses and metrics by name, as in `history.csv`.
         """
         for name, value in logs.items():
             self._history.setdefault(name, []).append(float(value))
@@ -59,13 +59,13 @@ class Notes:
             checks.append(self._chance)
         lines = []
         for check in checks:
-            if check.__name__ not in self._said and (line := check()):
-                self._said.add(check.__name__)
+            if check.__name__ not in self._reported and (line := check()):
+                self._reported.add(check.__name__)
                 lines.append(f"note: {line}")
         return lines
 
     def _losses(self) -> dict[str, np.ndarray]:
-        """Of each loss that should fall, its values so far."""
+        """Each loss that should decrease, with its values so far."""
         return {
             name: np.array(values)
             for name, values in self._history.items()
@@ -83,7 +83,7 @@ class Notes:
             return f"{stands}: training has settled, and more epochs would change little"
         return (
             f"{stands}: nothing has been learnt so far; try a ten times higher or lower "
-            "--training.learning-rate, and check that the pictures show something"
+            "--training.learning-rate, and check the images"
         )
 
     def _falling_auroc(self) -> str:
@@ -121,11 +121,12 @@ class Notes:
         return (
             f"new normal images score higher (val_normal_score {values[lowest]:.4g} in epoch "
             f"{lowest + 1}, now {values[-1]:.4g}) while the loss falls: the training images are "
-            "learnt by heart; the threshold, set on new ones, accounts for it; more images help"
+            "fitted better than new ones; the threshold, computed from new ones, accounts for it; "
+            "more images help"
         )
 
     def _falls_since(self, epoch: int) -> bool:
-        """Whether most of the losses that should fall have done so since an epoch."""
+        """True if most of the losses that should decrease have done so since an epoch."""
         falls = [
             loss[epoch] - loss[-1] > MOVED * abs(loss[epoch]) for loss in self._losses().values()
         ]
@@ -141,7 +142,7 @@ class Notes:
             return (
                 f"val_auroc is {value:.4f}, below 0.5: anomalies score lower than normal images; "
                 "either the labels are swapped (see --normal-class), or the anomalies are the "
-                "simpler pictures and need another approach"
+                "simpler images and need another approach"
             )
         if value < min(0.5 + 2 * error, NEAR_CHANCE):
             return (
@@ -152,15 +153,15 @@ class Notes:
 
 
 def _moves(loss: np.ndarray) -> bool:
-    """Whether the last `PATIENCE` epochs brought a loss further down."""
+    """True if the last `PATIENCE` epochs lowered a loss."""
     if len(loss) <= PATIENCE:
         return True
     before, now = loss[:-PATIENCE].min(), loss[-PATIENCE:].min()
-    # The first value alone says little: some losses fall to a fiftieth of it within ten epochs.
+    # The first value is no suitable scale: some losses fall to a fiftieth of it within ten epochs.
     wanted = min(abs(before), loss[0] - before) if _has_fallen(loss) else abs(before)
     return bool(before - now > MOVED * wanted)
 
 
 def _has_fallen(loss: np.ndarray) -> bool:
-    """Whether a loss was ever much below its first value."""
+    """True if a loss was ever clearly below its first value."""
     return bool(loss[0] - loss.min() > MOVED * abs(loss[0]))

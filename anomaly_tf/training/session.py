@@ -77,7 +77,7 @@ def train_on(
         found = findings(dataset, split)
         for line in (*describe_choice(config, found), *advice(config, found)):
             console.say(line)
-    return loop.train(config, dataset, split, run, command, console, resume)
+    return loop.train(config, dataset, split, run, command, resume=resume, console=console)
 
 
 def _divided(config: Config, dataset: ImageDataset, run: RunDirectory, resume: bool) -> Split:

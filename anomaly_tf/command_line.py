@@ -1,4 +1,4 @@
-"""What the commands share: from a command line to typed options, or one line on what is wrong.
+"""Parsing that the commands share: from a command line to typed options, or one error line.
 
 Imports no TensorFlow; `config/parser.py` has the parser itself.
 """
@@ -24,6 +24,16 @@ from anomaly_tf.program import COMMANDS, program
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.paths import expand_home
 
+__all__ = [
+    "TrainOptions",
+    "foreign_cache",
+    "load_config",
+    "parse_options",
+    "parse_train_options",
+    "require_approach",
+]
+
+# Options of `train` that are not part of a configuration.
 BESIDE = {
     "config": ("FILE", "Your own YAML file of options."),
     "run_dir": ("DIR", "Folder of the run; must be new or empty."),
@@ -33,10 +43,10 @@ BESIDE = {
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the command line of `train.py` asks for.
+    """Options of `train`.
 
     Attributes:
-        config: What to train.
+        config: Configuration of the training.
         run_dir: Folder of a new run, if one was given.
         resume: Folder of an interrupted run to continue, whose configuration `config` is.
     """
@@ -47,7 +57,7 @@ class TrainOptions:
 
 
 def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
-    """Reads the options of `train.py`.
+    """Reads the options of `train`.
 
     Args:
         arguments: The command line without the program's name.
@@ -65,7 +75,7 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     description = COMMANDS["train"]
     parser = OptionParser(options_of(approach), program("train"), description, BESIDE)
     source = file or CONFIG_FOLDER / f"{approach}.yaml"
-    # Under its own name, whichever it was called by.
+    # Under the name of the registry, also if an alias was given.
     arguments = [*arguments, f"--approach={approach}"]
     config, beside = parser.parse(arguments, read_yaml(source), source)
     if beside["resume"] is not None:
