@@ -25,8 +25,8 @@ import anomaly_tf
 def main() -> None:
     """Loads a run, sets its threshold anew and saves it elsewhere."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--run", type=Path, help="run directory of a trained detector")
-    parser.add_argument("--output", type=Path, help="the new run directory")
+    parser.add_argument("--run", type=Path, help="run directory, or an exported detector")
+    parser.add_argument("--output", type=Path, help="where to save the new one")
     parser.add_argument("--rate", type=float, default=0.1, help="largest false-alarm rate")
     options = parser.parse_args()
     if options.run and not options.output:

@@ -78,6 +78,14 @@ def run(tmp_path_factory) -> tuple[Path, list[str]]:
     return folder / "new", run_example("rethreshold.py", "--output", "new", folder=folder)
 
 
+@pytest.fixture(scope="module")
+def exported(run) -> Path:
+    """The same run as a .tflite file."""
+    path, _ = run
+    Detector.load(path).export(path.parent / "zeros.tflite")
+    return path.parent / "zeros.tflite"
+
+
 def test_every_example_is_run_here_and_says_how_to_run_it():
     tests = Path(__file__).read_text("utf-8")
     for path in sorted(EXAMPLES.iterdir()):
@@ -119,16 +127,15 @@ def test_rethreshold(run):
     assert detector.threshold_method == "conformal 0.1"
 
 
-def test_rethreshold_of_a_run(run, tmp_path):
-    """Which stays as it is; a rate that cannot be promised is refused."""
-    path, _ = run
-    kept = (path / "detector.json").read_bytes()
-    lines = run_example(
-        *("rethreshold.py", "--run", path, "--output", "strict", "--rate", 0.02), folder=tmp_path
-    )
+def test_rethreshold_of_an_export(exported, tmp_path):
+    """Which stays as it is."""
+    kept = exported.read_bytes()
+    options = ("--run", exported, "--output", "strict.tflite", "--rate", 0.02)
+    lines = run_example("rethreshold.py", *options, folder=tmp_path)
     assert lines[1].startswith("conformal 0.02: threshold ")
-    assert (path / "detector.json").read_bytes() == kept
-    assert Detector.load(tmp_path / "strict").threshold > Detector.load(path).threshold
+    assert exported.read_bytes() == kept
+    threshold = Detector.load(tmp_path / "strict.tflite").threshold
+    assert threshold > Detector.load(exported).threshold
 
 
 def test_score_stream(tmp_path):
@@ -139,9 +146,8 @@ def test_score_stream(tmp_path):
     assert [verdict for _, verdict in found.values()][7:] == ["anomaly"] * 3
 
 
-def test_score_stream_of_a_folder(run, pictures, tmp_path):
-    path, _ = run
-    options = ("--model", path, "--folder", pictures, "--count", 8)
+def test_score_stream_of_a_folder(exported, pictures, tmp_path):
+    options = ("--model", exported, "--folder", pictures, "--count", 8)
     found = verdicts(run_example("score_stream.py", *options, folder=tmp_path))
     assert list(found) == sorted(file.name for file in pictures.iterdir())
     assert {name: verdict for name, (_, verdict) in found.items() if name[0] == "o"} == {
@@ -171,16 +177,18 @@ def test_edge_loop(tmp_path):
     assert found["4.png"][0] > max(found[f"{number}.png"][0] for number in range(4))
 
 
-def test_edge_loop_needs_neither_tensorflow_nor_scikit_learn(run, pictures, without_tensorflow):
+def test_edge_loop_needs_neither_tensorflow_nor_scikit_learn(
+    run, exported, pictures, without_tensorflow
+):
     path, _ = run
-    model = path.parent / "zeros.tflite"
-    Detector.load(path).export(model)
     modules = Path(without_tensorflow["PYTHONPATH"])
     for name in ("sklearn", "scipy", "matplotlib", "yaml"):
         (modules / f"{name}.py").write_text("raise ImportError('must not be imported')")
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{modules}:{ROOT}"}
     files = sorted(pictures.iterdir())
-    lines = run_example("edge_loop.py", "--model", model, *files, folder=modules, env=environment)
+    lines = run_example(
+        "edge_loop.py", "--model", exported, *files, folder=modules, env=environment
+    )
     found = verdicts(lines)
     scores = [found[file.name][0] for file in files]
     np.testing.assert_allclose(scores, Detector.load(path).score_files(files), rtol=1e-3)
