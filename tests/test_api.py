@@ -123,12 +123,16 @@ def test_an_epoch_is_one_line(drawn, tmp_path, capsys):
     assert max(map(len, lines)) <= 120
 
 
-def test_a_progress_bar_is_removed_before_the_line(drawn, capsys):
+def test_a_progress_bar_fits_the_terminal_and_is_removed_before_the_line(
+    drawn, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "50")
     images, labels = drawn
     anomaly_tf.train(images[labels == 0], verbose=1, **SHORT)
     out = capsys.readouterr().out
-    assert "] 1/5  loss" in out
+    assert "] 1/5  " in out
     assert "\r\033[Kepoch 1/2  loss" in out
+    assert max(len(line) for line in re.split(r"[\r\n]", out) if "]" in line) == 49 + len("\033[K")
 
 
 @pytest.mark.parametrize(

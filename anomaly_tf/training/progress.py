@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import Any
 
@@ -48,7 +49,9 @@ class EpochLines(keras.callbacks.Callback):
             bar = "#" * (BAR * (batch + 1) // steps)
             losses = describe_losses(self.model, logs or {})
             line = f"{self._head()}  [{bar:<{BAR}}] {batch + 1}/{steps}  {losses}"
-            print(f"\r\033[K{line}", end="", flush=True)
+            # A line that wraps could not be replaced by the next one.
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{line[:width]}", end="", flush=True)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Prints the line."""
