@@ -266,6 +266,7 @@ def test_an_export_replaces_only_an_export(trained, tmp_path):
     assert (tmp_path / "mine.tflite").read_text() == "keep me"
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_a_run_of_arrays_is_exported_from_its_validation_images(kinds, tmp_path, capsys):
     run = kinds["run"]
     again = Detector.load(run)

@@ -74,9 +74,12 @@ def _int8(
     batch_size: int,
 ) -> bytes:
     """Quantises the operations inside the networks and after their entrance only."""
-    floating = Interpreter(
-        model_content=_converter(folder).convert(), experimental_preserve_all_tensors=True
-    )
+    with warnings.catch_warnings():
+        # It warns of the memory that all tensors take; here only their names are read.
+        warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
+        floating = Interpreter(
+            model_content=_converter(folder).convert(), experimental_preserve_all_tensors=True
+        )
     inside, before = _scopes(networks), _scopes(entrance)
     outside = [
         name

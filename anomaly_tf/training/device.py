@@ -58,7 +58,7 @@ def select_device(jit_compile: Literal["auto", "on", "off"]) -> Device:
         why = "CUDA_VISIBLE_DEVICES hides every GPU"
     else:
         why = (
-            "TensorFlow finds no GPU; for an NVIDIA one run 'make setup GPU=1', and "
+            "TensorFlow finds no GPU; an NVIDIA one needs 'make setup GPU=1' or the extra gpu, "
             "TF_CPP_MIN_LOG_LEVEL=0 shows the search"
         )
     return Device("/CPU:0", xla, f"{describe_cpu()} ({why}); {note}")
