@@ -7,10 +7,8 @@ import os
 import random
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -27,6 +25,8 @@ from anomaly_tf.deploy import Detector
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.caches import user_caches
 from anomaly_tf.runs.directory import RunDirectory, plan_run
+from anomaly_tf.runs.files import OwnedFolder
+from anomaly_tf.script import errors_only
 from anomaly_tf.training.console import ProgramConsole, Verbose, verbosity
 from anomaly_tf.training.session import train_on
 
@@ -88,7 +88,8 @@ def train(
         config, dataset = _opened(data, labels, approach, options)
         with _run_directory(run_dir, config.approach) as (run, folder), _own_randomness():
             command = _command(data, labels, approach, run_dir, options)
-            outcome = train_on(config, dataset, run, command, console)
+            with errors_only():
+                outcome = train_on(config, dataset, run, command, console)
             if outcome.status == "interrupted":
                 raise KeyboardInterrupt(f"{outcome.message}; load it by anomaly_tf.Detector.load")
             if outcome.status != "completed":
@@ -145,13 +146,13 @@ def _described(data: object) -> str:
 @contextmanager
 def _run_directory(
     run_dir: str | os.PathLike[str] | None, approach: str
-) -> Iterator[tuple[RunDirectory, tempfile.TemporaryDirectory | None]]:
+) -> Iterator[tuple[RunDirectory, OwnedFolder | None]]:
     """The run directory, temporary if the user names none; moved to `runs/` if training fails."""
     if run_dir is not None:
         yield plan_run(os.fspath(run_dir), approach), None
         return
-    folder = tempfile.TemporaryDirectory(prefix="anomaly_tf-")
-    run = RunDirectory(Path(folder.name) / "run")
+    folder = OwnedFolder()
+    run = RunDirectory(folder.path / "run")
     try:
         yield run, folder
     except (UserError, KeyboardInterrupt) as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
-import tempfile
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from anomaly_tf.api import train
 from anomaly_tf.approaches.configs import config_of
 from anomaly_tf.deploy import Detector
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.files import OwnedFolder
 from anomaly_tf.runs.outputs import files_of_run
 from anomaly_tf.training.console import Verbose
 
@@ -43,7 +45,6 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     Attributes:
         detector_: The trained detector; see `Detector`.
-        offset_: `decision_function` is `score_samples - offset_`.
     """
 
     def __init__(self, approach: str = "vae", *, verbose: Verbose = 0, **options: Any) -> None:
@@ -77,20 +78,29 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         Raises:
             UserError: A `ValueError`; as `anomaly_tf.train`, or if `y` holds other labels.
         """
+        _require_images(X)
+        for name in ("data", "labels", "run_dir"):
+            if name in self._options:
+                raise UserError(f"option {name} is set by fit; leave it out")
         labels = None if y is None else _labels(y)
         if labels is not None and config_of(self.approach, self._options).protocol == "one_class":
             X, labels = _normal_only(X, labels), None  # noqa: N806
-        self._folder = tempfile.TemporaryDirectory(prefix="anomaly_tf-")
+        folder = OwnedFolder()
         self.detector_: Detector = train(
             X,
             labels,
             approach=self.approach,
-            run_dir=Path(self._folder.name) / "run",
+            run_dir=folder.path / "run",
             verbose=self.verbose,
             **self._options,
         )
-        self.offset_ = -self.detector_.threshold
+        self.detector_._keep(folder)
         return self
+
+    @property
+    def offset_(self) -> float:
+        """The detector's threshold times -1, also after it was changed."""
+        return -self.detector_.threshold
 
     def score_samples(self, X: Images) -> np.ndarray:  # noqa: N803
         """How normal images are: float64 `(N,)`, the anomaly scores times -1.
@@ -103,6 +113,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             NotFittedError: Before `fit`.
         """
         check_is_fitted(self, "detector_")
+        _require_images(X)
         if isinstance(X, np.ndarray) and X.dtype.kind not in "USO":
             scores = self.detector_.score(X)
         else:
@@ -122,20 +133,31 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: the files of the run instead of the detector."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("detector_", "_folder")}
-        if hasattr(self, "detector_"):
-            state["_run"] = _packed(Path(self._folder.name) / "run")
+        state = {name: value for name, value in self.__dict__.items() if name != "detector_"}
+        if "detector_" in self.__dict__:
+            folder = OwnedFolder()
+            copy.copy(self.detector_).save(folder.path / "run")  # with the threshold as it is now
+            state["_run"] = _packed(folder.path / "run")
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         packed = state.pop("_run", None)
         self.__dict__.update(state)
         if packed:
-            self._folder = tempfile.TemporaryDirectory(prefix="anomaly_tf-")
-            run = Path(self._folder.name) / "run"
+            folder = OwnedFolder()
             with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-                archive.extractall(run)
-            self.detector_ = Detector.load(run)
+                archive.extractall(folder.path / "run")
+            self.detector_ = Detector.load(folder.path / "run")
+            self.detector_._keep(folder)
+
+
+def _require_images(images: Any) -> None:
+    """Raises `TypeError` for anything but an array or a sequence, as for a single path."""
+    if isinstance(images, (str, bytes, os.PathLike)) or not hasattr(images, "__len__"):
+        raise TypeError(
+            "expected uint8 images (N, H, W, C) or a list of image files; got "
+            f"{type(images).__name__}"
+        )
 
 
 def _labels(y: Any) -> np.ndarray:

@@ -178,7 +178,7 @@ def quiet_libraries() -> Iterator[None]:
     in a notebook does not go through the file descriptors. With `TF_CPP_MIN_LOG_LEVEL` from 0 to 2
     nothing is hidden.
     """
-    with _redirected(1, 2) as hidden, _errors_only(logging.getLogger("tensorflow")):
+    with _redirected(1, 2) as hidden, errors_only():
         try:
             yield
         except UserError:  # the message is sufficient
@@ -189,7 +189,9 @@ def quiet_libraries() -> Iterator[None]:
 
 
 @contextmanager
-def _errors_only(logger: logging.Logger) -> Iterator[None]:
+def errors_only() -> Iterator[None]:
+    """Hides what TensorFlow's Python part logs below errors, as on graphs that are made again."""
+    logger = logging.getLogger("tensorflow")
     level = logger.level
     if not _shows_everything():
         logger.setLevel(logging.ERROR)

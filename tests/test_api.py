@@ -319,6 +319,8 @@ IMAGES = np.zeros((20, 16, 16), np.uint8) + 100
         (ROOT / "docs", [0], {}, "leave them out"),
         ([], None, {}, "list of files is empty"),
         (["a.png", "b.png"], None, {}, "no image"),
+        (["a.png", "a.png"], None, {}, "no image"),
+        (["a.png", "a.png"], [0, 1], {}, "in the list with two labels"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*copies of others")

@@ -51,9 +51,9 @@ def test_a_score_at_the_threshold_is_an_anomaly(fitted, images):
     pictures, _ = images
     score = fitted.score_samples(pictures[:1])[0]
     fitted.detector_.info.threshold.value, before = -score, fitted.detector_.threshold
-    fitted.offset_ = score
+    assert fitted.offset_ == score
     assert fitted.predict(pictures[:1]) == [-1] == 1 - 2 * fitted.detector_.predict(pictures[:1])
-    fitted.detector_.info.threshold.value, fitted.offset_ = before, -before
+    fitted.detector_.info.threshold.value = before
 
 
 def test_parameters_are_those_of_the_constructor():
@@ -133,7 +133,7 @@ def test_it_is_pickled_with_its_detector(fitted, images):
     pictures, _ = images
     content = pickle.dumps(fitted)
     again = pickle.loads(content)
-    assert again._folder.name != fitted._folder.name
+    assert again.detector_.run.path != fitted.detector_.run.path
     np.testing.assert_array_equal(again.score_samples(pictures), fitted.score_samples(pictures))
     assert pickle.loads(pickle.dumps(AnomalyDetector(seed=4))).get_params()["seed"] == 4
 
@@ -149,3 +149,31 @@ def test_other_labels_than_scikit_learns_are_refused(labels, images):
     y = np.resize(np.array(labels), 140) if np.ndim(labels) == 1 else np.ones((140, 2), int)
     with pytest.raises(ValueError, match=r"numpy\.where\(y == 1, -1, 1\)"):
         AnomalyDetector().fit(pictures, y)
+
+
+def test_a_new_threshold_is_used_and_pickled(images):
+    pictures, y = images
+    estimator = AnomalyDetector(**SHORT).fit(pictures[y == 1])
+    first = estimator.detector_
+    first.set_percentile(10)
+    again = pickle.loads(pickle.dumps(estimator))
+    assert again.offset_ == estimator.offset_ == -first.threshold
+    np.testing.assert_array_equal(again.predict(pictures), estimator.predict(pictures))
+    folder = first.run.path
+    estimator.fit(pictures[y == 1])
+    assert folder.is_dir()  # as long as the detector is used
+    del first
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("pictures", ["photos/", Path("photos"), None, (x for x in ())])
+def test_a_single_path_is_no_list_of_files(pictures, fitted):
+    for method in (AnomalyDetector().fit, fitted.predict):
+        with pytest.raises(TypeError, match=r"expected uint8 images .* or a list of image files"):
+            method(pictures)
+
+
+@pytest.mark.parametrize("name", ["data", "labels", "run_dir"])
+def test_what_fit_sets_is_no_option(name, images):
+    with pytest.raises(ValueError, match=f"option {name} is set by fit"):
+        AnomalyDetector(**{name: "x"}).fit(images[0])

@@ -66,11 +66,21 @@ def dataset_of_files(files: Sequence[str | Path], labels: Any, config: Config) -
     if not paths:
         raise UserError("the list of files is empty; give at least one image file")
     names, classes = _classes(labels, len(paths))
+    first: dict[Path, int] = {}
+    for number, path in enumerate(paths):
+        if classes[first.setdefault(path, number)] != classes[number]:
+            raise UserError(f"{path} is in the list with two labels; give each file once")
+    left_out: tuple[str, ...] = ()
+    if repeated := len(paths) - len(first):
+        left_out = (f"left out: {repeated} files that are in the list before",)
+        paths, classes = [*first], classes[[*first.values()]]
     folder = Path(os.path.commonpath([path.parent for path in paths]))
     inside = [path.relative_to(folder).as_posix() for path in paths]
     words = f"{len(paths)} files"
     return load_layout(
-        folder, Layout(words, inside, classes, np.zeros(len(paths), bool), names, {}), config
+        folder,
+        Layout(words, inside, classes, np.zeros(len(paths), bool), names, {}, left_out=left_out),
+        config,
     )
 
 

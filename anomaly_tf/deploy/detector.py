@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from anomaly_tf.detection.threshold import conformal_threshold, p_values, percen
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale, Threshold
+from anomaly_tf.runs.files import OwnedFolder
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import printable
 
@@ -96,7 +96,7 @@ class Detector(ABC):
         self._origin = _Origin(path.absolute(), trust, settings or {})
         return self
 
-    def _keep(self, folder: tempfile.TemporaryDirectory) -> None:
+    def _keep(self, folder: OwnedFolder) -> None:
         """Keeps a temporary folder from which the detector was loaded as long as the detector."""
         self._kept = folder
 

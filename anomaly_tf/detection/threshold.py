@@ -32,7 +32,12 @@ def percentile_threshold(normal_scores: np.ndarray, percentile: float) -> float:
 
     Raises:
         ValueError: If there is no score, one is not finite, or the percentile is out of range.
+        TypeError: If the percentile is not a number.
     """
+    if isinstance(percentile, bool) or not isinstance(percentile, (int, float, np.number)):
+        raise TypeError(f"expected a percentile from 0 to 100; got {percentile!r}")
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"expected a percentile from 0 to 100; got {percentile:g}")
     return float(np.percentile(_checked(normal_scores), percentile))
 
 

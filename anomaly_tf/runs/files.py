@@ -7,9 +7,11 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -213,3 +215,15 @@ def folder_error(error: BaseException) -> OSError | None:
         return error if error.errno in FOLDER_ERRORS else None
     codes = (code for code in FOLDER_ERRORS if os.strerror(code) in str(error))
     return next((OSError(code, os.strerror(code)) for code in codes), None)
+
+
+class OwnedFolder:
+    """A new temporary folder, removed with the last reference to it or at the end of the process.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="anomaly_tf-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
