@@ -47,7 +47,8 @@ def train(
 ) -> TrainedDetector:
     """Trains a detector.
 
-    The same as the command `anomaly-tf train`, with the same options.
+    The same as the command `anomaly-tf train`, with the same options. TensorFlow's random
+    generator is seeded; those of Python and NumPy stay as they were.
 
     >>> import numpy as np
     >>> import anomaly_tf
@@ -148,6 +149,8 @@ def _run_directory(
     run_dir: str | os.PathLike[str] | None, approach: str
 ) -> Iterator[tuple[RunDirectory, OwnedFolder | None]]:
     """The run directory, temporary if the user names none; moved to `runs/` if training fails."""
+    if run_dir == "":
+        raise UserError("option run_dir is empty; give it a folder or leave it out")
     if run_dir is not None:
         yield plan_run(os.fspath(run_dir), approach), None
         return

@@ -69,6 +69,9 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     if resume and not {"-h", *(f"--{name}" for name in ANSWERS)}.intersection(arguments):
         resume = expand_home(resume)
         return TrainOptions(_config_of_run(Path(resume), arguments), resume=resume)
+    for name in ("approach", "config"):
+        if value_of(name, arguments) == "":
+            raise UserError(f"option --{name} is empty; give it a value or leave it out")
     file = _named_file(arguments)
     named = value_of("approach", arguments) or (file and read_yaml(file).get("approach")) or "sota"
     approach = require_approach(named)

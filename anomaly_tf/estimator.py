@@ -86,15 +86,13 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         if labels is not None and config_of(self.approach, self._options).protocol == "one_class":
             X, labels = _normal_only(X, labels), None  # noqa: N806
         folder = OwnedFolder()
-        self.detector_: Detector = train(
-            X,
-            labels,
-            approach=self.approach,
-            run_dir=folder.path / "run",
-            verbose=self.verbose,
-            **self._options,
-        )
-        self.detector_._keep(folder)
+        options = {"approach": self.approach, "verbose": self.verbose, **self._options}
+        try:
+            detector = train(X, labels, run_dir=folder.path / "run", **options)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the estimator stays as it was") from None
+        detector._keep(folder)
+        self.detector_: Detector = detector
         return self
 
     @property

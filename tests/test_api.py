@@ -303,6 +303,12 @@ IMAGES = np.zeros((20, 16, 16), np.uint8) + 100
         (IMAGES, None, {"training": {"epochs": 3}, "training__epochs": 3}, "given twice"),
         (IMAGES, None, {"training": 3}, "must hold options"),
         (IMAGES, None, {"verbose": 7}, "verbose"),
+        (IMAGES, None, {"run_dir": ""}, "run_dir is empty"),
+        (IMAGES, None, {"training__epochs": None}, "training__epochs must be a whole number"),
+        (IMAGES, None, {"seed": None}, "seed must be a whole number; got nothing"),
+        (IMAGES, None, {"approach": "VAE"}, "did you mean 'vae'"),
+        (IMAGES, None, {"approach": "cnn"}, "needs at least 2"),
+        (IMAGES[:, :4], None, {}, "at least 8 pixels high and wide; got 4x16; .* image_size 8"),
         (IMAGES, None, {"threshold__percentile": 101}, "threshold__percentile must be"),
         (IMAGES / 255, None, {}, r"if white is 1, give numpy\.uint8\(images \* 255\)"),
         (IMAGES * 1.0, None, {}, "got float64"),
@@ -351,6 +357,16 @@ def test_ctrl_c_keeps_the_best_epoch(drawn, tmp_path, monkeypatch):
         anomaly_tf.train(drawn[0], verbose=0, **SHORT)
     (run,) = (tmp_path / "runs" / "vae").iterdir()
     assert Detector.load(run).info.training.status == "interrupted"
+
+
+def test_a_detector_that_was_not_saved_is_not_pickled(drawn, tmp_path):
+    """Its run would be gone with it."""
+    detector = anomaly_tf.train(drawn[0], verbose=0, **SHORT)
+    with pytest.raises(TypeError, match="it was not saved"):
+        pickle.dumps(detector)
+    detector.set_percentile(np.float32(90))
+    detector.save(tmp_path / "run")
+    assert pickle.loads(pickle.dumps(detector)).threshold == detector.threshold
 
 
 def test_a_detector_is_pickled_while_its_run_is_there(kinds, files):

@@ -235,3 +235,18 @@ def test_a_cache_is_the_users_or_inside_the_run_or_foreign(tmp_path: Path):
 def test_a_name_unlike_any_option_gets_no_suggestion():
     with pytest.raises(UserError, match=r"^unknown option '--zzzz'; see --help$"):
         parse_train_options(["--zzzz", "1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["photos/"], "photos/ does not follow an option; .* --data photos/"),
+        (["--approach", ""], "--approach is empty"),
+        (["--approach="], "--approach is empty"),
+        (["--config", "", "--data", "photos"], "--config is empty"),
+        (["--approach", "VAE"], "did you mean 'vae'"),
+    ],
+)
+def test_an_empty_or_misplaced_word_is_named(arguments, words):
+    with pytest.raises(UserError, match=words):
+        parse_train_options(arguments)

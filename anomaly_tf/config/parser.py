@@ -95,6 +95,7 @@ class OptionParser(Generic[Options]):
         """
         values = values or {}
         self._refuse_unknown_keys(values, file)
+        self._refuse_missing_values(values)
         values = self._listed(values)
         arguments = _with_underscores(arguments)
         self._refuse_unknown_options(arguments)
@@ -124,6 +125,14 @@ class OptionParser(Generic[Options]):
             if key in self._sections:
                 where = f"{file}: " if file else ""
                 raise UserError(f"{where}'{key}' must hold options as 'key: value'")
+
+    def _refuse_missing_values(self, values: dict[str, Any]) -> None:
+        """Refuses None, `null` in YAML, for an option that needs a value."""
+        for name, value in dotted(values).items():
+            hint = self._types.get(name)
+            if value is None and hint is not None and type(None) not in get_args(hint):
+                kinds = " or ".join(_kind(one) for one in _alternatives(hint))
+                raise UserError(f"option {self._shown(name)} must be {kinds}; got nothing")
 
     def _refuse_unknown_options(self, arguments: Sequence[str]) -> None:
         known = [*self._types, *self._sections, *ANSWERS]
@@ -155,7 +164,15 @@ class OptionParser(Generic[Options]):
             required = item.default is item.default_factory is dataclasses.MISSING
             if required and item.name not in there:
                 return UserError(f"option {self._shown(item.name)} is missing; give it a value")
-        return UserError(" ".join(str(refusal).split()))
+        said = " ".join(str(refusal).split())
+        if said.lower().startswith("unrecognized arguments: "):
+            word = said.split()[2]
+            option = next((name for name in ("data", "run_dir") if name in self._types), "OPTION")
+            return UserError(
+                f"{word} does not follow an option; give it with one, such as "
+                f"{self._shown(option)} {word}"
+            )
+        return UserError(said)
 
     def _bracketed(self, arguments: list[str]) -> list[str]:
         """Changes `--seeds 0,1` to `--seeds [0,1]`, for options with several values."""
@@ -204,14 +221,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     def likeness(candidate: str) -> float:
         # "epoch" is close to "training.epochs": the last part is compared as well as the whole.
         last = re.split(r"\.|__", candidate)[-1].strip("-")
-        pairs = ((name, candidate), (name.strip("-"), last))
+        pairs = ((name.lower(), candidate), (name.lower().strip("-"), last))
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
     names = list(known)
     nearest = max(names, key=likeness)
     if likeness(nearest) > 0.6:
         return f"unknown {kind} '{name}'; did you mean '{nearest}'?"
-    return f"unknown {kind} '{name}'; " + ("see --help" if len(names) > 9 else f"known: {names}")
+    return f"unknown {kind} '{name}'; " + ("see --help" if len(names) > 10 else f"known: {names}")
 
 
 def _types(options: Any, prefix: str = "") -> dict[str, Any]:

@@ -156,7 +156,7 @@ def _unaligned(config: Config, found: Findings) -> str:
         return ""
     start = (
         f"note: the images are not aligned (alikeness {found.alikeness:.2f}; aligned from "
-        f"{ALIGNED} on): "
+        f"{ALIGNED} on), unless they show a plain surface: "
     )
     if found.is_small:
         return f"{start}turn and crop them alike if they show one kind of object"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_tf.config import Config
+from anomaly_tf.config import SMALLEST_SIDE, Config
 from anomaly_tf.data.arrays import checked_images, checked_labels, dark_images, numbered
 from anomaly_tf.data.contents import facts_of, own_images, roles_of
 from anomaly_tf.data.dataset import ImageDataset
@@ -44,6 +44,11 @@ def dataset_of_arrays(images: np.ndarray, labels: Any, config: Config) -> ImageD
         UserError: If images or labels have another type or shape.
     """
     images = checked_images("images", images, "give")
+    if config.size is None and min(images.shape[1:3]) < SMALLEST_SIDE:
+        raise UserError(
+            f"images must be at least {SMALLEST_SIDE} pixels high and wide; got "
+            f"{images.shape[1]}x{images.shape[2]}; give larger ones or --image-size {SMALLEST_SIDE}"
+        )
     names, classes = _classes(labels, len(images))
     part = ImageSet(images, classes)
     report = dark_images(images)

@@ -146,6 +146,11 @@ def _labelled(part: ImageSet, roles: Roles, anomalies: tuple[int, ...]) -> Label
 
 def _require_enough(config: Config, dataset: ImageDataset, roles: Roles) -> None:
     """Refuses, before the split, a data set that is too small for three sets."""
+    if config.learns_from == "classes" and len(dataset.class_names) < 2:
+        raise UserError(
+            f"approach {config.approach} learns to tell classes apart and needs at least 2; "
+            f"{dataset.name} has 1; use an approach that learns from normal images"
+        )
     if len(dataset.test) and not dataset.is_folder:
         return
     classes = dataset.train.classes

@@ -59,6 +59,8 @@ class Detector(ABC):
     loads_quickly = False
     # Whether it works in a process forked from the one that loaded it.
     survives_fork = False
+    # The temporary folder of a detector that was not saved.
+    _kept: OwnedFolder | None = None
 
     def __init__(self, info: DetectorInfo) -> None:
         self.info = info
@@ -66,9 +68,9 @@ class Detector(ABC):
         self._process = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._origin is None:
+        if self._origin is None or self._kept:
             name = type(self).__name__
-            raise TypeError(f"cannot pickle this {name}: it was not loaded with Detector.load")
+            raise TypeError(f"cannot pickle this {name}: it was not saved; use its method save")
         changed = {name: getattr(self.info, name) for name in CHANGEABLE}
         return _load_again, (self._origin, _digests(self.info), changed)
 
@@ -151,7 +153,7 @@ class Detector(ABC):
     def set_percentile(self, percentile: float) -> None:
         """Sets the threshold to a percentile of the stored scores, in [0, 100]."""
         value = percentile_threshold(self.calibration_scores, percentile)
-        self.info.threshold = Threshold(value, "percentile", percentile=percentile)
+        self.info.threshold = Threshold(value, "percentile", percentile=float(percentile))
 
     def set_false_alarm_rate(self, rate: float) -> None:
         """Sets the threshold that a new normal image reaches with a probability of at most `rate`.
@@ -166,7 +168,7 @@ class Detector(ABC):
                 validation images cannot guarantee it.
         """
         value = conformal_threshold(self.calibration_scores, rate)
-        self.info.threshold = Threshold(value, "conformal", false_alarm_rate=rate)
+        self.info.threshold = Threshold(value, "conformal", false_alarm_rate=float(rate))
 
     def score(self, images: np.ndarray) -> np.ndarray:
         """Anomaly scores, each independent of the other images.

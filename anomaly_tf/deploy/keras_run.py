@@ -107,6 +107,7 @@ class TrainedDetector(Detector):
                 shutil.copyfile(source.path / file, new / file)
             self.save_info(RunDirectory(new))
         self._loaded_from(target.path, self._origin.trust if self._origin else False)
+        self._kept = None
 
     def export(
         self,
