@@ -9,11 +9,12 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from anomaly_tf.approaches import options_of
+from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.approaches.configs import config_of
 from anomaly_tf.config import Config, flatten
 from anomaly_tf.config.parser import as_keyword
@@ -84,7 +85,7 @@ def train(
         TypeError: If `data` is something else.
         KeyboardInterrupt: After Ctrl-C; the message says where the best epoch so far is kept.
     """
-    console = ProgramConsole(verbosity(verbose), lambda line: _with_keywords(line, approach))
+    console = ProgramConsole(verbosity(verbose), _with_keywords)
     try:
         config, dataset = _opened(data, labels, approach, options)
         with _run_directory(run_dir, config.approach) as (run, folder), _own_randomness():
@@ -100,7 +101,7 @@ def train(
                 detector._keep(folder)
             return detector
     except UserError as error:
-        raise UserError(_with_keywords(str(error), approach)) from error
+        raise UserError(_with_keywords(str(error))) from error
 
 
 def _opened(
@@ -116,7 +117,7 @@ def _opened(
     if "folder.test_fraction" not in {name.replace("__", ".") for name in dotted(options)}:
         options["folder.test_fraction"] = 0  # the caller keeps images for a test
     config = config_of(approach, options | {"data": ARRAYS})
-    if isinstance(data, np.ndarray) and data.dtype.kind not in "US":
+    if isinstance(data, np.ndarray) and data.dtype.kind not in "USO":
         return _with_normal_class(config, dataset_of_arrays(data, labels, config))
     if not isinstance(data, (list, tuple, np.ndarray)) or not all(
         isinstance(file, (str, os.PathLike)) for file in data
@@ -186,22 +187,19 @@ def _command(data: Data, labels: Any, approach: str, run_dir: Any, options: dict
     return f"anomaly_tf.train({', '.join(words)})"
 
 
-def _with_keywords(message: str, approach: str) -> str:
+def _with_keywords(message: str) -> str:
     """A message with options as keyword arguments: `--training.epochs` as `training__epochs`."""
-    known = {"run_dir"}
-    if isinstance(approach, str):
-        known |= _names_of(approach)
 
     def as_python(found: re.Match[str]) -> str:
         name = found[1].replace("-", "_")
-        return as_keyword(name) if name in known else found[0]
+        return as_keyword(name) if name in _option_names() else found[0]
 
     message = message.replace("see --help", "see 'anomaly-tf train --help'")
     return re.sub(r"--([a-z]+(?:[._-][a-z]+)*)", as_python, message)
 
 
-def _names_of(approach: str) -> set[str]:
-    try:
-        return set(flatten(options_of(approach)()))
-    except KeyError:
-        return set()
+@cache
+def _option_names() -> frozenset[str]:
+    """Names of the options of all approaches, and of the folder of a run."""
+    options = (flatten(options_of(approach)()) for approach in APPROACHES)
+    return frozenset({"run_dir"}.union(*options))

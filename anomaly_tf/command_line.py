@@ -26,7 +26,6 @@ from anomaly_tf.runs.paths import expand_home
 
 __all__ = [
     "TrainOptions",
-    "foreign_cache",
     "load_config",
     "parse_options",
     "parse_train_options",
@@ -102,21 +101,6 @@ def _config_of_run(folder: Path, arguments: Sequence[str]) -> Config:
     if not file.is_file():
         raise UserError(f"{folder} holds no training to resume (no {file.name}); start a new one")
     return load_config(file, data_dir=data_dir)
-
-
-def foreign_cache(run: str | None, data_dir: str | None) -> Path | None:
-    """The cache folder of a run's configuration, unless the user named one.
-
-    Args:
-        run: Folder of the run.
-        data_dir: The folder that the user named, if any.
-    """
-    file = RunDirectory(Path(run or ".")).config
-    if run is None or data_dir is not None or not file.is_file():
-        return None
-    named = read_yaml(file).get("data_dir", Config.data_dir)
-    inside = Path(str(named)).resolve().is_relative_to(Path(run).resolve())
-    return None if named == Config.data_dir or inside else Path(str(named))
 
 
 def parse_options(

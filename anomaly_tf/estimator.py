@@ -115,7 +115,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         if isinstance(X, np.ndarray) and X.dtype.kind not in "USO":
             scores = self.detector_.score(X)
         else:
-            scores = self.detector_.score_files(list(X))
+            scores = self.detector_.score_files(X)
         return -scores.astype(np.float64)
 
     def decision_function(self, X: Images) -> np.ndarray:  # noqa: N803
@@ -125,9 +125,6 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     def predict(self, X: Images) -> np.ndarray:  # noqa: N803
         """1 for normal images and -1 for anomalies, int64 `(N,)`."""
         return np.where(self.decision_function(X) > 0, 1, -1)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "detector_")
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: the files of the run instead of the detector."""

@@ -18,8 +18,11 @@ from PIL import Image
 import anomaly_tf
 from anomaly_tf import Detector, UserError
 from anomaly_tf.approaches import APPROACHES
+from anomaly_tf.approaches.configs import load_config
 from anomaly_tf.cli import evaluate, export, predict
+from anomaly_tf.deploy import exporters
 from anomaly_tf.deploy.keras_run import TrainedDetector
+from anomaly_tf.runs.caches import may_write
 from anomaly_tf.training import loop
 
 SHORT = {"training__epochs": 2, "training__steps_per_epoch": 5, "training__batch_size": 16}
@@ -279,6 +282,27 @@ def test_a_run_of_arrays_is_exported_from_its_validation_images(kinds, tmp_path,
     np.savez(copy / "validation.npz", images=np.zeros((4, 28, 28), np.uint8), labels=[0] * 4)
     with pytest.raises(UserError, match="not the validation set of the run"):
         Detector.load(copy).export(tmp_path / "other.tflite")
+
+
+def test_an_export_writes_no_cache_into_a_folder_that_only_the_run_names(
+    kinds, tmp_path, monkeypatch
+):
+    detector = Detector.load(kinds["run"])
+    named = Path(load_config(detector.run.config).data_dir)
+
+    def opened(*arguments):
+        assert not may_write(named / "cache")
+        raise UserError("opened")
+
+    monkeypatch.setattr(exporters, "open_split", opened)
+    with pytest.raises(UserError, match="opened"):
+        detector.export(tmp_path / "new.tflite")
+
+
+def test_an_alias_has_its_options_named_as_in_python():
+    with pytest.raises(UserError) as raised:
+        anomaly_tf.train(IMAGES[:3], [0, 0, 1], approach="baseline")
+    assert "with normal_class" in str(raised.value)
 
 
 def test_a_detector_in_memory_only_cannot_be_saved(trained, tmp_path):

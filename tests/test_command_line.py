@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from anomaly_tf.approaches import APPROACHES, options_of
-from anomaly_tf.approaches.configs import load_config
+from anomaly_tf.approaches.configs import foreign_cache, load_config
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
-from anomaly_tf.command_line import foreign_cache, parse_train_options
+from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.config import Config, ThresholdConfig, TrainingConfig, save_config
 from anomaly_tf.errors import UserError
 

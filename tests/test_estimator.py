@@ -125,6 +125,8 @@ def test_it_takes_lists_of_files(images, tmp_path: Path):
     np.testing.assert_array_equal(
         fitted.score_samples(files), fitted.score_samples(pictures[y == 1][:30])
     )
+    again = AnomalyDetector(data_dir=str(tmp_path / "cache"), **SHORT).fit(np.array(files, object))
+    np.testing.assert_array_equal(again.score_samples(files), fitted.score_samples(files))
     with pytest.raises(ValueError, match="no"):
         fitted.predict([tmp_path / "missing.png"])
 

@@ -18,6 +18,7 @@ from anomaly_tf.config import Config
 from anomaly_tf.config.parser import OptionParser, as_keyword, unknown
 from anomaly_tf.config.yaml_files import dotted, read_yaml
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.paths import user_path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -72,6 +73,21 @@ def load_config(path: Path, data: str | None = None, data_dir: str | None = None
     return dataclasses.replace(
         config, data=data or config.data, data_dir=data_dir or config.data_dir
     )
+
+
+def foreign_cache(run: str | None, data_dir: str | None) -> Path | None:
+    """The cache folder of a run's configuration, unless the user named one.
+
+    Args:
+        run: Folder of the run.
+        data_dir: The folder that the user named, if any.
+    """
+    file = RunDirectory(Path(run or ".")).config
+    if run is None or data_dir is not None or not file.is_file():
+        return None
+    named = read_yaml(file).get("data_dir", Config.data_dir)
+    inside = Path(str(named)).resolve().is_relative_to(Path(run).resolve())
+    return None if named == Config.data_dir or inside else Path(str(named))
 
 
 def config_of(approach: str, options: Mapping[str, Any]) -> Config:

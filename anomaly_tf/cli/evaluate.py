@@ -15,8 +15,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anomaly_tf.approaches.configs import load_config
-from anomaly_tf.command_line import foreign_cache, parse_options
+from anomaly_tf.approaches.configs import foreign_cache, load_config
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked, ThresholdConfig
 from anomaly_tf.data.split_file import folders_read, open_split
 from anomaly_tf.detection.threshold import require_calibration

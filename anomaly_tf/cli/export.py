@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from anomaly_tf.approaches.configs import load_config
-from anomaly_tf.command_line import foreign_cache, parse_options
+from anomaly_tf.approaches.configs import foreign_cache, load_config
+from anomaly_tf.command_line import parse_options
 from anomaly_tf.config import Checked, number
 from anomaly_tf.data.split_file import folders_read, open_split
+from anomaly_tf.deploy.detector import Detector, Quantization
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import command_line, program
 from anomaly_tf.runs.caches import only_read
@@ -24,9 +25,7 @@ from anomaly_tf.runs.directory import open_run, unfinished_training
 from anomaly_tf.runs.files import require_writable, write_json
 from anomaly_tf.runs.outputs import (
     IsOwn,
-    is_exported_file,
-    is_exported_folder,
-    is_exported_metadata,
+    export_outputs,
     json_with,
     require_own_place,
 )
@@ -51,7 +50,7 @@ class ExportOptions(Checked):
 
     run_dir: str
     format: Literal["saved_model", "tflite"]
-    quantize: Literal["none", "float16", "dynamic", "int8"] = "none"
+    quantize: Quantization = "none"
     batch_size: int = number(1, 1, 4096)
     output: str | None = None
     data: str | None = None
@@ -80,29 +79,19 @@ def _export(options: ExportOptions) -> int:
     name, path = planned(options, config.approach, folder)
     parity = folder / f"{name}-parity.json"
     outputs: dict[Path, IsOwn] = {parity: json_with("format", "quantize", "lost")}
-    if options.format == "saved_model":
-        outputs[path] = is_exported_folder
-    else:
-        outputs |= {path: is_exported_file, path.with_suffix(".json"): is_exported_metadata}
+    outputs |= export_outputs(path)
     require_own_place("--output", folder, outputs, [run.path, *folders_read(config, split)])
     if note := unfinished_training(run, info):
         print(f"note: {printable(note)}", file=sys.stderr)
 
     # Imported late: TensorFlow takes seconds, and a wrong option should answer at once.
     import_tensorflow()
-    from anomaly_tf.deploy.detector import Detector
-    from anomaly_tf.deploy.exporters import export_saved_model, export_tflite, representative
+    from anomaly_tf.deploy.exporters import write_export
     from anomaly_tf.deploy.keras_run import TrainedDetector
     from anomaly_tf.reporting.parity import ALLOWED_LOSS, compare, parity_table
 
     trained = TrainedDetector.load(options.run_dir, options.trust)
-    if options.format == "saved_model":
-        with quiet_libraries():
-            export_saved_model(trained, path)
-    else:
-        normal, samples = split.validation.normal, representative(split.validation, config)
-        with quiet_libraries():
-            export_tflite(trained, path, options.quantize, options.batch_size, normal, samples)
+    write_export(trained, path, options.quantize, options.batch_size, split.validation, config)
     with quiet_libraries():
         exported = Detector.load(path, options.trust)
     report: dict[str, Any] = {"format": options.format, "quantize": options.quantize}

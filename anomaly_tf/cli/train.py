@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from anomaly_tf.command_line import TrainOptions, foreign_cache, parse_train_options
+from anomaly_tf.approaches.configs import foreign_cache
+from anomaly_tf.command_line import TrainOptions, parse_train_options
 from anomaly_tf.config.parser import value_of
 from anomaly_tf.data.roles import class_roles
 from anomaly_tf.data.sources import known_class_names, open_dataset

@@ -131,8 +131,7 @@ class OptionParser(Generic[Options]):
         for name, value in dotted(values).items():
             hint = self._types.get(name)
             if value is None and hint is not None and type(None) not in get_args(hint):
-                kinds = " or ".join(_kind(one) for one in _alternatives(hint))
-                raise UserError(f"option {self._shown(name)} must be {kinds}; got nothing")
+                raise UserError(f"option {self._shown(name)} {_must_be(hint, 'nothing')}")
 
     def _refuse_unknown_options(self, arguments: Sequence[str]) -> None:
         known = [*self._types, *self._sections, *ANSWERS]
@@ -273,8 +272,12 @@ def _refused(hint: Any, value: Any) -> str | None:
             if reason := _refused(element, part):
                 return reason
         return f"must be a list such as [16,32,64]; got {value}"
+    return _must_be(hint, value if value != "" else "nothing")
+
+
+def _must_be(hint: Any, got: Any) -> str:
     kinds = " or ".join(_kind(one) for one in _alternatives(hint))
-    return f"must be {kinds}; got {value if value != '' else 'nothing'}"
+    return f"must be {kinds}; got {got}"
 
 
 def _kind(hint: Any) -> str:

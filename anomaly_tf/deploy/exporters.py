@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from anomaly_tf.approaches.configs import load_config
+from anomaly_tf.approaches.configs import foreign_cache, load_config
 from anomaly_tf.config import Config
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.split_file import open_split
@@ -31,14 +31,12 @@ from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.deploy.trial import remember
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.detector_info import Calibration, DetectorInfo
 from anomaly_tf.runs.files import atomic_folder, folder_error, require_writable, sha256
 from anomaly_tf.runs.outputs import (
     EXPORT_FORMAT,
-    IsOwn,
-    is_exported_file,
-    is_exported_folder,
-    is_exported_metadata,
+    export_outputs,
     require_own_place,
 )
 from anomaly_tf.runs.paths import user_path
@@ -59,25 +57,34 @@ def export(detector: TrainedDetector, path: Path, quantization: Quantization, ba
     """
     path = user_path(path)
     run = detector.run
-    is_file = path.suffix == ".tflite"
-    if not is_file and (quantization, batch) != ("none", 1):
+    if path.suffix != ".tflite" and (quantization, batch) != ("none", 1):
         raise UserError("quantize and batch_size are for a .tflite file; leave them out")
-    outputs: dict[Path, IsOwn] = {path: is_exported_folder}
-    if is_file:
-        outputs = {path: is_exported_file, path.with_suffix(".json"): is_exported_metadata}
     require_writable(path.parent, "path")
-    require_own_place("path", path.parent, outputs, [run.path])
+    require_own_place("path", path.parent, export_outputs(path), [run.path])
     config = load_config(run.config)
-    validation = open_split(config, run.split, detector.info).validation
+    with only_read(foreign_cache(str(run.path), None)):
+        validation = open_split(config, run.split, detector.info).validation
+    write_export(detector, path, quantization, batch, validation, config)
+
+
+def write_export(
+    detector: TrainedDetector,
+    path: Path,
+    quantization: Quantization,
+    batch: int,
+    validation: LabelledImages,
+    config: Config,
+) -> None:
+    """Writes a .tflite file, or the folder of a SavedModel if `path` has another suffix."""
     with quiet_libraries():
-        if not is_file:
+        if path.suffix != ".tflite":
             export_saved_model(detector, path)
             return
-        samples = representative(validation, config)
+        samples = _representative(validation, config)
         export_tflite(detector, path, quantization, batch, validation.normal, samples)
 
 
-def representative(validation: LabelledImages, config: Config) -> np.ndarray:
+def _representative(validation: LabelledImages, config: Config) -> np.ndarray:
     """Validation images for the activation ranges of int8, uint8 `(N, H, W, C)`."""
     # An approach that learns from normal images only uses no anomalies, not even for the ranges.
     learnt = config.learns_from == "normal images"

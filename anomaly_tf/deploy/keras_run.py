@@ -20,7 +20,7 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.runs.checks import OUTPUTS
 from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale
 from anomaly_tf.runs.directory import RunDirectory, open_run
-from anomaly_tf.runs.files import atomic_folder, atomic_path, require_writable, sha256, write_json
+from anomaly_tf.runs.files import atomic_folder, atomic_path, require_new_folder, sha256, write_json
 from anomaly_tf.runs.outputs import files_of_run, identity
 from anomaly_tf.runs.paths import user_path
 
@@ -98,9 +98,7 @@ class TrainedDetector(Detector):
             with source.locked():
                 self.save_info(source)
             return
-        if target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir())):
-            raise UserError(f"{path} already exists; choose a new or empty folder")
-        require_writable(target.path, "path")
+        require_new_folder(target.path, "path")
         with atomic_folder(target.path, replace=False) as new:
             for file in files_of_run(source.path):
                 (new / file).parent.mkdir(parents=True, exist_ok=True)

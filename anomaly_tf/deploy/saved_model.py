@@ -15,7 +15,7 @@ from anomaly_tf.deploy.origin import TRUST, check_saved_model, refused
 from anomaly_tf.deploy.trial import SAVED_MODEL, require_first_score
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import EXPORT_FIELDS, DetectorInfo
-from anomaly_tf.runs.files import atomic_folder, require_writable, sha256, write_json
+from anomaly_tf.runs.files import atomic_folder, require_new_folder, sha256, write_json
 from anomaly_tf.runs.outputs import SAVED_MODEL_METADATA
 from anomaly_tf.runs.paths import user_path
 
@@ -91,9 +91,7 @@ class SavedModelDetector(Detector):
                 "the threshold of a SavedModel is part of its graph; set it on the run's detector "
                 "and export that, or pass it to the signature with_threshold"
             )
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{path} already exists; choose a new or empty folder")
-        require_writable(folder, "path")
+        require_new_folder(folder, "path")
         with atomic_folder(folder, replace=False) as new:
             shutil.copytree(origin, new, dirs_exist_ok=True)
             write_json(new / METADATA, self.info.to_json())

@@ -165,6 +165,21 @@ def require_writable(folder: Path, option: str) -> None:
     raise UserError(f"cannot write to {folder}: {existing} is {kind}; choose another {option}")
 
 
+def require_new_folder(folder: Path, option: str) -> None:
+    """Checks that a folder is new or empty and can be written; it is not created.
+
+    Args:
+        folder: The folder.
+        option: The option that chooses it, for the message.
+
+    Raises:
+        UserError: If something is there, or what `require_writable` raises.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} already exists; choose a new or empty folder")
+    require_writable(folder, option)
+
+
 def _is_there(path: Path) -> bool:
     """True if a path exists; raises `OSError` for invalid names."""
     try:

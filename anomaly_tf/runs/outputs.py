@@ -236,6 +236,17 @@ def is_exported_folder(folder: Path) -> bool:
     return names <= {*recorded, SAVED_MODEL_METADATA.as_posix()}
 
 
+def export_outputs(path: Path) -> dict[Path, IsOwn]:
+    """What an export writes, for `require_own_place`.
+
+    Args:
+        path: The .tflite file, or the folder of a SavedModel.
+    """
+    if path.suffix == ".tflite":
+        return {path: is_exported_file, path.with_suffix(".json"): is_exported_metadata}
+    return {path: is_exported_folder}
+
+
 def is_benchmark_report(path: Path) -> bool:
     """True if a file is a table or page that `benchmark.py` wrote."""
     head = _head(path, 1000)

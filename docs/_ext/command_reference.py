@@ -26,7 +26,9 @@ from sphinx.application import Sphinx
 import anomaly_tf
 from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.benchmark import BenchmarkOptions
+from anomaly_tf.command_line import BESIDE
 from anomaly_tf.config import Config
+from anomaly_tf.errors import as_option
 from anomaly_tf.runs.detector_info import SECTIONS, DetectorInfo
 
 PLACEHOLDER = re.compile(
@@ -79,7 +81,7 @@ def options_in(record: type[Any], prefix: str = "") -> Iterator[Option]:
                 key = option.name.rpartition(".")[2].replace("-", "_")
                 yield dataclasses.replace(option, default=changed.get(key, option.default))
             continue
-        name = f"--{prefix}{item.name}".replace("_", "-")
+        name = as_option(f"{prefix}{item.name}")
         meaning = _as_markdown(meanings.get(item.name, ""))
         if limits := _limits(item.metadata):
             meaning = f"{meaning} {limits}"
@@ -93,11 +95,8 @@ def command_options(command: str) -> str:
         return "\n".join([*lines, *_of_parser(_predict_parser())])
     if command == "train":
         lines += [
-            _beside("--config FILE", "Your own YAML file of options."),
-            _beside("--run-dir DIR", "Folder of the run; must be new or empty."),
-            _beside(
-                "--resume RUN", "Continue an interrupted run; takes no other option but --data-dir."
-            ),
+            _beside(f"{as_option(name)} {metavar}", meaning)
+            for name, (metavar, meaning) in BESIDE.items()
         ]
         own = {
             name: {o.name: o.default for o in options_in(options_of(name))} for name in APPROACHES
