@@ -216,3 +216,9 @@ def test_pictures_of_the_documentation_are_small_and_shown():
     for picture in (DOCS / "images").iterdir():
         assert picture.stat().st_size <= MAX_PICTURE_BYTES, picture.name
         assert f"images/{picture.name}" in shown, picture.name
+
+
+def test_the_size_of_an_installation_is_the_one_that_make_prints():
+    [size] = re.findall(r"^SIZE := .*,([\d.]+)\)$", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    for page in (ROOT / "README.md", DOCS / "tutorial.md"):
+        assert f"{size} GB" in page.read_text("utf-8")
