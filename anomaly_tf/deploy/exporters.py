@@ -62,6 +62,7 @@ def export(detector: TrainedDetector, path: Path, quantization: Quantization, ba
     require_writable(path.parent, "path")
     require_own_place("path", path.parent, export_outputs(path), [run.path])
     config = load_config(run.config)
+    config.require_quantization(quantization)
     with only_read(foreign_cache(str(run.path), None)):
         validation = open_split(config, run.split, detector.info).validation
     write_export(detector, path, quantization, batch, validation, config)
