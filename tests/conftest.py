@@ -23,9 +23,9 @@ import pytest
 from hypothesis import settings
 from keras import layers
 
-from anomaly_tf.approaches import build_model, options_of
+from anomaly_tf.approaches import APPROACHES, build_model, options_of
 from anomaly_tf.cli import evaluate, export, train
-from anomaly_tf.config import BalancedSamplingConfig, Config
+from anomaly_tf.config import BalancedSamplingConfig, Config, OnePassConfig
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.sources import ImageDataset, load_dataset
 from anomaly_tf.deploy.keras_run import TrainedDetector
@@ -264,8 +264,13 @@ class Evaluated:
         return {path.stem for path in (self.run / "plots").iterdir()}
 
 
-# Each image takes 32 calls of this network.
-SMALL = {"transform": ("--networks.filters", "4,8,8")}
+# Approaches whose networks learn by gradient steps; the others look at each image once.
+WITH_GRADIENTS = [name for name in APPROACHES if not issubclass(options_of(name), OnePassConfig)]
+# Each image takes 32 calls of the network, or is enlarged for a pretrained one.
+SMALL = {
+    "transform": ("--networks.filters", "4,8,8"),
+    **dict.fromkeys(("padim", "patchcore"), ("--networks.enlarge-to", "32")),
+}
 
 
 @pytest.fixture(scope="session")
@@ -277,9 +282,11 @@ def evaluated(small_folder: Path, made_once) -> Callable[..., Evaluated]:
             options = ["--approach", approach, "--protocol", protocol]
             options += [*SMALL.get(approach, ()), *more]
             options += ["--data", str(small_folder), "--data-dir", str(small_folder / "cache")]
-            options += ["--run-dir", str(folder), "--training.epochs", "2"]
-            options += ["--training.steps-per-epoch", "60", "--training.ema-decay", "0.9"]
+            options += ["--run-dir", str(folder)]
             options += ["--training.batch-size", "64", "--corruption.sweep", "1,2"]
+            if approach in WITH_GRADIENTS:
+                options += ["--training.epochs", "2", "--training.steps-per-epoch", "60"]
+                options += ["--training.ema-decay", "0.9"]
             assert train.main(options) == 0
             evaluate.main(["--run-dir", str(folder)])
 

@@ -52,11 +52,13 @@ AS_ANOTHER = {
     ),
     "gan": ("none", "float16", "dynamic", "int8"),
 }
+NOT_QUANTIZED = [name for name in APPROACHES if not options_of(name).quantizable]
 EXPORTS = [
     (approach, kind)
     for approach in APPROACHES
     for kind in FORMATS
     if kind not in AS_ANOTHER.get(approach, ())
+    and not (approach in NOT_QUANTIZED and kind in ("dynamic", "int8"))
 ]
 
 

@@ -45,6 +45,8 @@ APPROACHES = {
     "contrastive": "contrastive",
     "gan": "gan",
     "ganomaly": "ganomaly",
+    "padim": "padim",
+    "patchcore": "patch_core",
     "supervised": "supervised",
     "transform": "transform",
     "vae": "vae",

@@ -75,6 +75,7 @@ def _export(options: ExportOptions) -> int:
     folder = Path(options.output or run.path / "export")
     require_writable(folder, "--output")
     config = load_config(run.config, options.data, options.data_dir)
+    config.require_quantization(options.quantize)
     split = open_split(config, run.split, info=info)
     name, path = planned(options, config.approach, folder)
     parity = folder / f"{name}-parity.json"

@@ -23,6 +23,7 @@ from anomaly_tf.config.sections import (
     TrainingConfig,
     UnseenConfig,
 )
+from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import atomic_path
 
 # Smaller images are too small for the convolutions; larger ones need too much memory.
@@ -66,6 +67,8 @@ class Config(Checked):
     protocols: ClassVar[tuple[Protocol, ...]]
     learns_from: ClassVar[LearnsFrom]
     score_map: ClassVar[ScoreMap]
+    # Whether a .tflite file may have int8 weights and activations.
+    quantizable: ClassVar[bool] = True
     # Results of earlier work (class 0 unless noted); benchmark.py prints them beside ours.
     reported: ClassVar[dict[Protocol, str]] = {}
 
@@ -99,6 +102,22 @@ class Config(Checked):
     def for_protocol(self) -> Self:
         """A copy with the protocol's defaults filled in."""
         return self
+
+    def require_quantization(self, quantize: str) -> None:
+        """Refuses a quantization under which the detector would lose quality.
+
+        Args:
+            quantize: As `TrainedDetector.export`.
+
+        Raises:
+            UserError: If it is refused.
+        """
+        if quantize in ("dynamic", "int8") and not self.quantizable:
+            raise UserError(
+                f"approach {self.approach} cannot be exported with quantize {quantize}: it "
+                "compares features, and rounding them to 256 levels changes them as much as "
+                "anomalies do; use float16, half the size of none with the same scores"
+            )
 
     @property
     def size(self) -> tuple[int, int] | None:
