@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_tf.approaches import ALIASES, APPROACHES, options_of
+from anomaly_tf.approaches.auto.options import AUTO, AutoConfig
 from anomaly_tf.config import Config
 from anomaly_tf.config.parser import OptionParser, as_keyword, unknown
 from anomaly_tf.config.yaml_files import dotted, read_yaml
@@ -39,8 +40,20 @@ def require_approach(name: Any) -> str:
     """
     own = ALIASES.get(name, name) if isinstance(name, str) else None
     if own not in APPROACHES:
-        raise UserError(unknown("approach", str(name), [*APPROACHES, *ALIASES]))
+        raise UserError(unknown("approach", str(name), [*APPROACHES, *ALIASES, AUTO]))
     return own
+
+
+def train_options_of(name: Any) -> type[Config]:
+    """The dataclass of the options of a training.
+
+    Args:
+        name: Name of an approach, an alias, or `auto`.
+
+    Raises:
+        UserError: As `require_approach`.
+    """
+    return AutoConfig if name == AUTO else options_of(require_approach(name))
 
 
 def config_file(name: str) -> Path:
@@ -94,7 +107,7 @@ def config_of(approach: str, options: Mapping[str, Any]) -> Config:
     """The configuration of an approach from keyword arguments.
 
     Args:
-        approach: Its name or an alias.
+        approach: Its name, an alias, or `auto`.
         options: Option names to values. An option of a section is given with two underscores
             (`training__epochs`), with a dot, or in a dictionary (`{"training": {...}}`).
 
@@ -102,9 +115,9 @@ def config_of(approach: str, options: Mapping[str, Any]) -> Config:
         UserError: A `ValueError`; if there is no such approach or option (the message suggests the
             nearest name), or a value is wrong.
     """
-    approach = require_approach(approach)
-    parser = OptionParser(options_of(approach), spelling=as_keyword)
-    return parser.parse([], _nested(options) | {"approach": approach})[0]
+    record = train_options_of(approach)
+    parser = OptionParser(record, spelling=as_keyword)
+    return parser.parse([], _nested(options) | {"approach": record.approach})[0]
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
