@@ -403,14 +403,14 @@ def served(tmp_path):
     folder.mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined or non-square")
 @pytest.mark.parametrize("name", APPLICATIONS)
-def test_features_are_those_of_keras(name, keras_home, served, monkeypatch):
+def test_features_are_those_of_keras(name, keras_home, served, tmp_path, monkeypatch):
     chosen, (folder, address) = APPLICATIONS[name], served
     file = folder / chosen.url.rpartition("/")[2]
     # Random weights in place of ImageNet's, in the format of those.
@@ -434,6 +434,8 @@ def test_features_are_those_of_keras(name, keras_home, served, monkeypatch):
     model = build_backbone(name, (64, 64, 3), tuple(range(1, len(stages) + 1)))
     assert (keras_home / "models" / file.name).read_bytes() == file.read_bytes()
     assert not model.trainable_weights
+    model.save(tmp_path / "backbone.keras")
+    model = keras.saving.load_model(tmp_path / "backbone.keras", safe_mode=True)
     module = {"mobilenet_v2": "mobilenet_v2", "resnet50": "resnet"}.get(name, "efficientnet_v2")
     images = noise(2, 64, 64, 3)
     pixels = getattr(keras.applications, module).preprocess_input(images * 127.5 + 127.5)

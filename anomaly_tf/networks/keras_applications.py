@@ -99,9 +99,8 @@ def application(name: str, x: KerasTensor) -> dict[int, KerasTensor]:
     """
     chosen = APPLICATIONS[name]
     path = _weights_file(name, chosen)
-    x = layers.Rescaling(*chosen.rescaling(), name="rescaling")(x)
-    options = dict(chosen.options)
-    network = chosen.network(include_top=False, weights=None, input_tensor=x, **options)
+    image, options = keras.Input(x.shape[1:]), dict(chosen.options)
+    network = chosen.network(include_top=False, weights=None, input_tensor=image, **options)
     try:
         network.load_weights(path)
     except Exception as error:  # Keras and h5py raise many kinds on a damaged file
@@ -113,7 +112,30 @@ def application(name: str, x: KerasTensor) -> dict[int, KerasTensor]:
         layer = network.get_layer(chosen.first)
         kernel, *rest = layer.get_weights()
         layer.set_weights([kernel[:, :, ::-1], *rest])
-    return {n: network.get_layer(end).output for n, end in enumerate(chosen.outputs, 1)}
+    x = layers.Rescaling(*chosen.rescaling(), name="rescaling")(x)
+    ends = [network.get_layer(end).output for end in chosen.outputs]
+    outputs = keras.Model(network.input, ends)._run_through_graph(x, operation_fn=_plain)
+    return dict(enumerate(outputs, 1))
+
+
+def _plain(layer: Any) -> Callable[..., KerasTensor]:
+    """A layer as it is in a frozen network: without dropout, and swish in two operations.
+
+    TensorFlow's own swish would bring its gradient into every SavedModel.
+    """
+    if isinstance(layer, layers.Dropout):
+        return lambda x, **_: x
+    if getattr(layer, "activation", None) is not keras.activations.silu:
+        return layer
+    layer.activation = keras.activations.linear
+    gate = layers.Activation("sigmoid", name=f"{layer.name}_gate")
+    product = layers.Multiply(name=f"{layer.name}_swish")
+
+    def swish(x: KerasTensor, **_: Any) -> KerasTensor:
+        x = layer(x)
+        return product([x, gate(x)])
+
+    return swish
 
 
 def _weights_file(name: str, chosen: Application) -> Path:
