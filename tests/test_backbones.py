@@ -410,11 +410,11 @@ def served(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined or non-square")
 @pytest.mark.parametrize("name", APPLICATIONS)
-def test_features_are_those_of_keras(name, keras_home, served, tmp_path, monkeypatch):
+def test_features_are_those_of_keras(name, keras_home, served, monkeypatch):
     chosen, (folder, address) = APPLICATIONS[name], served
     file = folder / chosen.url.rpartition("/")[2]
     # Random weights in place of ImageNet's, in the format of those.
-    options = {"include_top": False, "input_shape": (64, 64, 3)}
+    options = {"include_top": False, "input_shape": (32, 64, 3)}
     chosen.network(weights=None, **options).save(file)
     asked = []
 
@@ -431,20 +431,19 @@ def test_features_are_those_of_keras(name, keras_home, served, tmp_path, monkeyp
     changed = dataclasses.replace(chosen, url=f"{address}/{file.name}", md5=md5)
     monkeypatch.setitem(APPLICATIONS, name, changed)
     stages = BACKBONES[name]
-    model = build_backbone(name, (64, 64, 3), tuple(range(1, len(stages) + 1)))
+    model = build_backbone(name, (32, 64, 3), tuple(range(1, len(stages) + 1)))
     assert (keras_home / "models" / file.name).read_bytes() == file.read_bytes()
     assert not model.trainable_weights
-    model.save(tmp_path / "backbone.keras")
-    model = keras.saving.load_model(tmp_path / "backbone.keras", safe_mode=True)
+    weights, model = model.get_weights(), keras.Model.from_config(model.get_config())
+    model.set_weights(weights)
     module = {"mobilenet_v2": "mobilenet_v2", "resnet50": "resnet"}.get(name, "efficientnet_v2")
-    images = noise(2, 64, 64, 3)
+    images = noise(1, 32, 64, 3)
     pixels = getattr(keras.applications, module).preprocess_input(images * 127.5 + 127.5)
     ends = [network.get_layer(end).output for end in chosen.outputs]
     for stage, found, wanted in zip(
         stages, model(images), keras.Model(network.input, ends)(pixels), strict=True
     ):
-        side = 64 // stage.stride
-        assert found.shape == (2, side, side, stage.channels)
+        assert found.shape == (1, 32 // stage.stride, 64 // stage.stride, stage.channels)
         scale = float(np.abs(wanted).max())
         np.testing.assert_allclose(found / scale, wanted / scale, atol=1e-4)
 
