@@ -8,10 +8,11 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -340,6 +341,13 @@ def noise_batch(config: Config) -> Any:
         "normal and anomalous images": (images[:8], images[8:]),
         "classes": (images, tf.constant(np.arange(16) % SMALL_CLASSES, tf.int32)),
     }[config.learns_from]
+
+
+@pytest.fixture
+def silent_host() -> Iterator[str]:
+    """A host on this machine that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture

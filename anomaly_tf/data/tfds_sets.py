@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from anomaly_tf.data.arrays import MAX_CLASSES, dark_images, fit_array, in_one_order
-from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable
+from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet
-from anomaly_tf.data.reachability import probe
 from anomaly_tf.errors import UserError
+from anomaly_tf.reachability import Unreachable, probe
 
 # TFDS retries an unreachable host for minutes, so a small file of the same host is probed first.
 TFDS_PROBE = "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz"
@@ -91,7 +91,7 @@ def _tfds_errors(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except SourceUnavailable as error:
+    except Unreachable as error:
         raise UserError(
             f"tfds:{name} is not prepared in {tfds_folder()}, and {error}; connect to the "
             "internet, or set TFDS_DATA_DIR to the folder that holds it"

@@ -2,7 +2,8 @@
 
 A stage is a run of layers whose outputs have one size and one number of channels; stage 1 is the
 nearest to the image. Sources: EfficientNet-Lite0, the variant without squeeze-and-excitation of
-M. Tan, Q. Le: EfficientNet, ICML 2019.
+M. Tan, Q. Le: EfficientNet, ICML 2019; M. Sandler et al.: MobileNetV2, CVPR 2018; M. Tan, Q. Le:
+EfficientNetV2, ICML 2021; K. He et al.: Deep residual learning, CVPR 2016.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ def _stages(strides: tuple[int, ...], channels: tuple[int, ...]) -> tuple[Stage,
     return tuple(map(Stage, strides, channels))
 
 
-# Stages 1, 2, ... of each backbone.
+# Stages 1, 2, ... of each backbone. The weights of all but the default are downloaded by Keras.
 BACKBONES = {
     DEFAULT_BACKBONE: _stages((2, 4, 8, 16, 16, 32, 32), (16, 24, 40, 80, 112, 192, 320)),
+    "mobilenet_v2": _stages((2, 4, 8, 16, 16, 32, 32), (16, 24, 32, 64, 96, 160, 320)),
+    "efficientnet_v2_b0": _stages((2, 4, 8, 16, 16, 32), (16, 32, 48, 96, 112, 192)),
+    "resnet50": _stages((4, 8, 16, 32), (256, 512, 1024, 2048)),
 }
 
 
