@@ -27,15 +27,15 @@ from anomaly_tf.networks import efficientnet_lite
 from anomaly_tf.networks.backbone_names import (
     BACKBONES,
     DEFAULT_BACKBONE,
-    deepest_stage,
     require_stages,
+    stage_of,
 )
 from anomaly_tf.networks.backbones import build_backbone
 from anomaly_tf.networks.checkpoint_reader import MAGIC, read_checkpoint
 from anomaly_tf.networks.efficientnet_lite import WEIGHTS_SHA256, digest, load_weights
 from anomaly_tf.networks.keras_applications import APPLICATIONS
 
-ALL_STAGES = tuple(range(1, 8))
+ALL_STAGES = tuple(range(1, len(BACKBONES[DEFAULT_BACKBONE]) + 1))
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -175,11 +175,11 @@ def test_features_are_float32_whatever_the_policy():
     ("name", "stages", "words"),
     [
         ("resnet", (1,), "efficientnet_lite0, mobilenet_v2, .*; got 'resnet'"),
-        (DEFAULT_BACKBONE, (), "from 1 to 7, at least one"),
-        (DEFAULT_BACKBONE, (0, 3), "from 1 to 7"),
-        (DEFAULT_BACKBONE, (8,), "from 1 to 7"),
+        (DEFAULT_BACKBONE, (), "from 1 to 8, at least one"),
+        (DEFAULT_BACKBONE, (0, 3), "from 1 to 8"),
+        (DEFAULT_BACKBONE, (9,), "from 1 to 8"),
         (DEFAULT_BACKBONE, (3, 3), "different numbers"),
-        (DEFAULT_BACKBONE, (3.0,), "from 1 to 7"),
+        (DEFAULT_BACKBONE, (3.0,), "from 1 to 8"),
         ("resnet50", (5,), "from 1 to 4"),
     ],
 )
@@ -195,11 +195,11 @@ def test_images_have_one_or_three_channels():
         build_backbone(DEFAULT_BACKBONE, (32, 32, 2), (3,))
 
 
-def test_the_deepest_stage_of_a_stride():
-    assert [deepest_stage("resnet50", stride) for stride in (4, 8, 16, 32)] == [1, 2, 3, 4]
-    assert deepest_stage(DEFAULT_BACKBONE, 16) == 5
+def test_the_stage_of_a_stride():
+    assert [stage_of("resnet50", stride) for stride in (4, 8, 16, 32)] == [1, 2, 3, 4]
+    assert stage_of(DEFAULT_BACKBONE, 16) == 5
     with pytest.raises(ValueError, match=r"one of \[4, 8, 16, 32\]; got 2"):
-        deepest_stage("resnet50", 2)
+        stage_of("resnet50", 2)
 
 
 def test_names_and_weights_need_no_tensorflow(without_tensorflow):
@@ -436,7 +436,7 @@ def test_features_are_those_of_keras(name, keras_home, served, monkeypatch):
     assert not model.trainable_weights
     weights, model = model.get_weights(), keras.Model.from_config(model.get_config())
     model.set_weights(weights)
-    module = {"mobilenet_v2": "mobilenet_v2", "resnet50": "resnet"}.get(name, "efficientnet_v2")
+    module = {"mobilenet_v2": "mobilenet_v2", "resnet50": "resnet"}[name]
     images = noise(1, 32, 64, 3)
     pixels = getattr(keras.applications, module).preprocess_input(images * 127.5 + 127.5)
     ends = [network.get_layer(end).output for end in chosen.outputs]

@@ -20,7 +20,7 @@ from anomaly_tf.networks.features import RIDGE, build_features, whitening
 from anomaly_tf.networks.sizes import FeatureNetworks
 
 SHAPE = (32, 48, 1)
-SMALL = {"enlarge_to": 32}
+SMALL = {"enlarge_to": 32, "strides": (8, 16), "grid": 8}
 
 
 def noise(count: int, seed: int = 0) -> np.ndarray:
@@ -48,10 +48,10 @@ def distances(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def test_features_are_those_of_both_stages_on_the_finer_grid():
-    networks = FeatureNetworks(strides=(8, 16), **SMALL)
+    networks = FeatureNetworks(**SMALL)
     both = np.array(build_features(SHAPE, networks)(scaled(noise(2))))
     assert both.shape == (2, 4, 6, 40 + 112)
-    fine = FeatureNetworks(strides=(8,), **SMALL)
+    fine = FeatureNetworks(**SMALL | {"strides": (8,)})
     np.testing.assert_allclose(
         both[..., :40], build_features(SHAPE, fine)(scaled(noise(2))), rtol=1e-5, atol=1e-5
     )

@@ -73,7 +73,7 @@ def _efficientnet_lite0(x: KerasTensor, deepest: int) -> dict[int, KerasTensor]:
             before = x
             for convolution in block:
                 x = convolved(x, convolution)
-            if number > 1:
+            if x.shape == before.shape:
                 x = layers.Add(name=f"stage{stage}_block{number}_add")([x, before])
         outputs[stage] = x
     return outputs

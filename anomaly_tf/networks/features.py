@@ -1,8 +1,8 @@
 """Features of image patches from a pretrained network, and what two approaches do with them.
 
 As in PatchCore (K. Roth et al., CVPR 2022): the feature maps of several stages are averaged over
-3x3 positions, which makes them tolerant to small shifts, resized to the finest of them and
-concatenated, so that a patch is described by details and by its surroundings.
+3x3 positions, which makes them tolerant to small shifts, brought to one grid and concatenated, so
+that a patch is described by details and by its surroundings.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from keras import KerasTensor, layers, ops
 
 from anomaly_tf.config import ScoreMap
-from anomaly_tf.networks.backbone_names import deepest_stage
+from anomaly_tf.networks.backbone_names import stage_of
 from anomaly_tf.networks.backbones import build_backbone
 from anomaly_tf.networks.detectors import image_input, map_score, smoothed
 from anomaly_tf.networks.sizes import FeatureNetworks
@@ -39,13 +39,23 @@ def build_features(image_shape: tuple[int, int, int], networks: FeatureNetworks)
     x = image
     if (height, width) != image_shape[:2]:
         x = ops.image.resize(image, (height, width), interpolation="bilinear")
-    stages = tuple(deepest_stage(networks.backbone, stride) for stride in networks.strides)
+    stages = tuple(stage_of(networks.backbone, stride) for stride in networks.strides)
     maps = build_backbone(networks.backbone, (height, width, image_shape[-1]), stages)(x)
-    maps = [layers.AveragePooling2D(3, strides=1, padding="same", dtype="float32")(m) for m in maps]
-    grid = maps[0].shape[1:3]
-    maps[1:] = [ops.image.resize(m, grid, interpolation="bilinear") for m in maps[1:]]
+    grid = networks.grid_size(image_shape)
+    maps = [_on_grid(m, grid) for m in maps]
     joined = layers.Concatenate(dtype="float32")(maps) if len(maps) > 1 else maps[0]
     return keras.Model(image, joined, name="features")
+
+
+def _on_grid(features: KerasTensor, grid: tuple[int, int]) -> KerasTensor:
+    """Features averaged over 3x3 positions, on a coarser grid by means or a finer one."""
+    x = layers.AveragePooling2D(3, strides=1, padding="same", dtype="float32")(features)
+    factor = round(max(features.shape[1] / grid[0], features.shape[2] / grid[1]))
+    if factor > 1:
+        x = layers.AveragePooling2D(factor, padding="same", dtype="float32")(x)
+    if x.shape[1:3] != grid:
+        x = ops.image.resize(x, grid, interpolation="bilinear")
+    return x
 
 
 def distance_detector(

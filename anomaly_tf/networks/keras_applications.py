@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 from keras import KerasTensor, layers
@@ -34,7 +33,6 @@ class Application:
         mean: What the network expects to be subtracted from red, green and blue in [0, 255].
         deviation: What it expects them to be divided by after that.
         first: The first convolution if the network expects blue, green, red; its kernel is turned.
-        options: Further arguments of `network`.
     """
 
     network: Callable[..., keras.Model]
@@ -44,7 +42,6 @@ class Application:
     mean: Colour = (127.5, 127.5, 127.5)
     deviation: Colour = (127.5, 127.5, 127.5)
     first: str | None = None
-    options: tuple[tuple[str, Any], ...] = ()
 
     def rescaling(self) -> tuple[list[float], list[float]]:
         """Factors and addends, by channel, for images in [-1, 1]."""
@@ -61,19 +58,6 @@ APPLICATIONS = {
         ),
         f"{SERVER}mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
         None,
-    ),
-    "efficientnet_v2_b0": Application(
-        keras.applications.EfficientNetV2B0,
-        (
-            *("block1a_project_activation", "block2b_add", "block3b_add", "block4c_add"),
-            *("block5e_add", "block6h_add"),
-        ),
-        f"{SERVER}efficientnet_v2/efficientnetv2-b0_notop.h5",
-        "893217f2bb855e2983157299931e43ff",
-        # Mean and standard deviation of ImageNet.
-        mean=(123.675, 116.28, 103.53),
-        deviation=(58.395, 57.12, 57.375),
-        options=(("include_preprocessing", False),),
     ),
     "resnet50": Application(
         keras.applications.ResNet50,
@@ -99,8 +83,8 @@ def application(name: str, x: KerasTensor) -> dict[int, KerasTensor]:
     """
     chosen = APPLICATIONS[name]
     path = _weights_file(name, chosen)
-    image, options = keras.Input(x.shape[1:]), dict(chosen.options)
-    network = chosen.network(include_top=False, weights=None, input_tensor=image, **options)
+    image = keras.Input(x.shape[1:])
+    network = chosen.network(include_top=False, weights=None, input_tensor=image)
     try:
         network.load_weights(path)
     except Exception as error:  # Keras and h5py raise many kinds on a damaged file
@@ -114,28 +98,7 @@ def application(name: str, x: KerasTensor) -> dict[int, KerasTensor]:
         layer.set_weights([kernel[:, :, ::-1], *rest])
     x = layers.Rescaling(*chosen.rescaling(), name="rescaling")(x)
     ends = [network.get_layer(end).output for end in chosen.outputs]
-    outputs = keras.Model(network.input, ends)._run_through_graph(x, operation_fn=_plain)
-    return dict(enumerate(outputs, 1))
-
-
-def _plain(layer: Any) -> Callable[..., KerasTensor]:
-    """A layer as it is in a frozen network: without dropout, and swish in two operations.
-
-    TensorFlow's own swish would bring its gradient into every SavedModel.
-    """
-    if isinstance(layer, layers.Dropout):
-        return lambda x, **_: x
-    if getattr(layer, "activation", None) is not keras.activations.silu:
-        return layer
-    layer.activation = keras.activations.linear
-    gate = layers.Activation("sigmoid", name=f"{layer.name}_gate")
-    product = layers.Multiply(name=f"{layer.name}_swish")
-
-    def swish(x: KerasTensor, **_: Any) -> KerasTensor:
-        x = layer(x)
-        return product([x, gate(x)])
-
-    return swish
+    return dict(enumerate(keras.Model(network.input, ends)(x), 1))
 
 
 def _weights_file(name: str, chosen: Application) -> Path:

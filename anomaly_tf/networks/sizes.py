@@ -142,12 +142,14 @@ class FeatureNetworks(Networks):
         backbone: Pretrained network. efficientnet_lite0 is installed with this package; Keras
             downloads the others when they are first used.
         strides: Strides in pixels of the stages whose outputs describe a patch, finest first.
+        grid: Distance in pixels between neighbouring patches, not below the finest stride.
         enlarge_to: Smaller images are enlarged inside the model until the shorter side has this
             many pixels.
     """
 
     backbone: str = DEFAULT_BACKBONE
     strides: tuple[int, ...] = (8, 16)
+    grid: int = number(8, 2, 32)
     enlarge_to: int = number(128, 8, 1024)
 
     def __post_init__(self) -> None:
@@ -158,6 +160,9 @@ class FeatureNetworks(Networks):
         if not self.strides or list(self.strides) != sorted(set(self.strides) & set(known)):
             words = ", ".join(map(str, known))
             self._refuse("strides", f"must be some of {words}, rising; got {list(self.strides)}")
+        if self.grid not in known or self.grid < self.strides[0]:
+            words = ", ".join(str(stride) for stride in known if stride >= self.strides[0])
+            self._refuse("grid", f"must be one of {words}; got {self.grid}")
 
     def input_size(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of what the backbone sees of images `(H, W, C)`."""
@@ -165,6 +170,11 @@ class FeatureNetworks(Networks):
         height, width = (round(factor * side) for side in image_shape[:2])
         return height, width
 
+    def grid_size(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of the grid of patches of images `(H, W, C)`."""
+        height, width = (-(-side // self.grid) for side in self.input_size(image_shape))
+        return height, width
+
     def n_patches(self, image_shape: tuple[int, ...]) -> int:
         """Number of patches of an image `(H, W, C)`."""
-        return math.prod(-(-side // self.strides[0]) for side in self.input_size(image_shape))
+        return math.prod(self.grid_size(image_shape))

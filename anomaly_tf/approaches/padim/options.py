@@ -21,6 +21,8 @@ class PadimNetworks(FeatureNetworks):
             divided.
     """
 
+    strides: tuple[int, ...] = (8, 16, 32)
+    grid: int = number(16, 2, 32)
     dimensions: int = number(100, 1, 1000)
     kinds: int = number(2, 1, 16)
 
