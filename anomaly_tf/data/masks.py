@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from anomaly_tf.config import Config
+from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.images import Levels, UnreadableImage, read_header, read_levels
+from anomaly_tf.data.images import AS_USUAL, Levels, Reading, read_header, read_levels
 from anomaly_tf.data.split import Split
 
 # Names of mask folders, in lower case; only the first is one independent of its content.
@@ -72,12 +73,15 @@ def masked_images(split: Split, config: Config, image_shape: tuple[int, int, int
     )
     numbers = np.concatenate([normal, marked])
     files = [masks.get(test.files[number]) for number in numbers]
-    truth = read_masks(Path(config.data), files, image_shape)
+    truth = read_masks(Path(config.data), files, image_shape, Reading(max_pixels=config.max_pixels))
     return MaskedImages(test.take(numbers), truth, len(normal))
 
 
 def read_masks(
-    folder: Path, files: Sequence[str | None], image_shape: tuple[int, int, int]
+    folder: Path,
+    files: Sequence[str | None],
+    image_shape: tuple[int, int, int],
+    reading: Reading = AS_USUAL,
 ) -> np.ndarray:
     """Reads masks at a detector's size: bool `(N, H, W)`, True where an anomaly is.
 
@@ -85,6 +89,7 @@ def read_masks(
         folder: The folder to which the paths are relative.
         files: The mask file of each image, see `marked`; None gives an empty mask.
         image_shape: Height, width and channels of the images.
+        reading: How the files are read.
 
     Returns:
         A pixel is True if at least half of its area is marked. If no pixel is, because the anomaly
@@ -94,13 +99,13 @@ def read_masks(
     masks = np.zeros((len(files), height, width), bool)
     for number, file in enumerate(files):
         if file is not None:
-            white = Image.fromarray(np.uint8(255) * marked(folder / file)[0])
+            white = Image.fromarray(np.uint8(255) * marked(folder / file, reading)[0])
             share = np.asarray(white.resize((width, height), Image.Resampling.BOX))
             masks[number] = share >= 128 if (share >= 128).any() else share > 0
     return masks
 
 
-def marked(path: Path) -> tuple[np.ndarray, str]:
+def marked(path: Path, reading: Reading = AS_USUAL) -> tuple[np.ndarray, str]:
     """The pixels that a mask marks as anomaly, bool `(H, W)`, and the rule for it, in words.
 
     The background is black or transparent. White pixels are marked (above 127, because edges may be
@@ -110,7 +115,7 @@ def marked(path: Path) -> tuple[np.ndarray, str]:
     Raises:
         UnreadableImage: If the file cannot be read.
     """
-    return _marked(read_levels(path))
+    return _marked(read_levels(path, reading))
 
 
 def _marked(levels: Levels) -> tuple[np.ndarray, str]:
@@ -121,10 +126,10 @@ def _marked(levels: Levels) -> tuple[np.ndarray, str]:
     return values > limit, f"{kind} above {limit}"
 
 
-def looks_like_mask(path: Path) -> bool | None:
+def looks_like_mask(path: Path, reading: Reading = AS_USUAL) -> bool | None:
     """True if an image has as few levels as a mask; None if it is unreadable."""
     try:
-        values, _, is_lossy = read_levels(path)
+        values, _, is_lossy = read_levels(path, reading)
     except UnreadableImage:
         return None
     if not is_lossy:
@@ -209,13 +214,16 @@ class CheckedMasks:
     lines: list[str]
 
 
-def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str]) -> CheckedMasks:
+def check_masks(
+    folder: Path, masks: Mapping[str, str], readable: Collection[str], reading: Reading
+) -> CheckedMasks:
     """Checks that masks can be read, have the size of their images and mark a part of them.
 
     Args:
         folder: The folder to which the paths are relative.
         masks: Image file to mask file.
         readable: Image files that can be read; the masks of others are ignored.
+        reading: How the files are read.
     """
     usable, wrong = {}, {}
     kinds, large, dim = Counter[str](), [], []
@@ -223,9 +231,9 @@ def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str
         if file not in readable:
             continue
         try:
-            size = read_header(folder / mask)[:2]
-            image_size = read_header(folder / file)[:2]
-            levels = read_levels(folder / mask)
+            size = read_header(folder / mask, reading)[:2]
+            image_size = read_header(folder / file, reading)[:2]
+            levels = read_levels(folder / mask, reading)
             where, by = _marked(levels)
         except UnreadableImage as error:
             wrong[mask] = str(error)
