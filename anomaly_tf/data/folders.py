@@ -35,7 +35,7 @@ from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.masks import check_masks
 from anomaly_tf.data.roles import ANOMALY_NAMES
 from anomaly_tf.data.search import folders_of, no_images
-from anomaly_tf.data.stored import sample
+from anomaly_tf.data.stored import PART_BYTES, bounded_sample
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.outputs import IsOwn, require_own_place
 from anomaly_tf.runs.paths import user_path
@@ -87,7 +87,7 @@ def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
         *report.counts(layout.class_names, readable.classes, in_test),
         report.sizes(scan),
         *scan.deep,
-        *dark_images(sample(images, DARKNESS_SAMPLE, seed=0)[:]),
+        *dark_images(bounded_sample(images, DARKNESS_SAMPLE, 0, PART_BYTES)[:]),
         *report.skipped(scan.broken),
         *report.duplicates(found, files),
         *report.masks(layout.masks, masks.usable, masks.wrong),
