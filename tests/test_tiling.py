@@ -98,7 +98,7 @@ def test_maps_of_unlike_tiles_have_no_seams():
         levels = random.uniform(0, 1, (len(tiles), 1, 1)).astype(np.float32)
         return {"error_map": np.broadcast_to(levels, tiles.shape[:3])}
 
-    pictures = np.zeros((2, 205, 160, 1), np.uint8)
+    pictures = np.zeros((2, 212, 160, 1), np.uint8)
     maps = infer_in_tiles(unlike, pictures, ("error_map",), TILING)["error_map"]
     assert np.ptp(maps) > 0.2
     # A level changes by at most 1 over an overlap of 16 pixels.
@@ -128,9 +128,9 @@ def test_memory_does_not_grow_with_the_number_of_tiles():
         tracemalloc.stop()
     assert outputs["error_map"].shape == (1, 3000, 4000)
     assert sum(together) == len(tiling.places((3000, 4000))) == 14 * 18
-    assert max(together) == images_at_a_time((256, 256)) == 32
+    assert max(together) == 8
     # The map itself has 48 MB; all tiles would have 50 MB as images and 66 MB as maps.
-    assert peak < outputs["error_map"].nbytes + 32 * 256 * 256 * (3 + 4) + 16 * 2**20
+    assert peak < outputs["error_map"].nbytes + 16 * 2**20
 
 
 def test_grad_cam_is_that_of_the_tiles():

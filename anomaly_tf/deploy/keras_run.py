@@ -11,7 +11,7 @@ from typing import get_args
 import keras
 import numpy as np
 
-from anomaly_tf.data.stored import Images, apply, bounded_sample
+from anomaly_tf.data.stored import Images, bounded_sample, parts
 from anomaly_tf.deploy.answers import as_uint8, check_shapes, checked_images
 from anomaly_tf.deploy.detector import Detector, Quantization
 from anomaly_tf.deploy.origin import TRUST, check_keras_file, refused
@@ -165,7 +165,7 @@ class TrainedDetector(Detector):
         """
         chosen = bounded_sample(normal, HEAT_IMAGES, 0, HEAT_BYTES)
         step = math.ceil(math.sqrt(math.prod(chosen.shape[:3]) / HEAT_PIXELS))
-        maps = apply(lambda part: self.explain(part)[:, ::step, ::step], chosen)
+        maps = np.concatenate([self.explain(part)[:, ::step, ::step] for part in parts(chosen)])
         low, high = map(float, np.quantile(maps, HEAT_QUANTILES))
         if high <= low:  # maps that are 0, or the same, nearly everywhere
             high = max(float(maps.max()), low + (low or 1.0))
