@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -13,9 +14,11 @@ import numpy as np
 from PIL import Image
 
 from anomaly_tf.config import Config
+from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.images import Levels, UnreadableImage, read_header, read_levels
+from anomaly_tf.data.images import AS_USUAL, Levels, Reading, read_header, read_levels
 from anomaly_tf.data.split import Split
+from anomaly_tf.runs.limits import count_within
 
 # Names of mask folders, in lower case; only the first is one independent of its content.
 MASK_NAMES = (
@@ -32,8 +35,8 @@ NAME_OF_MASK = re.compile(
 )
 # Largest number of levels of a mask, and the change of a level by a lossy format.
 MAX_LEVELS, MAX_NOISE = 16, 32
-# Largest number of normal images, and of images with a mask, for pixel metrics.
-MAX_COMPARED = 1000
+# Largest number of normal images, and of images with a mask, for pixel metrics, and their pixels.
+MAX_COMPARED, MAX_COMPARED_PIXELS = 1000, 2**26
 
 
 @dataclass(frozen=True)
@@ -51,56 +54,61 @@ class MaskedImages:
     n_normal: int
 
 
-def masked_images(split: Split, config: Config, image_shape: tuple[int, int, int]) -> MaskedImages:
+def masked_images(split: Split, config: Config, size: tuple[int, ...]) -> MaskedImages:
     """Reads the masks of a test set, with the images for pixel metrics.
 
     Anomalies without a mask are left out. At most `MAX_COMPARED` normal images and as many images
-    with a mask are drawn.
+    with a mask are drawn, fewer of large ones.
 
     Args:
         split: The sets of a run whose data is a folder.
         config: The folder and the seed.
-        image_shape: Height, width and channels of the detector's images.
+        size: Height and width of the masks.
     """
+    count = count_within(MAX_COMPARED_PIXELS, math.prod(size[:2]), MAX_COMPARED)
     test, masks = split.test, split.masks
     pairs = enumerate(zip(test.files, test.labels, strict=True))
     marked = np.array([number for number, (file, label) in pairs if label and file in masks], int)
     random = np.random.default_rng(config.seed)
     normal, marked = (
-        np.sort(random.permutation(numbers)[:MAX_COMPARED])
+        np.sort(random.permutation(numbers)[:count])
         for numbers in (np.flatnonzero(test.labels == 0), marked)
     )
     numbers = np.concatenate([normal, marked])
     files = [masks.get(test.files[number]) for number in numbers]
-    truth = read_masks(Path(config.data), files, image_shape)
+    truth = read_masks(Path(config.data), files, size, Reading(max_pixels=config.max_pixels))
     return MaskedImages(test.take(numbers), truth, len(normal))
 
 
 def read_masks(
-    folder: Path, files: Sequence[str | None], image_shape: tuple[int, int, int]
+    folder: Path,
+    files: Sequence[str | None],
+    size: tuple[int, ...],
+    reading: Reading = AS_USUAL,
 ) -> np.ndarray:
-    """Reads masks at a detector's size: bool `(N, H, W)`, True where an anomaly is.
+    """Reads masks at another size: bool `(N, H, W)`, True where an anomaly is.
 
     Args:
         folder: The folder to which the paths are relative.
         files: The mask file of each image, see `marked`; None gives an empty mask.
-        image_shape: Height, width and channels of the images.
+        size: Height and width.
+        reading: How the files are read.
 
     Returns:
         A pixel is True if at least half of its area is marked. If no pixel is, because the anomaly
         is thin, every pixel that it touches is True.
     """
-    height, width, _ = image_shape
+    height, width = size[:2]
     masks = np.zeros((len(files), height, width), bool)
     for number, file in enumerate(files):
         if file is not None:
-            white = Image.fromarray(np.uint8(255) * marked(folder / file)[0])
+            white = Image.fromarray(np.uint8(255) * marked(folder / file, reading)[0])
             share = np.asarray(white.resize((width, height), Image.Resampling.BOX))
             masks[number] = share >= 128 if (share >= 128).any() else share > 0
     return masks
 
 
-def marked(path: Path) -> tuple[np.ndarray, str]:
+def marked(path: Path, reading: Reading = AS_USUAL) -> tuple[np.ndarray, str]:
     """The pixels that a mask marks as anomaly, bool `(H, W)`, and the rule for it, in words.
 
     The background is black or transparent. White pixels are marked (above 127, because edges may be
@@ -110,7 +118,7 @@ def marked(path: Path) -> tuple[np.ndarray, str]:
     Raises:
         UnreadableImage: If the file cannot be read.
     """
-    return _marked(read_levels(path))
+    return _marked(read_levels(path, reading))
 
 
 def _marked(levels: Levels) -> tuple[np.ndarray, str]:
@@ -121,10 +129,10 @@ def _marked(levels: Levels) -> tuple[np.ndarray, str]:
     return values > limit, f"{kind} above {limit}"
 
 
-def looks_like_mask(path: Path) -> bool | None:
+def looks_like_mask(path: Path, reading: Reading = AS_USUAL) -> bool | None:
     """True if an image has as few levels as a mask; None if it is unreadable."""
     try:
-        values, _, is_lossy = read_levels(path)
+        values, _, is_lossy = read_levels(path, reading)
     except UnreadableImage:
         return None
     if not is_lossy:
@@ -209,13 +217,16 @@ class CheckedMasks:
     lines: list[str]
 
 
-def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str]) -> CheckedMasks:
+def check_masks(
+    folder: Path, masks: Mapping[str, str], readable: Collection[str], reading: Reading
+) -> CheckedMasks:
     """Checks that masks can be read, have the size of their images and mark a part of them.
 
     Args:
         folder: The folder to which the paths are relative.
         masks: Image file to mask file.
         readable: Image files that can be read; the masks of others are ignored.
+        reading: How the files are read.
     """
     usable, wrong = {}, {}
     kinds, large, dim = Counter[str](), [], []
@@ -223,9 +234,9 @@ def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str
         if file not in readable:
             continue
         try:
-            size = read_header(folder / mask)[:2]
-            image_size = read_header(folder / file)[:2]
-            levels = read_levels(folder / mask)
+            size = read_header(folder / mask, reading)[:2]
+            image_size = read_header(folder / file, reading)[:2]
+            levels = read_levels(folder / mask, reading)
             where, by = _marked(levels)
         except UnreadableImage as error:
             wrong[mask] = str(error)

@@ -10,20 +10,23 @@ import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from anomaly_tf.data.images import read_image
+from anomaly_tf.data.images import Reading, read_image
 from anomaly_tf.deploy.answers import check_answer, checked_images
+from anomaly_tf.deploy.pickling import CHANGEABLE, Origin, digests_of, forked, load_again
 from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
+from anomaly_tf.detection.tiling import infer_in_tiles
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import command_line
-from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale, Threshold
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.files import OwnedFolder
+from anomaly_tf.runs.limits import MAX_PIXELS
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.runs.sections import HeatScale, Threshold
 from anomaly_tf.script import printable
 
 if TYPE_CHECKING:
@@ -32,8 +35,6 @@ if TYPE_CHECKING:
 
 # Quantization of a `.tflite` file; see `TrainedDetector.export`.
 Quantization = Literal["none", "float16", "dynamic", "int8"]
-# Metadata of a detector that can be changed after loading.
-CHANGEABLE = ("threshold", "heat_scale", "bit_depth")
 
 
 class Detector(ABC):
@@ -64,7 +65,7 @@ class Detector(ABC):
 
     def __init__(self, info: DetectorInfo) -> None:
         self.info = info
-        self._origin: _Origin | None = None
+        self._origin: Origin | None = None
         self._process = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -72,7 +73,7 @@ class Detector(ABC):
             name = type(self).__name__
             raise TypeError(f"cannot pickle this {name}: it was not saved; use its method save")
         changed = {name: getattr(self.info, name) for name in CHANGEABLE}
-        return _load_again, (self._origin, _digests(self.info), changed)
+        return load_again, (Detector.load, self._origin, digests_of(self.info), changed)
 
     def single_threaded(self) -> Self:
         """A copy that uses one thread in the process that it is pickled to."""
@@ -95,7 +96,7 @@ class Detector(ABC):
             trust: As for `load`.
             settings: Attributes to set after loading, by name.
         """
-        self._origin = _Origin(path.absolute(), trust, settings or {})
+        self._origin = Origin(path.absolute(), trust, settings or {})
         return self
 
     def _keep(self, folder: OwnedFolder) -> None:
@@ -121,7 +122,7 @@ class Detector(ABC):
 
     @abstractmethod
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Computes the outputs of at least one checked image."""
+        """Computes the outputs of at least one checked image, or tile."""
 
     @property
     def threshold(self) -> float:
@@ -133,6 +134,16 @@ class Detector(ABC):
         """Height, width and channels of the input images."""
         height, width, channels = self.info.image_shape
         return height, width, channels
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the model takes: of an image, or of a tile."""
+        return self.info.input_shape
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read for the detector."""
+        return Reading(self.info.bit_depth, self.info.max_pixels or MAX_PIXELS)
 
     @property
     def threshold_method(self) -> str:
@@ -173,6 +184,8 @@ class Detector(ABC):
     def score(self, images: np.ndarray) -> np.ndarray:
         """Anomaly scores, each independent of the other images.
 
+        If the detector was trained on tiles, the score is the largest one of the image's tiles.
+
         Args:
             images: uint8 `(N, H, W, C)`; the channel axis may be omitted for grayscale images.
 
@@ -203,7 +216,7 @@ class Detector(ABC):
         Raises:
             UserError: A `ValueError`; if the file cannot be read.
         """
-        return read_image(user_path(path), self.image_shape, self.info.bit_depth)
+        return read_image(user_path(path), self.image_shape, self.reading)
 
     def score_files(
         self, files: Iterable[str | Path], on_error: Literal["raise", "nan"] = "raise"
@@ -277,6 +290,8 @@ class Detector(ABC):
         large images its maximum. Detectors without such a map have Grad-CAM, the regions that
         support the predicted class; it is available for runs and not for exported files.
 
+        If the detector was trained on tiles, their maps are cross-faded where they overlap.
+
         Takes the same images as `score`.
 
         Raises:
@@ -327,20 +342,33 @@ class Detector(ABC):
         Raises:
             ValueError: As `score`, or if the detector lacks one of the outputs.
         """
-        images = checked_images(images, self.image_shape)
         for name in names:
             if name not in self.outputs:
                 raise ValueError(
                     f"expected a detector with {name}; approach {self.info.approach} has "
                     f"{', '.join(self.outputs)}"
                 )
+        return self._answers(checked_images(images, self.image_shape), names)
+
+    def score_blank(self) -> None:
+        """Scores a blank image, or a blank tile, to try the model.
+
+        Raises:
+            UserError: If the model gives no score, or an invalid one.
+        """
+        self._model_answers(np.zeros((1, *self.input_shape), np.uint8), ("score",))
+
+    def _answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Computes outputs of checked images, through tiles if the model takes tiles."""
         if not len(images):  # refused by some operations; a blank image gives the shapes
             blank = self._answers(np.zeros((1, *self.image_shape), np.uint8), names)
             return {name: output[:0] for name, output in blank.items()}
-        return self._answers(images, names)
+        if self.info.tiling is None:
+            return self._model_answers(images, names)
+        return infer_in_tiles(self._model_answers, images, names, self.info.tiling)
 
-    def _answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Computes and checks the outputs of at least one image."""
+    def _model_answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Computes and checks the outputs of at least one image of the model's input."""
         if not self.survives_fork and self._process != os.getpid():
             raise forked()
         try:
@@ -353,48 +381,6 @@ class Detector(ABC):
                 f"the model cannot score these images ({reason}); create it again"
             ) from error
         for name in names:
-            self._check_answer(name, outputs.get(name), len(images))
+            classes = len(self.info.class_names or ())
+            check_answer(name, outputs.get(name), self.input_shape, classes, len(images))
         return outputs
-
-    def _check_answer(self, name: str, values: np.ndarray | None, count: int) -> None:
-        check_answer(name, values, self.image_shape, len(self.info.class_names or ()), count)
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Arguments for loading a detector again; see `Detector._loaded_from`."""
-
-    path: Path
-    trust: bool
-    settings: dict[str, Any]
-
-
-def _load_again(origin: _Origin, digests: tuple[object, ...], changed: dict[str, Any]) -> Detector:
-    """Loads a detector when it is unpickled, and restores the settings that were changed.
-
-    Raises:
-        UserError: As `Detector.load`, or if the path now holds another model.
-    """
-    detector = Detector.load(origin.path, origin.trust)
-    if _digests(detector.info) != digests:
-        raise UserError(
-            f"{origin.path} is no longer the detector that was pickled (another digest); load it "
-            "again with Detector.load"
-        )
-    for name, value in changed.items():
-        setattr(detector.info, name, value)
-    for name, value in origin.settings.items():
-        setattr(detector, name, value)
-    return detector
-
-
-def forked() -> UserError:
-    """The error for a forked process in which TensorFlow would deadlock."""
-    return UserError(
-        "TensorFlow does not work in a process forked from one that used it; start processes with "
-        'multiprocessing.get_context("spawn")'
-    )
-
-
-def _digests(info: DetectorInfo) -> tuple[object, ...]:
-    return info.model_sha256, info.files_sha256

@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL.PngImagePlugin import PngInfo
 
-from anomaly_tf.data.images import UnreadableImage, open_image, read_image
+from anomaly_tf.data.decoding import UnreadableImage
+from anomaly_tf.data.images import open_image, read_image
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.files import atomic_path, uninterrupted
+from anomaly_tf.runs.limits import count_within
 from anomaly_tf.runs.outputs import HEAT_MAP, SOFTWARE
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import shortened
@@ -33,11 +35,14 @@ from anomaly_tf.script import shortened
 if TYPE_CHECKING:
     from anomaly_tf.deploy.detector import Detector
 
-# Files that are read and scored together.
-PART = 64
+# Files that are read and scored together: at most PART, with their maps at most PART_BYTES, or a
+# single larger one; and bytes of all threads together.
+PART, PART_BYTES, ALL_BYTES = 64, 2**26, 2**30
 # Number of files from which processes save more time than they take to start. Threads read small
 # files one after the other, because most of that time is spent in Python, under the GIL.
 MANY = 500
+# Bytes of a map for each pixel: it, and its copy while it is drawn or joined.
+MAP_BYTES = 8
 SKIPPED = "; skipped"
 
 
@@ -111,8 +116,10 @@ def score_files(
     Raises:
         UserError: If a scoring process was ended.
     """
-    threads = available_threads()
-    size = max(1, min(PART, -(-len(files) // threads)))
+    height, width, channels = detector.image_shape
+    each = height * width * (channels + MAP_BYTES)
+    threads = count_within(ALL_BYTES, each, available_threads())
+    size = count_within(PART_BYTES, each, min(PART, -(-len(files) // threads)))
     parts = (files[start : start + size] for start in range(0, len(files), size))
     if processes and detector.loads_quickly and threads > 1 and len(files) >= MANY:
         # Spawned, because a forked process with threads may deadlock.
@@ -190,17 +197,19 @@ class _Worker:
 def _score(detector: Detector, part: list[ImageFile]) -> list[ScoredFile]:
     """The result of each file."""
     scored = {}
-    images = {}
+    readable: list[ImageFile] = []
+    images = np.empty((len(part), *detector.image_shape), np.uint8)
     for file in part:
         try:
-            images[file] = read_image(file.path, detector.image_shape, detector.info.bit_depth)
+            images[len(readable)] = read_image(file.path, detector.image_shape, detector.reading)
+            readable.append(file)
         except UnreadableImage as error:
             scored[file] = ScoredFile(file.path, error=f"{error}{SKIPPED}")
-    if images:
-        stacked = np.stack(list(images.values()))
-        scores = detector.score(stacked)
-        maps = detector.explain(stacked) if part[0].heatmap else [None] * len(images)
-        for file, score, heat in zip(images, scores, maps, strict=True):
+    if readable:
+        images = images[: len(readable)]
+        scores = detector.score(images)
+        maps = detector.explain(images) if part[0].heatmap else [None] * len(images)
+        for file, score, heat in zip(readable, scores, maps, strict=True):
             missing = None if heat is None else _draw(detector, file, heat)
             scored[file] = ScoredFile(file.path, score, missing)
     return [scored[file] for file in part]
@@ -212,7 +221,7 @@ def _draw(detector: Detector, file: ImageFile, heat: np.ndarray) -> str | None:
     mark = PngInfo()
     mark.add_text(SOFTWARE, HEAT_MAP)
     try:
-        image = open_image(file.path, detector.info.bit_depth)
+        image = open_image(file.path, detector.reading)
         drawn = overlay(image, detector.heat_scale.strength(heat))
         with atomic_path(file.heatmap) as path:
             drawn.save(path, pnginfo=mark)

@@ -17,6 +17,7 @@ from anomaly_tf.data.masks import MaskedImages, masked_images
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.explained import shrunk_maps, shrunk_size
 from anomaly_tf.detection.localisation import localisation_metrics
 from anomaly_tf.detection.metrics import (
     auroc_by_class,
@@ -29,6 +30,8 @@ from anomaly_tf.runs.files import atomic_path, write_json
 from anomaly_tf.runs.outputs import SCORES_HEAD, is_plot
 from anomaly_tf.script import csv_cell
 
+# Longest side of maps and masks for pixel metrics, in pixels.
+MAX_SIDE = 1024
 TRAINING_FACTS = (
     "status",
     "n_weights",
@@ -114,7 +117,7 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
     if test.files:
         metrics["most_unusual_normal"] = _most_unusual(test, scores)
     if split.masks and "error_map" in detector.outputs:
-        masked = masked_images(split, config, detector.image_shape)
+        masked = masked_images(split, config, shrunk_size(detector.image_shape, MAX_SIDE))
         metrics |= _localisation(detector, masked)
     compared = masked if metrics.get("n_masks") else None
     return Evaluation(metrics, scores, examples, predicted, compared)
@@ -178,11 +181,14 @@ def _most_unusual(test: LabelledImages, scores: np.ndarray) -> list[dict[str, An
 
 
 def _localisation(detector: Detector, masked: MaskedImages) -> dict[str, Any]:
-    """Pixel metrics of the error maps; anomalies without a mask are left out."""
+    """Pixel metrics of the error maps; anomalies without a mask are left out.
+
+    Masks and maps of larger images are shrunk to `MAX_SIDE`.
+    """
     truth = masked.masks
     if not truth.any() or truth.all():
         return {"pixel_auroc": None, "aupro": None, "n_masks": 0}
-    return localisation_metrics(truth, detector.explain(masked.part.images[:]))
+    return localisation_metrics(truth, shrunk_maps(detector, masked.part.images, truth.shape[1:]))
 
 
 def _auroc_by_strength(
