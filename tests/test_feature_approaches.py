@@ -61,6 +61,7 @@ def test_features_are_those_of_both_stages_on_the_finer_grid():
 def test_smaller_images_are_enlarged():
     networks = FeatureNetworks(enlarge_to=64)
     assert networks.input_size((28, 42, 1)) == (64, 96)
+    assert networks.input_size((10, 8, 1)) == (40, 32)
     assert networks.input_size((100, 70, 3)) == (100, 70)
     assert build_features((28, 28, 1), networks).output_shape[1:3] == (8, 8)
 

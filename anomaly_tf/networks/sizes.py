@@ -134,6 +134,10 @@ class ClassifierNetworks(Networks):
         return self._halving("filters", image_shape, (32, 48, 64, 96, 128), least=2)
 
 
+# Larger ones show nothing more.
+MAX_ENLARGEMENT = 4.0
+
+
 @dataclass(frozen=True)
 class FeatureNetworks(Networks):
     """A pretrained network and the stages that describe patches.
@@ -144,7 +148,7 @@ class FeatureNetworks(Networks):
         strides: Strides in pixels of the stages whose outputs describe a patch, finest first.
         grid: Distance in pixels between neighbouring patches, not below the finest stride.
         enlarge_to: Smaller images are enlarged inside the model until the shorter side has this
-            many pixels.
+            many pixels, at most four times.
     """
 
     backbone: str = DEFAULT_BACKBONE
@@ -166,7 +170,7 @@ class FeatureNetworks(Networks):
 
     def input_size(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of what the backbone sees of images `(H, W, C)`."""
-        factor = max(1.0, self.enlarge_to / min(image_shape[:2]))
+        factor = min(max(1.0, self.enlarge_to / min(image_shape[:2])), MAX_ENLARGEMENT)
         height, width = (round(factor * side) for side in image_shape[:2])
         return height, width
 

@@ -21,6 +21,11 @@ class PatchCoreNetworks(FeatureNetworks):
         candidates: Number of patches from which the bank is chosen, drawn at random from all.
     """
 
+    # On drawn cloth of 128x128, seed 1, image AUROC of strides 4 and 8 enlarged to 256: .997; not
+    # enlarged .973; with stride 16 .922. Coins, scratches, grass and bricks score above all of 40
+    # crops of gravel after 12 crops of training; with stride 16 half of the scratches do.
+    strides: tuple[int, ...] = (4, 8)
+    enlarge_to: int = number(256, 8, 1024)
     bank_size: int | None = number(None, 1, 100_000)
     candidates: int = number(20_000, 1, 1_000_000)
 
