@@ -22,6 +22,7 @@ from anomaly_tf.config.sections import (
     UnseenConfig,
 )
 from anomaly_tf.runs.files import atomic_path
+from anomaly_tf.runs.limits import MAX_PIXELS, MAX_PIXELS_ON_REQUEST
 
 # Smaller images are too small for the convolutions; larger ones need too much memory.
 SMALLEST_SIDE, LARGEST_SIDE = 8, 1024
@@ -50,6 +51,8 @@ class Config(Checked):
         data_dir: Folder in which downloaded or decoded data is cached.
         image_size: Size to which images are resized, such as 64 or 128x96 (height x width).
             Default: the original size; for a folder at most 128 pixels on the longer side.
+        max_pixels: Largest number of pixels of an image file, which protects from files that claim
+            more than fits into memory; decoding takes up to 20 bytes for each.
         max_broken: Largest share of unreadable files in a folder; above it, training is refused.
         seed: Random seed of the split, the weights and the batches.
         deterministic: Use deterministic operations only, so that a repeated run gives bit-identical
@@ -73,6 +76,7 @@ class Config(Checked):
     data: str = "fashion_mnist"
     data_dir: str = "data"
     image_size: int | str | None = None
+    max_pixels: int = number(MAX_PIXELS, 64, MAX_PIXELS_ON_REQUEST)
     max_broken: float = number(0.1, 0, 1)
     seed: int = number(0, 0, 2**31 - 1)
     deterministic: bool = False

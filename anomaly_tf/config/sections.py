@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from anomaly_tf.config.checked import Checked, number
-from anomaly_tf.runs.detector_info import THRESHOLD_SETTINGS
+from anomaly_tf.runs.sections import THRESHOLD_SETTINGS
 
 Protocol = Literal["imbalance", "one_class", "corruption", "unseen", "classification"]
 

@@ -19,14 +19,15 @@ import numpy as np
 
 from anomaly_tf.config import Config
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.images import UnreadableImage
+from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.search import Search
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import parts
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
-from anomaly_tf.runs.detector_info import DataFacts, DetectorInfo
+from anomaly_tf.runs.detector_info import DetectorInfo
+from anomaly_tf.runs.sections import DataFacts
 from anomaly_tf.script import printable, shortened
 
 # Each set of a run, and its name in a message.

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from anomaly_tf.config import SMALLEST_SIDE, Config, FolderConfig
+from anomaly_tf.data.bit_depth import bits_of
 from anomaly_tf.data.contents import file_digest
+from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.folder_layout import Layout
 from anomaly_tf.data.images import (
     Header,
-    UnreadableImage,
-    bits_of,
+    Reading,
     decoded,
     fit_image,
     largest_value,
@@ -38,7 +39,7 @@ from anomaly_tf.script import printable, show_progress
 
 # Longer side to which larger images are resized, unless a size is given.
 MAX_SIDE_BY_DEFAULT = 128
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 # Subfolder of the data folder for the caches.
 CACHES = "folders"
 
@@ -87,46 +88,62 @@ def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, S
         stored, scan = _open_cache(cache)
         fits = _fits(len(stored) * int(np.prod(stored.shape[1:])), config.folder)
         return (stored[:] if fits else stored), scan
-    broken, sizes, deep = _read_headers(folder, layout.files)
+    asked = reading_asked(config)
+    broken, sizes, deep = _read_headers(folder, layout.files, asked)
     if len(broken) > config.max_broken * len(layout.files) or len(broken) == len(layout.files):
         return np.zeros((0, 1, 1, 1), np.uint8), Scan((1, 1, 1), [], 0, broken)
     files = [file for file in layout.files if file not in broken]
     frequent = Counter(map(tuple, sizes[:, :2].tolist())).most_common()
     counted = [[width, height, count] for (width, height), count in frequent]
-    bit_depth, lines = _bit_depth(folder, deep, config.folder.bit_depth)
+    bit_depth, lines = _bit_depth(folder, deep, asked)
     scan = Scan(
         *(_image_shape(sizes, config), counted, int(sizes[:, 2].sum()), broken),
         bit_depth=bit_depth,
         deep=lines,
     )
+    reading = reading_of(scan, config)
     if _fits(len(files) * int(np.prod(scan.image_shape)), config.folder):
-        return _into_memory(folder, files, scan)
+        return _into_memory(folder, files, scan, reading)
     if not config.folder.cache or not may_write(cache):
-        return _left_as_files(folder, files, scan)
+        return _left_as_files(folder, files, scan, reading)
     require_writable(cache.parent, "--data-dir")
-    return _into_cache(folder, files, scan, cache)
+    return _into_cache(folder, files, scan, reading, cache)
 
 
-def _into_memory(folder: Path, files: list[str], scan: Scan) -> tuple[np.ndarray, Scan]:
+def reading_asked(config: Config) -> Reading:
+    """How the files of a folder are read, as far as the user says it."""
+    return Reading(config.folder.bit_depth, config.max_pixels)
+
+
+def reading_of(scan: Scan, config: Config) -> Reading:
+    """How the files of a folder are read, with what was found in them."""
+    return dataclasses.replace(reading_asked(config), bit_depth=scan.bit_depth)
+
+
+def _into_memory(
+    folder: Path, files: list[str], scan: Scan, reading: Reading
+) -> tuple[np.ndarray, Scan]:
     images = np.empty((len(files), *scan.image_shape), np.uint8)
 
     def place(number: int, image: np.ndarray) -> None:
         images[number] = image
 
-    scan = _decode(folder, files, scan, place)
+    scan = _decode(folder, files, scan, reading, place)
     return images[: len(scan.digests)], scan
 
 
-def _left_as_files(folder: Path, files: list[str], scan: Scan) -> tuple[StoredImages, Scan]:
+def _left_as_files(
+    folder: Path, files: list[str], scan: Scan, reading: Reading
+) -> tuple[StoredImages, Scan]:
     """Decodes the files to find the unreadable ones, without keeping their content."""
-    scan = _decode(folder, files, scan, lambda number, image: None)
+    scan = _decode(folder, files, scan, reading, lambda number, image: None)
     files = [file for file in files if file not in scan.broken]
-    reader = ImageFiles(folder, files, scan.image_shape, scan.bit_depth)
+    reader = ImageFiles(folder, files, scan.image_shape, reading)
     return StoredImages(reader, np.arange(len(files)), scan.image_shape), scan
 
 
 def _into_cache(
-    folder: Path, files: list[str], scan: Scan, cache: Path
+    folder: Path, files: list[str], scan: Scan, reading: Reading, cache: Path
 ) -> tuple[StoredImages, Scan]:
     """Writes the decoded images one after the other into `images`, and the scan as JSON.
 
@@ -134,7 +151,9 @@ def _into_cache(
     """
     _require_space(cache, len(files) * int(np.prod(scan.image_shape)))
     with atomic_folder(cache, replace=False) as new, (new / "images").open("wb") as out:
-        scan = _decode(folder, files, scan, lambda number, image: out.write(image.tobytes()))
+        scan = _decode(
+            folder, files, scan, reading, lambda number, image: out.write(image.tobytes())
+        )
         (new / "scan.json").write_text(json.dumps(dataclasses.asdict(scan)), "utf-8")
     return _open_cache(cache)
 
@@ -161,7 +180,7 @@ def _key(folder: Path, layout: Layout, config: Config) -> str:
     content updates the file's `ctime`, which no program can set. A renamed folder keeps its cache;
     a copy of a folder is decoded again.
     """
-    options = CACHE_VERSION, config.size, config.folder.bit_depth
+    options = CACHE_VERSION, config.size, reading_asked(config)
     state = hashlib.sha256(repr(options).encode())
     for file in layout.files:
         facts: tuple[object, ...] = (file,)
@@ -211,7 +230,9 @@ def _image_shape(sizes: np.ndarray, config: Config) -> tuple[int, int, int]:
     return (*sides, channels)
 
 
-def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.ndarray, list[str]]:
+def _read_headers(
+    folder: Path, files: list[str], reading: Reading
+) -> tuple[dict[str, str], np.ndarray, list[str]]:
     """Reads the headers of all files.
 
     Returns:
@@ -221,7 +242,7 @@ def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.nd
 
     def header(file: str) -> Header | UnreadableImage:
         try:
-            return read_header(folder / file)
+            return read_header(folder / file, reading)
         except UnreadableImage as error:
             return error
 
@@ -237,18 +258,18 @@ def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.nd
     return broken, sizes[:good], deep
 
 
-def _bit_depth(folder: Path, files: list[str], given: int | None) -> tuple[int | None, list[str]]:
+def _bit_depth(folder: Path, files: list[str], asked: Reading) -> tuple[int | None, list[str]]:
     """The common bit depth of all 16-bit files, and lines about it.
 
     Args:
         folder: The folder to which the paths are relative.
         files: The 16-bit files.
-        given: The bit depth that the user gives, if any.
+        asked: How they are read, with the bit depth that the user gives, if any.
     """
 
     def largest(file: str) -> int:
         try:
-            return largest_value(folder / file)
+            return largest_value(folder / file, asked)
         except UnreadableImage:  # reported when all files are decoded
             return 0
 
@@ -256,8 +277,8 @@ def _bit_depth(folder: Path, files: list[str], given: int | None) -> tuple[int |
         return None, []
     values = dict(_in_parallel(largest, files, "measured"))
     value = max(values.values())
-    depth = given or bits_of(value)
-    source = "as given" if given else "--folder.bit-depth sets another"
+    depth = asked.bit_depth or bits_of(value)
+    source = "as given" if asked.bit_depth else "--folder.bit-depth sets another"
     lines = [f"16-bit files: {len(files)}, values up to {value}, read as {depth} bits ({source})"]
     if dark := [file for file, found in values.items() if found < 2 ** (depth - 2)]:
         lines.append(
@@ -269,7 +290,11 @@ def _bit_depth(folder: Path, files: list[str], given: int | None) -> tuple[int |
 
 
 def _decode(
-    folder: Path, files: list[str], scan: Scan, keep: Callable[[int, np.ndarray], object]
+    folder: Path,
+    files: list[str],
+    scan: Scan,
+    reading: Reading,
+    keep: Callable[[int, np.ndarray], object],
 ) -> Scan:
     """Decodes all files.
 
@@ -277,6 +302,7 @@ def _decode(
         folder: The folder to which the paths are relative.
         files: The files with a readable header.
         scan: Properties from the headers.
+        reading: How the files are read.
         keep: Called with the number, without gaps, and the image of each readable file.
 
     Returns:
@@ -286,7 +312,7 @@ def _decode(
     def decode(file: str) -> tuple[np.ndarray, str, str] | UnreadableImage:
         try:
             file_bytes = file_digest(folder / file)
-            with decoded(folder / file, scan.bit_depth) as image:
+            with decoded(folder / file, reading) as image:
                 content = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
                 content.update(image.tobytes())
                 return fit_image(image, scan.image_shape), content.hexdigest(), file_bytes

@@ -24,7 +24,13 @@ from anomaly_tf.data.arrays import dark_images
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.duplicates import find_duplicates
 from anomaly_tf.data.folder_layout import Layout, recognise
-from anomaly_tf.data.folder_reading import CACHES, Scan, read_folder
+from anomaly_tf.data.folder_reading import (
+    CACHES,
+    Scan,
+    read_folder,
+    reading_asked,
+    reading_of,
+)
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.masks import check_masks
 from anomaly_tf.data.roles import ANOMALY_NAMES
@@ -49,7 +55,7 @@ def load_folder(folder: Path, config: Config) -> ImageDataset:
         UserError: If the folder has another layout, holds no image, or too many unreadable files.
     """
     folder = user_path(folder)
-    return load_layout(folder, recognise(folder), config)
+    return load_layout(folder, recognise(folder, reading_asked(config)), config)
 
 
 def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
@@ -75,7 +81,7 @@ def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
     readable = ImageSet(images, layout.classes[good], files)
     in_test = layout.in_test[good]
     found = find_duplicates(scan.digests, readable.classes, in_test)
-    masks = check_masks(folder, layout.masks, set(files))
+    masks = check_masks(folder, layout.masks, set(files), reading_asked(config))
     lines = [
         f"{folder}: {layout.words}",
         *report.counts(layout.class_names, readable.classes, in_test),
@@ -98,7 +104,7 @@ def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
         layout.class_names,
         masks=masks.usable,
         digests=dict(zip(files, scan.file_digests, strict=True)),
-        bit_depth=scan.bit_depth,
+        reading=reading_of(scan, config),
         report=tuple(lines),
         left_out=tuple(line for line in lines if line.startswith(report.LEFT_OUT)),
         skipped=tuple(scan.broken.values()),

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_tf.config import Config
+from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.images import UnreadableImage, read_header, read_levels
+from anomaly_tf.data.images import AS_USUAL, Reading, read_header, read_levels
 from anomaly_tf.data.mask_rules import looks_like_image, marked, marked_levels
 from anomaly_tf.data.split import Split
 from anomaly_tf.runs.region import area_share
@@ -56,12 +57,15 @@ def masked_images(split: Split, config: Config, image_shape: tuple[int, int, int
     )
     numbers = np.concatenate([normal, marked])
     files = [masks.get(test.files[number]) for number in numbers]
-    truth = read_masks(Path(config.data), files, image_shape)
+    truth = read_masks(Path(config.data), files, image_shape, Reading(max_pixels=config.max_pixels))
     return MaskedImages(test.take(numbers), truth, len(normal))
 
 
 def read_masks(
-    folder: Path, files: Sequence[str | None], image_shape: tuple[int, int, int]
+    folder: Path,
+    files: Sequence[str | None],
+    image_shape: tuple[int, int, int],
+    reading: Reading = AS_USUAL,
 ) -> np.ndarray:
     """Reads masks at a detector's size: bool `(N, H, W)`, True where an anomaly is.
 
@@ -69,6 +73,7 @@ def read_masks(
         folder: The folder to which the paths are relative.
         files: The mask file of each image, see `marked`; None gives an empty mask.
         image_shape: Height, width and channels of the images.
+        reading: How the files are read.
 
     Returns:
         A pixel is True if at least half of its area is marked. If no pixel is, because the anomaly
@@ -78,7 +83,7 @@ def read_masks(
     masks = np.zeros((len(files), height, width), bool)
     for number, file in enumerate(files):
         if file is not None:
-            share = area_share(marked(folder / file)[0], height, width)
+            share = area_share(marked(folder / file, reading)[0], height, width)
             masks[number] = share >= 128 if (share >= 128).any() else share > 0
     return masks
 
@@ -98,13 +103,16 @@ class CheckedMasks:
     lines: list[str]
 
 
-def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str]) -> CheckedMasks:
+def check_masks(
+    folder: Path, masks: Mapping[str, str], readable: Collection[str], reading: Reading
+) -> CheckedMasks:
     """Checks that masks can be read, have the size of their images and mark a part of them.
 
     Args:
         folder: The folder to which the paths are relative.
         masks: Image file to mask file.
         readable: Image files that can be read; the masks of others are ignored.
+        reading: How the files are read.
     """
     usable, wrong = {}, {}
     kinds, large, dim = Counter[str](), [], []
@@ -112,9 +120,9 @@ def check_masks(folder: Path, masks: Mapping[str, str], readable: Collection[str
         if file not in readable:
             continue
         try:
-            size = read_header(folder / mask)[:2]
-            image_size = read_header(folder / file)[:2]
-            levels = read_levels(folder / mask)
+            size = read_header(folder / mask, reading)[:2]
+            image_size = read_header(folder / file, reading)[:2]
+            levels = read_levels(folder / mask, reading)
             where, by = marked_levels(levels)
         except UnreadableImage as error:
             wrong[mask] = str(error)

@@ -28,6 +28,7 @@ from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.folder_layout import left_out_of
 from anomaly_tf.data.given import open_validation, save_validation
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.images import Reading
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.search import folders_of
@@ -67,7 +68,7 @@ def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
     content = {
         "folder": dataset.name,
         "image_shape": list(split.train.images.shape[1:]),
-        "bit_depth": dataset.bit_depth,
+        "bit_depth": dataset.reading.bit_depth,
         "class_names": list(dataset.class_names),
         "roles": dataclasses.asdict(split.roles),
         "masks": dict(split.masks),
@@ -102,9 +103,9 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     height, width, channels = content["image_shape"]
     shape = height, width, channels
     # Earlier versions read all 16-bit files with 16 bits.
-    depth = content.get("bit_depth", 16)
+    reading = Reading(content.get("bit_depth", 16), config.max_pixels)
     roles = Roles(**{name: tuple(part) for name, part in content["roles"].items()})
-    parts = (_image_set(folder, content[name], shape, depth) for name in SETS)
+    parts = (_image_set(folder, content[name], shape, reading) for name in SETS)
     train, validation, test = (LabelledImages.of(part, roles.normal) for part in parts)
     masks, names = content["masks"], tuple(content["class_names"])
     known, known_masks = _known_digests(content), content.get("mask_digests")
@@ -116,7 +117,7 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
             f"{len(gone)} of the {len(files)} files of the run are not in {folder} "
             f"(first: {gone[0]}); restore them or give their new folder with --data"
         )
-    left_out = left_out_of(folder, files, masks.values())
+    left_out = left_out_of(folder, files, masks.values(), reading)
     split = Split(train, validation, test, roles, names, masks, left_out)
     if info:
         require_same_protocol(config, info)
@@ -178,8 +179,8 @@ def _known_digests(content: dict[str, Any]) -> FileDigests | None:
 
 
 def _image_set(
-    folder: Path, part: dict[str, Any], shape: tuple[int, int, int], bit_depth: int | None
+    folder: Path, part: dict[str, Any], shape: tuple[int, int, int], reading: Reading
 ) -> ImageSet:
     files, classes = tuple(part["files"]), np.array(part["classes"], np.int16)
-    images = StoredImages(ImageFiles(folder, files, shape, bit_depth), np.arange(len(files)), shape)
+    images = StoredImages(ImageFiles(folder, files, shape, reading), np.arange(len(files)), shape)
     return ImageSet(images, classes, files)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_tf.data.images import UnreadableImage, read_image
+from anomaly_tf.data.decoding import UnreadableImage
+from anomaly_tf.data.images import AS_USUAL, Reading, read_image
 from anomaly_tf.jobs import available_threads
 
 # Number of images that are read or processed at a time.
@@ -111,7 +112,7 @@ class ImageFiles:
         folder: The folder to which the paths are relative.
         files: Paths inside the folder.
         image_shape: Height, width and channels to which each image is converted; see `read_image`.
-        bit_depth: Bit depth of the 16-bit files; see `open_image`.
+        reading: How they are read.
     """
 
     def __init__(
@@ -119,10 +120,10 @@ class ImageFiles:
         folder: Path,
         files: Sequence[str],
         image_shape: tuple[int, int, int],
-        bit_depth: int | None = None,
+        reading: Reading = AS_USUAL,
     ) -> None:
         self._folder, self._files, self._shape = folder, files, image_shape
-        self._bit_depth = bit_depth
+        self._reading = reading
         self.unreadable: UnreadableImage | None = None
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
@@ -135,7 +136,7 @@ class ImageFiles:
 
         def read(place: int) -> None:
             path = self._folder / self._files[numbers[place]]
-            images[place] = read_image(path, self._shape, self._bit_depth)
+            images[place] = read_image(path, self._shape, self._reading)
 
         try:
             list(self._pool.map(read, range(len(numbers))))

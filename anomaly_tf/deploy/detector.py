@@ -10,20 +10,22 @@ import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from anomaly_tf.data.images import read_image
+from anomaly_tf.data.images import Reading, read_image
 from anomaly_tf.deploy.answers import check_answer, checked_images
+from anomaly_tf.deploy.pickling import CHANGEABLE, Origin, digests_of, forked, load_again
 from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import command_line
-from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale, Threshold
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.files import OwnedFolder
+from anomaly_tf.runs.limits import MAX_PIXELS
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.runs.sections import HeatScale, Threshold
 from anomaly_tf.script import printable
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 # Quantization of a `.tflite` file; see `TrainedDetector.export`.
 Quantization = Literal["none", "float16", "dynamic", "int8"]
-# Metadata of a detector that can be changed after loading.
-CHANGEABLE = ("threshold", "heat_scale", "bit_depth")
 
 
 class Detector(ABC):
@@ -64,7 +64,7 @@ class Detector(ABC):
 
     def __init__(self, info: DetectorInfo) -> None:
         self.info = info
-        self._origin: _Origin | None = None
+        self._origin: Origin | None = None
         self._process = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -72,7 +72,7 @@ class Detector(ABC):
             name = type(self).__name__
             raise TypeError(f"cannot pickle this {name}: it was not saved; use its method save")
         changed = {name: getattr(self.info, name) for name in CHANGEABLE}
-        return _load_again, (self._origin, _digests(self.info), changed)
+        return load_again, (Detector.load, self._origin, digests_of(self.info), changed)
 
     def single_threaded(self) -> Self:
         """A copy that uses one thread in the process that it is pickled to."""
@@ -95,7 +95,7 @@ class Detector(ABC):
             trust: As for `load`.
             settings: Attributes to set after loading, by name.
         """
-        self._origin = _Origin(path.absolute(), trust, settings or {})
+        self._origin = Origin(path.absolute(), trust, settings or {})
         return self
 
     def _keep(self, folder: OwnedFolder) -> None:
@@ -133,6 +133,11 @@ class Detector(ABC):
         """Height, width and channels of the input images."""
         height, width, channels = self.info.image_shape
         return height, width, channels
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read for the detector."""
+        return Reading(self.info.bit_depth, self.info.max_pixels or MAX_PIXELS)
 
     @property
     def threshold_method(self) -> str:
@@ -203,7 +208,7 @@ class Detector(ABC):
         Raises:
             UserError: A `ValueError`; if the file cannot be read.
         """
-        return read_image(user_path(path), self.image_shape, self.info.bit_depth)
+        return read_image(user_path(path), self.image_shape, self.reading)
 
     def score_files(
         self, files: Iterable[str | Path], on_error: Literal["raise", "nan"] = "raise"
@@ -358,43 +363,3 @@ class Detector(ABC):
 
     def _check_answer(self, name: str, values: np.ndarray | None, count: int) -> None:
         check_answer(name, values, self.image_shape, len(self.info.class_names or ()), count)
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Arguments for loading a detector again; see `Detector._loaded_from`."""
-
-    path: Path
-    trust: bool
-    settings: dict[str, Any]
-
-
-def _load_again(origin: _Origin, digests: tuple[object, ...], changed: dict[str, Any]) -> Detector:
-    """Loads a detector when it is unpickled, and restores the settings that were changed.
-
-    Raises:
-        UserError: As `Detector.load`, or if the path now holds another model.
-    """
-    detector = Detector.load(origin.path, origin.trust)
-    if _digests(detector.info) != digests:
-        raise UserError(
-            f"{origin.path} is no longer the detector that was pickled (another digest); load it "
-            "again with Detector.load"
-        )
-    for name, value in changed.items():
-        setattr(detector.info, name, value)
-    for name, value in origin.settings.items():
-        setattr(detector, name, value)
-    return detector
-
-
-def forked() -> UserError:
-    """The error for a forked process in which TensorFlow would deadlock."""
-    return UserError(
-        "TensorFlow does not work in a process forked from one that used it; start processes with "
-        'multiprocessing.get_context("spawn")'
-    )
-
-
-def _digests(info: DetectorInfo) -> tuple[object, ...]:
-    return info.model_sha256, info.files_sha256

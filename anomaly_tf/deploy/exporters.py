@@ -32,7 +32,7 @@ from anomaly_tf.deploy.trial import remember
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.caches import only_read
-from anomaly_tf.runs.detector_info import Calibration, DetectorInfo
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.files import atomic_folder, folder_error, require_writable, sha256
 from anomaly_tf.runs.outputs import (
     EXPORT_FORMAT,
@@ -40,6 +40,7 @@ from anomaly_tf.runs.outputs import (
     require_own_place,
 )
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.runs.sections import Calibration
 from anomaly_tf.script import quiet_libraries
 
 if TYPE_CHECKING:

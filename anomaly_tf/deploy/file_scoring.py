@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL.PngImagePlugin import PngInfo
 
-from anomaly_tf.data.images import UnreadableImage, open_image, read_image
+from anomaly_tf.data.decoding import UnreadableImage
+from anomaly_tf.data.images import open_image, read_image
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
@@ -193,7 +194,7 @@ def _score(detector: Detector, part: list[ImageFile]) -> list[ScoredFile]:
     images = {}
     for file in part:
         try:
-            images[file] = read_image(file.path, detector.image_shape, detector.info.bit_depth)
+            images[file] = read_image(file.path, detector.image_shape, detector.reading)
         except UnreadableImage as error:
             scored[file] = ScoredFile(file.path, error=f"{error}{SKIPPED}")
     if images:
@@ -212,7 +213,7 @@ def _draw(detector: Detector, file: ImageFile, heat: np.ndarray) -> str | None:
     mark = PngInfo()
     mark.add_text(SOFTWARE, HEAT_MAP)
     try:
-        image = open_image(file.path, detector.info.bit_depth)
+        image = open_image(file.path, detector.reading)
         drawn = overlay(image, detector.heat_scale.strength(heat))
         with atomic_path(file.heatmap) as path:
             drawn.save(path, pnginfo=mark)

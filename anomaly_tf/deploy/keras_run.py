@@ -18,11 +18,12 @@ from anomaly_tf.deploy.trial import KERAS, remember, require_first_score
 from anomaly_tf.detection.scoring import GradCam, Scorer
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.checks import OUTPUTS
-from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import atomic_folder, atomic_path, require_new_folder, sha256, write_json
 from anomaly_tf.runs.outputs import files_of_run, identity
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.runs.sections import HeatScale
 
 # Heat maps are transparent up to the 0.9 quantile of the pixels of normal images, and full red from
 # the 0.999 quantile; the quantiles are measured on HEAT_IMAGES normal images.

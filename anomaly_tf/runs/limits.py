@@ -15,6 +15,10 @@ from anomaly_tf.errors import UserError
 MAX_GB, MAX_SECONDS = "ANOMALY_TF_MAX_GB", "ANOMALY_TF_MAX_SECONDS"
 DEFAULTS = {MAX_GB: 2.0, MAX_SECONDS: 30.0}
 GB = 10**9
+# An image of 50 million pixels takes up to a gigabyte while it is decoded; a file of a few KB can
+# claim many more pixels. With `--max-pixels`, up to 134 million are read, such as 11,585 x 11,585:
+# Pillow itself refuses 179 million, by a limit of the whole process that other code may rely on.
+MAX_PIXELS, MAX_PIXELS_ON_REQUEST = 50_000_000, 2**27
 # Lower bound for one thread of an ordinary processor, in the networks of the approaches.
 OPERATIONS_A_SECOND = 20 * 10**9
 

@@ -14,9 +14,10 @@ from anomaly_tf.data.contents import facts_of
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.program import command_line
-from anomaly_tf.runs.detector_info import Calibration, DetectorInfo, TrainingFacts
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import uninterrupted
+from anomaly_tf.runs.sections import Calibration, TrainingFacts
 from anomaly_tf.training.callbacks import CRITERIA, LAST_EPOCH
 from anomaly_tf.training.device import Device, describe_cpu
 from anomaly_tf.training.setup import TrainingSetup
@@ -172,7 +173,8 @@ def _first_info(
         roles=dataclasses.asdict(split.roles),
         seed=config.seed,
         image_shape=list(setup.image_shape),
-        bit_depth=setup.dataset.bit_depth,
+        bit_depth=setup.dataset.reading.bit_depth,
+        max_pixels=config.max_pixels,
         data=facts_of(split, len(setup.dataset.class_names), setup.dataset.digests),
         image_score=config.score_map.rule(setup.image_shape),
         training=training,

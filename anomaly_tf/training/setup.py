@@ -15,7 +15,7 @@ from anomaly_tf.approaches import build_model
 from anomaly_tf.approaches.base import Approach
 from anomaly_tf.config import ALL_CLASSES_NORMAL, BalancedSamplingConfig, Config
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.images import UnreadableImage
+from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.pipelines import (
     anomaly_clusters,
     balanced_batches,

@@ -1,0 +1,158 @@
+"""Sections of `detector.json`, the metadata of a detector. Needs NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from anomaly_tf.runs.checks import (
+    Check,
+    are_measures,
+    is_digest,
+    is_list,
+    is_number,
+    is_text,
+    is_whole,
+)
+
+# Each threshold method, and its option.
+THRESHOLD_SETTINGS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
+
+
+def entry(check: Check | None = None, default: Any = None) -> Any:
+    """A field of the record, with the check of its value, if there is one."""
+    return field(default=default, metadata={"check": check})
+
+
+TEXT: Check = is_text, "text"
+SCORE: Check = is_number, "a finite number"
+NOT_NEGATIVE: Check = (lambda value: is_number(value, 0)), "a number of at least 0"
+COUNT: Check = (lambda value: is_whole(value, 0, 2**53)), "a whole number of at least 0"
+DIGEST: Check = is_digest, "64 hexadecimal digits"
+
+
+def one_of(*values: str) -> Check:
+    """The check of a text that must be one of the values."""
+    return (lambda value: value in values), f"one of {', '.join(values)}"
+
+
+def number_to(high: float) -> Check:
+    """The check of a number from 0 to `high`."""
+    return (lambda value: is_number(value, 0, high)), f"a number from 0 to {high:g}"
+
+
+@dataclass
+class Threshold:
+    """Threshold on the anomaly score.
+
+    Attributes:
+        value: Scores of at least this value are anomalies.
+        method: How it was computed, `percentile` or `conformal`.
+        percentile: The percentile of the calibration scores, for method `percentile`.
+        false_alarm_rate: The guaranteed false-alarm rate, for method `conformal`.
+    """
+
+    value: float = entry(SCORE)
+    method: str = entry(one_of(*THRESHOLD_SETTINGS))
+    percentile: float | None = entry(number_to(100))
+    false_alarm_rate: float | None = entry(number_to(1))
+
+    @property
+    def setting(self) -> float:
+        """The percentile or the false-alarm rate from which it was computed."""
+        return getattr(self, THRESHOLD_SETTINGS[self.method])
+
+
+@dataclass
+class Calibration:
+    """Scores of the normal validation images, sorted.
+
+    Attributes:
+        size: Number of scores.
+        scores: The scores.
+    """
+
+    size: int = entry(COUNT)
+    scores: list[float] = entry(
+        ((lambda value: is_list(value, is_number)), "finite numbers, at least one")
+    )
+
+
+@dataclass
+class HeatScale:
+    """Colour scale of heat maps, computed from the maps of normal validation images.
+
+    Attributes:
+        low: Values of the map up to this one are transparent.
+        high: Values of the map from this one are full red.
+        low_quantile: Share of the pixels of normal images up to `low`.
+        high_quantile: Share of the pixels of normal images up to `high`.
+        unit: Meaning of a value of the map, in words.
+    """
+
+    low: float = entry(NOT_NEGATIVE)
+    high: float = entry(((lambda value: is_number(value) and value > 0), "a number above 0"))
+    low_quantile: float = entry(number_to(1))
+    high_quantile: float = entry(number_to(1))
+    unit: str = entry(TEXT)
+
+    def strength(self, heat: np.ndarray) -> np.ndarray:
+        """Scales maps `(...)` to float32 in [0, 1], from transparent to full red."""
+        width = self.high - self.low
+        return np.clip((heat - self.low) / width, 0, 1).astype(np.float32)
+
+
+@dataclass
+class DataFacts:
+    """Digests of the sets of a run, to check that its data is unchanged; see `data/contents.py`.
+
+    Attributes:
+        train: Digest of the training images and their classes.
+        validation: Digest of the validation images and their classes.
+        test: Digest of the test images and their classes.
+        n_test: Number of test images.
+    """
+
+    train: str = entry(DIGEST)
+    validation: str = entry(DIGEST)
+    test: str = entry(DIGEST)
+    n_test: int = entry(COUNT)
+
+
+@dataclass
+class TrainingFacts:
+    """Facts about the training of a run.
+
+    Attributes:
+        status: `running`, `completed`, `interrupted` or `non_finite_loss`.
+        command: The command line.
+        reproduce: A command line that repeats it from the run's own configuration.
+        hardware: The machine, in one line.
+        n_train: Number of training images.
+        n_validation: Number of validation images.
+        n_weights: Number of weights of the detector.
+        chosen_by: Criterion by which the epoch was selected.
+        epochs: Number of finished epochs.
+        best_epoch: The selected epoch, from 1; 0 if the first one was not finished.
+        steps: Number of finished steps of the first epoch, if it was not finished.
+        validation: Metrics of the selected epoch on the validation set, by name.
+        train_seconds: Duration of training.
+        images_per_second: Training images per second.
+    """
+
+    status: str = entry(TEXT)
+    command: str = entry(TEXT)
+    reproduce: str | None = entry(TEXT)
+    hardware: str = entry(TEXT)
+    n_train: int = entry(COUNT)
+    n_validation: int = entry(COUNT)
+    n_weights: int = entry(COUNT)
+    chosen_by: str = entry(TEXT)
+    epochs: int = entry(COUNT)
+    best_epoch: int = entry(COUNT)
+    steps: int | None = entry(COUNT)
+    validation: dict[str, float] = entry((are_measures, "names, each with a finite number"))
+    train_seconds: float = entry(NOT_NEGATIVE)
+    images_per_second: float = entry(NOT_NEGATIVE)
