@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from anomaly_tf.data.stored import Images, join, subset
+from anomaly_tf.data.stored import Images, join, sampled, subset
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class ImageSet:
     def take(self, chosen: slice | np.ndarray) -> ImageSet:
         """Selects images by a slice, an array of numbers or a mask."""
         return ImageSet(subset(self.images, chosen), self.classes[chosen], self._files_of(chosen))
+
+    def sample(self, count: int) -> ImageSet:
+        """At most `count` of the images, drawn at random, always the same, in their order."""
+        return self.take(sampled(len(self), count, seed=0))
 
     def cut(self, away: np.ndarray) -> tuple[ImageSet, ImageSet]:
         """Splits off the images where the mask `away`, bool `(N,)`, is True; returns both sets."""
@@ -79,6 +83,11 @@ class LabelledImages(ImageSet):
     def normal(self) -> Images:
         """The normal images, uint8 `(M, H, W, C)`."""
         return subset(self.images, self.labels == 0)
+
+    @property
+    def normal_part(self) -> LabelledImages:
+        """The normal images with their classes and files."""
+        return self.take(self.labels == 0)
 
     @property
     def anomalies(self) -> Images:

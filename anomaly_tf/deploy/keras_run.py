@@ -10,7 +10,8 @@ from typing import get_args
 import keras
 import numpy as np
 
-from anomaly_tf.data.stored import Images, sample
+from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.roi import Roi, insides
 from anomaly_tf.deploy.answers import as_uint8, check_shapes, checked_images
 from anomaly_tf.deploy.detector import Detector, Quantization
 from anomaly_tf.deploy.origin import TRUST, check_keras_file, refused
@@ -154,14 +155,19 @@ class TrainedDetector(Detector):
         """Writes `detector.json` only, for a new threshold."""
         write_json(run.detector, self.info.to_json())
 
-    def set_heat_scale(self, normal: Images, unit: str) -> None:
+    def set_heat_scale(self, normal: ImageSet, unit: str, roi: Roi | None = None) -> None:
         """Sets the colour scale of heat maps from the maps of normal validation images.
 
         Args:
-            normal: uint8 `(N, H, W, C)`, at least one.
+            normal: Normal images, at least one.
             unit: Meaning of a value of the map, in words.
+            roi: The regions of these images.
         """
-        maps = self.explain(sample(normal, HEAT_IMAGES, seed=0)[:])
+        chosen = normal.sample(HEAT_IMAGES)
+        inside = insides(roi, chosen.files, *self.image_shape[:2])
+        maps = self.within(inside).explain(chosen.images[:])
+        if inside is not None:
+            maps = maps[np.broadcast_to(inside, maps.shape)]
         low, high = map(float, np.quantile(maps, HEAT_QUANTILES))
         if high <= low:  # maps that are 0, or the same, nearly everywhere
             high = max(float(maps.max()), low + (low or 1.0))
@@ -186,9 +192,12 @@ class TrainedDetector(Detector):
         """As `Detector.explain`, but always available: without an error map, Grad-CAM is used."""
         if self._grad_cam:
             images = checked_images(images, self.image_shape)
-            maps = self._grad_cam(images)
-            self._check_answer("error_map", maps, len(images))
-            return maps
+            grad_cam = self._grad_cam
+            found = self._inside_only(
+                lambda images, names: {names[0]: grad_cam(images)}, images, ("error_map",), False
+            )
+            self._check_answer("error_map", found["error_map"], len(images))
+            return found["error_map"]
         return super().explain(images)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -14,9 +14,11 @@ from anomaly_tf.config import Config
 from anomaly_tf.data.corruption_sets import corruption_sweep
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.masks import MaskedImages, masked_images
+from anomaly_tf.data.roi import insides
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.detection.localisation import localisation_metrics
 from anomaly_tf.detection.metrics import (
     auroc_by_class,
@@ -70,7 +72,7 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
         config: The run's configuration.
     """
     test, roles, names = split.test, split.roles, split.class_names
-    scores = apply(detector.score, test.images)
+    scores = score_set(detector, test, split.roi)
     info = detector.info
     training = info.training
     all_normal = len(roles.normal) == len(info.class_names) > 1
@@ -115,7 +117,7 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
         metrics["most_unusual_normal"] = _most_unusual(test, scores)
     if split.masks and detector.reconstructs:
         masked = masked_images(split, config, detector.image_shape)
-        metrics |= _localisation(detector, masked)
+        metrics |= _localisation(detector, masked, split)
     compared = masked if metrics.get("n_masks") else None
     return Evaluation(metrics, scores, examples, predicted, compared)
 
@@ -177,12 +179,16 @@ def _most_unusual(test: LabelledImages, scores: np.ndarray) -> list[dict[str, An
     return [{"file": test.files[number], "score": float(scores[number])} for number in order]
 
 
-def _localisation(detector: Detector, masked: MaskedImages) -> dict[str, Any]:
+def _localisation(detector: Detector, masked: MaskedImages, split: Split) -> dict[str, Any]:
     """Pixel metrics of the error maps; anomalies without a mask are left out."""
     truth = masked.masks
+    inside = insides(split.roi, masked.part.files, *detector.image_shape[:2])
+    if inside is not None:
+        truth = truth & inside
     if not truth.any() or truth.all():
         return {"pixel_auroc": None, "aupro": None, "n_masks": 0}
-    return localisation_metrics(truth, detector.explain(masked.part.images[:]))
+    maps = detector.within(inside).explain(masked.part.images[:])
+    return localisation_metrics(truth, maps, inside)
 
 
 def _auroc_by_strength(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from anomaly_tf.data.roi import insides
 from anomaly_tf.data.split import Split
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.reporting import plots
@@ -97,8 +98,9 @@ def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> D
     @cache
     def explained() -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Images, maps and reconstructions of all groups, computed in one pass."""
-        images = test.images[np.concatenate([chosen for _, chosen in groups.values()])]
-        return images, *detector.explain_and_reconstruct(images)
+        shown = test.take(np.concatenate([chosen for _, chosen in groups.values()]))
+        images, inside = shown.images[:], insides(split.roi, shown.files, *detector.image_shape[:2])
+        return images, *detector.within(inside).explain_and_reconstruct(images)
 
     def drawn(title: str, chosen: np.ndarray, first: int) -> Figure:
         images, maps, rebuilt = explained()
@@ -126,7 +128,8 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
     part, n_normal = evaluation.masked.part, evaluation.masked.n_normal
     count = min(PICTURES, len(part) - n_normal)
     shown = np.linspace(n_normal, len(part) - 1, count).astype(int)
-    images = part.images[shown]
+    images, files = part.images[shown], [part.files[number] for number in shown]
+    inside = insides(split.roi, files, *detector.image_shape[:2])
 
     def caption(number: int) -> str:
         name = split.class_names[part.classes[number]]
@@ -135,7 +138,7 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
     return plots.localisation(
         "Error map, and the outline of the mask",
         images,
-        detector.explain(images),
+        detector.within(inside).explain(images),
         evaluation.masked.masks[shown],
         detector.heat_scale,
         [caption(number) for number in shown],

@@ -34,6 +34,7 @@ from anomaly_tf.runs.sections import (
     Calibration,
     DataFacts,
     HeatScale,
+    RoiFacts,
     Threshold,
     TrainingFacts,
     entry,
@@ -108,6 +109,7 @@ class DetectorInfo:
         image_shape: Height, width and channels.
         bit_depth: Bit depth of the 16-bit files; None if there were none in training.
         max_pixels: Largest number of pixels of a file; None for runs of earlier versions.
+        roi: The regions of images that count; None if everything does.
         data: Digests of its sets; runs only.
         image_score: How the score is computed from the map: `mean`, `maximum` or `none`.
         heat_scale: Colour scale of heat maps; None for runs of earlier versions.
@@ -138,6 +140,7 @@ class DetectorInfo:
     image_shape: list[int] = entry((is_shape, "height, width and channels, 1 or 3"))
     bit_depth: int | None = entry(_BIT_DEPTH)
     max_pixels: int | None = entry(_PIXELS)
+    roi: RoiFacts | None = None
     data: DataFacts | None = None
     image_score: str | None = entry(one_of("mean", "maximum", "none"))
     heat_scale: HeatScale | None = None
@@ -232,6 +235,7 @@ class DetectorInfo:
 
 
 SECTIONS: dict[str, type[Any]] = {
+    "roi": RoiFacts,
     "data": DataFacts,
     "heat_scale": HeatScale,
     "training": TrainingFacts,
@@ -241,7 +245,11 @@ SECTIONS: dict[str, type[Any]] = {
 
 
 # Required fields of optional sections.
-WHOLE = {"data": ("train", "validation", "test", "n_test"), "heat_scale": ("low", "high", "unit")}
+WHOLE = {
+    "roi": ("source", "sha256"),
+    "data": ("train", "validation", "test", "n_test"),
+    "heat_scale": ("low", "high", "unit"),
+}
 
 
 def _checks(record: type[Any], prefix: str = "") -> Iterator[tuple[str, Check]]:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -59,9 +60,8 @@ class Region:
         """Share of the picture, from 0 to 1."""
         return float(self.inside.mean())
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the size and the pixels, hexadecimal."""
+    def digest_of(self, files: Iterable[str]) -> str:
+        """SHA-256 of the size and the pixels, hexadecimal, whatever the pictures."""
         state = hashlib.sha256(repr(self.inside.shape).encode())
         state.update(np.packbits(self.inside).data)
         return state.hexdigest()

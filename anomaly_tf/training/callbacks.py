@@ -15,6 +15,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from anomaly_tf.config import LearnsFrom
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.deploy.keras_run import TrainedDetector
+from anomaly_tf.detection.regional import PART, infer_inside
 from anomaly_tf.detection.scoring import Scorer
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory
@@ -74,6 +75,8 @@ class Validation(keras.callbacks.Callback):
         on_improvement: Called with epoch (from 1), metrics and scores whenever the criterion is the
             best so far.
         best: The best value so far, if the training resumes.
+        inside: The regions of the images that count, see `roi.insides`; None: everything.
+        by_maximum: Whether the score contains the maximum of the map.
     """
 
     def __init__(
@@ -84,11 +87,16 @@ class Validation(keras.callbacks.Callback):
         log_dir: Path,
         on_improvement: Callable[[int, dict[str, float], np.ndarray], None],
         best: float = -math.inf,
+        inside: np.ndarray | None = None,
+        by_maximum: bool = False,
     ) -> None:
         super().__init__()
         # One scorer, whose graph is used in every epoch.
         wanted = (name for name in ("score", "probabilities") if name in detector.output)
-        self._score = Scorer(detector, tuple(wanted))
+        self._names = tuple(wanted)
+        self._inside, self._by_maximum = inside, by_maximum and "error_map" in detector.output
+        maps = ("error_map",) if inside is not None and self._by_maximum else ()
+        self._score = Scorer(detector, self._names + maps)
         self._images = images  # an array, or images on disk that are read each time
         self._criterion = criterion
         self._writer = tf.summary.create_file_writer(str(log_dir))
@@ -98,7 +106,7 @@ class Validation(keras.callbacks.Callback):
     def measure(self) -> tuple[dict[str, float], np.ndarray]:
         """Metrics of the current weights, by name, and scores `(N,)` of the validation set."""
         labels = self._images.labels
-        outputs = self._score(self._images.images)
+        outputs = self._outputs()
         scores = outputs["score"]
         measures = {"val_normal_score": float(scores[labels == 0].mean())}
         if labels.any():
@@ -110,6 +118,22 @@ class Validation(keras.callbacks.Callback):
             measures["val_accuracy"] = float(np.mean(probabilities.argmax(axis=1) == classes))
             measures["val_loss"] = float(log_loss(classes, probabilities, labels=known))
         return measures, scores
+
+    def _outputs(self) -> dict[str, np.ndarray]:
+        images, inside = self._images.images, self._inside
+        if inside is None:
+            return self._score(images)
+        found = []
+        for start in range(0, len(images), PART):
+            part = slice(start, start + PART)
+            own = inside if inside.ndim == 2 else inside[part]
+            found.append(
+                infer_inside(
+                    lambda images, _: self._score(images),
+                    *(images[part], self._names, own, self._by_maximum),
+                )
+            )
+        return {name: np.concatenate([one[name] for one in found]) for name in self._names}
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Computes and logs the metrics, and reports an improvement."""
@@ -169,16 +193,20 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
         rows.writerows(history)
 
 
+# Images, and their regions.
+Group = tuple[np.ndarray, np.ndarray | None]
+
+
 class Pictures(keras.callbacks.Callback):
     """Writes originals, reconstructions and maps of the same images to TensorBoard.
 
     Args:
-        groups: Name to uint8 images `(N, H, W, C)`.
+        groups: Name to uint8 images `(N, H, W, C)` and their regions, see `roi.insides`.
         log_dir: TensorBoard folder.
         progress: Stores the scale of the maps.
     """
 
-    def __init__(self, groups: dict[str, np.ndarray], log_dir: Path, progress: Progress) -> None:
+    def __init__(self, groups: dict[str, Group], log_dir: Path, progress: Progress) -> None:
         super().__init__()
         self._groups, self._progress = groups, progress
         self._writer = tf.summary.create_file_writer(str(log_dir))
@@ -192,14 +220,14 @@ class Pictures(keras.callbacks.Callback):
         if not has_pictures(epoch, self.params["epochs"]):
             return
         shown = {
-            name: self._detector.explain_and_reconstruct(images)
-            for name, images in self._groups.items()
+            name: self._detector.within(inside).explain_and_reconstruct(images)
+            for name, (images, inside) in self._groups.items()
         }
         # All epochs have the scale of the first one, so that they can be compared.
         largest = max(float(maps.max()) for maps, _ in shown.values())
         scale = self._progress.picture_scale = self._progress.picture_scale or largest or 1.0
         with self._writer.as_default(step=epoch):
-            for name, images in self._groups.items():
+            for name, (images, _) in self._groups.items():
                 maps, rebuilt = shown[name]
                 rows = [images / 255.0]
                 if rebuilt is not None:

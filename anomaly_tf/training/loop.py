@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import api as hparams
 from anomaly_tf.config import Config, flatten, save_config
 from anomaly_tf.data.contents import digest_of_sets
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.roi import insides
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import save_split
 from anomaly_tf.errors import UserError
@@ -25,6 +25,7 @@ from anomaly_tf.training.callbacks import (
     CRITERIA,
     LAST_EPOCH,
     Checkpoints,
+    Group,
     NonFiniteLoss,
     Pictures,
     StopOnNonFiniteLoss,
@@ -150,6 +151,8 @@ def _train(
         run.tensorboard / "validation",
         recorder.save,
         recorder.best,
+        insides(setup.split.roi, setup.split.validation.files, *setup.image_shape[:2]),
+        config.score_map.rule(setup.image_shape) == "maximum",
     )
     status, *said = _fit(setup, run, model, recorder, validation, progress, console)
     recorder.finish(status, progress.epochs)
@@ -177,7 +180,7 @@ def _fit(
             epochs=training.epochs,
             steps_per_epoch=training.steps_per_epoch,
             callbacks=[
-                *_callbacks(setup.config, setup.split.validation, run, validation, progress),
+                *_callbacks(setup, run, validation, progress),
                 Checkpoints(run, progress, recorder.seconds),
                 lines,
             ],
@@ -213,14 +216,11 @@ def _notes(setup: TrainingSetup, progress: Progress) -> Notes:
 
 
 def _callbacks(
-    config: Config,
-    images: LabelledImages,
-    run: RunDirectory,
-    validation: Validation,
-    progress: Progress,
+    setup: TrainingSetup, run: RunDirectory, validation: Validation, progress: Progress
 ) -> list[keras.callbacks.Callback]:
+    config, images = setup.config, setup.split.validation
     groups = {
-        name: _examples(images, label)
+        name: _examples(setup.split, label)
         for label, name in enumerate(("normal", "anomaly"))
         if label in images.labels
     }
@@ -247,9 +247,12 @@ def _callbacks(
     ]
 
 
-def _examples(images: LabelledImages, label: int) -> np.ndarray:
-    """A few images with a label: one of each class, or several of a single class."""
+def _examples(split: Split, label: int) -> Group:
+    """A few validation images with a label: one of each class, or several of a single class."""
+    images = split.validation
     numbers = np.flatnonzero(images.labels == label)
     _, one_of_each = np.unique(images.classes[numbers], return_index=True)
     chosen = numbers[one_of_each] if len(one_of_each) > 1 else numbers
-    return images.images[chosen[:PICTURES_PER_GROUP]]
+    shown = images.take(chosen[:PICTURES_PER_GROUP])
+    inside = insides(split.roi, shown.files, *images.images.shape[1:3])
+    return shown.images[:], inside
