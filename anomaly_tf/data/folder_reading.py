@@ -31,10 +31,12 @@ from anomaly_tf.data.images import (
 )
 from anomaly_tf.data.roi import RegionFolder, Roi, require_sizes
 from anomaly_tf.data.split_checks import read_scan
-from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImages
+from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImages, part_size
+from anomaly_tf.data.tiles import require_tiles_fit
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.caches import may_write
+from anomaly_tf.runs.checks import MAX_SIDE
 from anomaly_tf.runs.files import atomic_folder, require_writable
 from anomaly_tf.script import printable, show_progress
 
@@ -187,7 +189,7 @@ def _key(folder: Path, layout: Layout, config: Config, roi: Roi | None) -> str:
     content updates the file's `ctime`, which no program can set. A renamed folder keeps its cache;
     a copy of a folder is decoded again.
     """
-    options = CACHE_VERSION, config.size, reading_asked(config)
+    options = CACHE_VERSION, config.size, config.tile is None, reading_asked(config)
     state = hashlib.sha256(repr(options).encode())
     files = [folder / file for file in layout.files]
     if isinstance(roi, RegionFolder):
@@ -237,9 +239,12 @@ def _image_shape(sizes: np.ndarray, config: Config) -> tuple[int, int, int]:
     if config.size:
         return (*config.size, channels)
     width, height = np.median(sizes[:, :2], axis=0)
-    factor = min(1.0, MAX_SIDE_BY_DEFAULT / max(width, height))
-    sides = (max(SMALLEST_SIDE, round(side * factor)) for side in (height, width))
-    return (*sides, channels)
+    largest = MAX_SIDE_BY_DEFAULT if config.tile is None else MAX_SIDE
+    factor = min(1.0, largest / max(width, height))
+    height, width = (max(SMALLEST_SIDE, round(side * factor)) for side in (height, width))
+    smallest = sizes[np.argmin(sizes[:, :2].min(axis=1)), :2].tolist()
+    require_tiles_fit(config.tiling, height, width, smallest)
+    return height, width, channels
 
 
 def _read_headers(
@@ -337,7 +342,8 @@ def _decode(
     broken = dict(scan.broken)
     digests: list[str] = []
     file_digests: list[str] = []
-    for file, found in _in_parallel(decode, files, "decoded"):
+    at_once = part_size(scan.image_shape)
+    for file, found in _in_parallel(decode, files, "decoded", at_once):
         if isinstance(found, UnreadableImage):
             broken[file] = str(found)
             continue
@@ -348,13 +354,13 @@ def _decode(
 
 
 def _in_parallel(
-    call: Callable[[str], Any], files: list[str], verb: str
+    call: Callable[[str], Any], files: list[str], verb: str, at_once: int = PART
 ) -> Iterator[tuple[str, Any]]:
-    """Yields each file with the result of `call`; at most `PART` results are in memory."""
+    """Yields each file with the result of `call`; at most `at_once` results are in memory."""
     with ThreadPoolExecutor(available_threads()) as pool:
-        for start in range(0, len(files), PART):
-            if len(files) > PART:
+        for start in range(0, len(files), at_once):
+            if len(files) > at_once:
                 show_progress(start, len(files), f"images {verb}")
-            part = files[start : start + PART]
+            part = files[start : start + at_once]
             yield from zip(part, pool.map(call, part), strict=True)
     show_progress()

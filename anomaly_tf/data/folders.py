@@ -36,6 +36,7 @@ from anomaly_tf.data.masks import check_masks
 from anomaly_tf.data.roi import RegionFolder, Roi, describe, insides, regions_of, require_outside
 from anomaly_tf.data.roles import ANOMALY_NAMES
 from anomaly_tf.data.search import folders_of, no_images
+from anomaly_tf.data.stored import PART_BYTES
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.outputs import IsOwn, require_own_place
 from anomaly_tf.runs.paths import user_path
@@ -101,7 +102,7 @@ def load_layout(
         report.sizes(scan),
         *scan.deep,
         *(describe(roi) if roi else ()),
-        *dark_images(_pixels(readable.sample(DARKNESS_SAMPLE), roi)),
+        *dark_images(_pixels(readable.sample(DARKNESS_SAMPLE, PART_BYTES), roi)),
         *report.skipped(scan.broken),
         *report.duplicates(found, files),
         *report.masks(layout.masks, masks.usable, masks.wrong),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -9,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from anomaly_tf.data.stored import Images, join, sampled, subset
+from anomaly_tf.runs.limits import count_within
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,14 @@ class ImageSet:
         """Selects images by a slice, an array of numbers or a mask."""
         return ImageSet(subset(self.images, chosen), self.classes[chosen], self._files_of(chosen))
 
-    def sample(self, count: int) -> ImageSet:
-        """At most `count` of the images, drawn at random, always the same, in their order."""
+    def sample(self, count: int, size: int) -> ImageSet:
+        """At most `count` of the images, drawn at random, always the same, in their order.
+
+        Args:
+            count: Number of images.
+            size: Bytes of all of them; a single image may have more.
+        """
+        count = count_within(size, math.prod(self.images.shape[1:]), count)
         return self.take(sampled(len(self), count, seed=0))
 
     def cut(self, away: np.ndarray) -> tuple[ImageSet, ImageSet]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.images import AS_USUAL, Reading, read_header, read_levels
 from anomaly_tf.data.mask_rules import looks_like_image, marked, marked_levels
 from anomaly_tf.data.split import Split
+from anomaly_tf.runs.limits import count_within
 from anomaly_tf.runs.region import area_share
 
-# Largest number of normal images, and of images with a mask, for pixel metrics.
-MAX_COMPARED = 1000
+# Largest number of normal images, and of images with a mask, for pixel metrics, and their pixels.
+MAX_COMPARED, MAX_COMPARED_PIXELS = 1000, 2**26
 
 
 @dataclass(frozen=True)
@@ -36,50 +38,51 @@ class MaskedImages:
     n_normal: int
 
 
-def masked_images(split: Split, config: Config, image_shape: tuple[int, int, int]) -> MaskedImages:
+def masked_images(split: Split, config: Config, size: tuple[int, ...]) -> MaskedImages:
     """Reads the masks of a test set, with the images for pixel metrics.
 
     Anomalies without a mask are left out. At most `MAX_COMPARED` normal images and as many images
-    with a mask are drawn.
+    with a mask are drawn, fewer of large ones.
 
     Args:
         split: The sets of a run whose data is a folder.
         config: The folder and the seed.
-        image_shape: Height, width and channels of the detector's images.
+        size: Height and width of the masks.
     """
+    count = count_within(MAX_COMPARED_PIXELS, math.prod(size[:2]), MAX_COMPARED)
     test, masks = split.test, split.masks
     pairs = enumerate(zip(test.files, test.labels, strict=True))
     marked = np.array([number for number, (file, label) in pairs if label and file in masks], int)
     random = np.random.default_rng(config.seed)
     normal, marked = (
-        np.sort(random.permutation(numbers)[:MAX_COMPARED])
+        np.sort(random.permutation(numbers)[:count])
         for numbers in (np.flatnonzero(test.labels == 0), marked)
     )
     numbers = np.concatenate([normal, marked])
     files = [masks.get(test.files[number]) for number in numbers]
-    truth = read_masks(Path(config.data), files, image_shape, Reading(max_pixels=config.max_pixels))
+    truth = read_masks(Path(config.data), files, size, Reading(max_pixels=config.max_pixels))
     return MaskedImages(test.take(numbers), truth, len(normal))
 
 
 def read_masks(
     folder: Path,
     files: Sequence[str | None],
-    image_shape: tuple[int, int, int],
+    size: tuple[int, ...],
     reading: Reading = AS_USUAL,
 ) -> np.ndarray:
-    """Reads masks at a detector's size: bool `(N, H, W)`, True where an anomaly is.
+    """Reads masks at another size: bool `(N, H, W)`, True where an anomaly is.
 
     Args:
         folder: The folder to which the paths are relative.
         files: The mask file of each image, see `marked`; None gives an empty mask.
-        image_shape: Height, width and channels of the images.
+        size: Height and width.
         reading: How the files are read.
 
     Returns:
         A pixel is True if at least half of its area is marked. If no pixel is, because the anomaly
         is thin, every pixel that it touches is True.
     """
-    height, width, _ = image_shape
+    height, width = size[:2]
     masks = np.zeros((len(files), height, width), bool)
     for number, file in enumerate(files):
         if file is not None:

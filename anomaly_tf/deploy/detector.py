@@ -19,7 +19,9 @@ from anomaly_tf.data.images import Reading, read_image
 from anomaly_tf.deploy.answers import check_answer, checked_images
 from anomaly_tf.deploy.pickling import CHANGEABLE, Origin, digests_of, forked, load_again
 from anomaly_tf.deploy.regions import Regional, reading_of
+from anomaly_tf.detection.regional import infer_inside
 from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
+from anomaly_tf.detection.tiling import infer_in_tiles
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import DetectorInfo
@@ -122,7 +124,7 @@ class Detector(Regional, ABC):
 
     @abstractmethod
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Computes the outputs of at least one checked image."""
+        """Computes the outputs of at least one checked image, or tile."""
 
     @property
     def threshold(self) -> float:
@@ -134,6 +136,11 @@ class Detector(Regional, ABC):
         """Height, width and channels of the input images."""
         height, width, channels = self.info.image_shape
         return height, width, channels
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the model takes: of an image, or of a tile."""
+        return self.info.input_shape
 
     @property
     def reading(self) -> Reading:
@@ -178,6 +185,8 @@ class Detector(Regional, ABC):
 
     def score(self, images: np.ndarray) -> np.ndarray:
         """Anomaly scores, each independent of the other images.
+
+        If the detector was trained on tiles, the score is the largest one of the image's tiles.
 
         Args:
             images: uint8 `(N, H, W, C)`; the channel axis may be omitted for grayscale images.
@@ -290,6 +299,8 @@ class Detector(Regional, ABC):
         its maximum. Otherwise the map is Grad-CAM, the regions that support the predicted class; it
         is available for runs and not for exported files.
 
+        If the detector was trained on tiles, their maps are cross-faded where they overlap.
+
         Takes the same images as `score`.
 
         Raises:
@@ -340,20 +351,37 @@ class Detector(Regional, ABC):
         Raises:
             ValueError: As `score`, or if the detector lacks one of the outputs.
         """
-        images = checked_images(images, self.image_shape)
         for name in names:
             if name not in self.outputs:
                 raise ValueError(
                     f"expected a detector with {name}; approach {self.info.approach} has "
                     f"{', '.join(self.outputs)}"
                 )
+        return self._answers(checked_images(images, self.image_shape), names)
+
+    def score_blank(self) -> None:
+        """Scores a blank image, or a blank tile, to try the model.
+
+        Raises:
+            UserError: If the model gives no score, or an invalid one.
+        """
+        self._model_answers(np.zeros((1, *self.input_shape), np.uint8), ("score",))
+
+    def _answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Computes outputs of checked images, through tiles if the model takes tiles."""
         if not len(images):  # refused by some operations; a blank image gives the shapes
             blank = self._answers(np.zeros((1, *self.image_shape), np.uint8), names)
             return {name: output[:0] for name, output in blank.items()}
-        return self._inside_only(self._answers, images, names, "error_map" in self.outputs)
+        inside, tiling = self.inside_of(images), self.info.tiling
+        by_maximum = self.info.image_score == "maximum" and "error_map" in self.outputs
+        if tiling is not None:
+            return infer_in_tiles(self._model_answers, images, names, tiling, inside, by_maximum)
+        if inside is not None:
+            return infer_inside(self._model_answers, images, names, inside, by_maximum)
+        return self._model_answers(images, names)
 
-    def _answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Computes and checks the outputs of at least one image."""
+    def _model_answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Computes and checks the outputs of at least one image of the model's input."""
         if not self.survives_fork and self._process != os.getpid():
             raise forked()
         try:
@@ -366,8 +394,6 @@ class Detector(Regional, ABC):
                 f"the model cannot score these images ({reason}); create it again"
             ) from error
         for name in names:
-            self._check_answer(name, outputs.get(name), len(images))
+            classes = len(self.info.class_names or ())
+            check_answer(name, outputs.get(name), self.input_shape, classes, len(images))
         return outputs
-
-    def _check_answer(self, name: str, values: np.ndarray | None, count: int) -> None:
-        check_answer(name, values, self.image_shape, len(self.info.class_names or ()), count)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.roi import Roi
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split
+from anomaly_tf.data.tiles import tiles_of
 from anomaly_tf.deploy.conversion import convert
 from anomaly_tf.deploy.detector import Quantization
 from anomaly_tf.deploy.litert import LiteRTDetector, write_file
@@ -36,6 +38,7 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.runs.caches import only_read
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.files import atomic_folder, folder_error, require_writable, sha256
+from anomaly_tf.runs.limits import count_within
 from anomaly_tf.runs.outputs import (
     EXPORT_FORMAT,
     export_outputs,
@@ -50,7 +53,12 @@ if TYPE_CHECKING:
     from anomaly_tf.deploy.keras_run import TrainedDetector
 
 # Number of images for the calibration of the activation ranges of int8.
-REPRESENTATIVE_IMAGES = 500
+REPRESENTATIVE_IMAGES, REPRESENTATIVE_BYTES = 500, 2**29
+# What a program without this package has to do with a model of tiles.
+TILES = (
+    "along each side a tile begins every (tile - overlap) pixels, and the last one ends at the "
+    "border; the score of an image is the largest score of its tiles"
+)
 
 
 def export(detector: TrainedDetector, path: Path, quantization: Quantization, batch: int) -> None:
@@ -93,8 +101,9 @@ def _representative(validation: LabelledImages, config: Config) -> np.ndarray:
     """Validation images for the activation ranges of int8, uint8 `(N, H, W, C)`."""
     # An approach that learns from normal images only uses no anomalies, not even for the ranges.
     learnt = config.learns_from == "normal images"
-    images = validation.normal if learnt else validation.images
-    chosen = np.random.default_rng(0).permutation(len(images))[:REPRESENTATIVE_IMAGES]
+    images = tiles_of(validation.normal if learnt else validation.images, config.tiling)
+    count = count_within(REPRESENTATIVE_BYTES, math.prod(images.shape[1:]), REPRESENTATIVE_IMAGES)
+    chosen = np.random.default_rng(0).permutation(len(images))[:count]
     return images[chosen]
 
 
@@ -102,7 +111,7 @@ def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
     """Writes a SavedModel that can be used without this package.
 
     Signature `serve`, also `serving_default`: `images`, uint8 `(N, h, w, C)` of any N and any
-    size (resized inside if it is not the detector's), to the detector's outputs and
+    size (resized inside if it is not the detector's), or tiles, to the detector's outputs and
     `is_anomaly`, bool `(N,)`: score >= threshold. Signature `with_threshold` takes a scalar
     `threshold` as well.
 
@@ -115,8 +124,10 @@ def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
     """
     folder = user_path(folder)
     model = _exported_model(detector)
-    height, width, channels = detector.image_shape
-    images = tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")
+    height, width, channels = detector.input_shape
+    # Shrunk to a tile, a picture would get the score of another.
+    sides = (None, None) if detector.info.tiling is None else (height, width)
+    images = tf.TensorSpec((None, *sides, channels), tf.uint8, name="images")
     threshold = tf.TensorSpec((), tf.float32, name="threshold")
     own_threshold = detector.threshold
 
@@ -224,6 +235,7 @@ def _metadata(detector: TrainedDetector) -> DetectorInfo:
             "resizing": "bilinear, averaging when it shrinks",
             "scaling": "inside the model",
             **({"level_outside_of_region": BLANK} if info.roi else {}),
+            **({"tiles": TILES} if info.tiling else {}),
         },
         source={
             "model_sha256": info.model_sha256,

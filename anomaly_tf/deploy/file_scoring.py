@@ -29,19 +29,23 @@ from anomaly_tf.deploy.regions import reading_of
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.files import atomic_path, uninterrupted
+from anomaly_tf.runs.limits import count_within
 from anomaly_tf.runs.outputs import HEAT_MAP, SOFTWARE
 from anomaly_tf.runs.paths import user_path
-from anomaly_tf.runs.region import RegionError
+from anomaly_tf.runs.region import Region, RegionError
 from anomaly_tf.script import shortened
 
 if TYPE_CHECKING:
     from anomaly_tf.deploy.detector import Detector
 
-# Files that are read and scored together.
-PART = 64
+# Files that are read and scored together: at most PART, with their maps at most PART_BYTES, or a
+# single larger one; and bytes of all threads together.
+PART, PART_BYTES, ALL_BYTES = 64, 2**26, 2**30
 # Number of files from which processes save more time than they take to start. Threads read small
 # files one after the other, because most of that time is spent in Python, under the GIL.
 MANY = 500
+# Bytes of a map for each pixel: it, and its copy while it is drawn or joined.
+MAP_BYTES = 8
 SKIPPED = "; skipped"
 
 
@@ -124,8 +128,10 @@ def score_files(
         UserError: If a scoring process was ended.
     """
     reading = reading or reading_of(detector, [file.path for file in files])
-    threads = available_threads()
-    size = max(1, min(PART, -(-len(files) // threads)))
+    height, width, channels = detector.image_shape
+    each = height * width * (channels + MAP_BYTES)
+    threads = count_within(ALL_BYTES, each, available_threads())
+    size = count_within(PART_BYTES, each, min(PART, -(-len(files) // threads)))
     parts = (files[start : start + size] for start in range(0, len(files), size))
     if processes and detector.loads_quickly and threads > 1 and len(files) >= MANY:
         # Spawned, because a forked process with threads may deadlock.
@@ -206,26 +212,27 @@ class _Worker:
 def _score(detector: Detector, part: list[ImageFile], reading: Reading) -> list[ScoredFile]:
     """The result of each file."""
     scored = {}
-    images = {}
-    regions = {}
+    readable: list[ImageFile] = []
+    regions: list[Region] = []
     height, width, _ = detector.image_shape
+    images = np.empty((len(part), *detector.image_shape), np.uint8)
     for file in part:
         try:
             region = reading.region_of(file.path)
             asked = dataclasses.replace(reading, roi=region)
-            images[file] = read_image(file.path, detector.image_shape, asked)
-            regions[file] = region
+            images[len(readable)] = read_image(file.path, detector.image_shape, asked)
+            readable.append(file)
+            regions += [] if region is None else [region]
         except (UnreadableImage, RegionError) as error:
             scored[file] = ScoredFile(file.path, error=f"{error}{SKIPPED}")
-    if images:
-        stacked = np.stack(list(images.values()))
-        inside = [region.at(height, width) for region in regions.values() if region is not None]
-        detector = detector.within(np.stack(inside) if inside else None)
-        scores = detector.score(stacked)
-        maps = detector.explain(stacked) if part[0].heatmap else [None] * len(images)
-        for file, score, heat in zip(images, scores, maps, strict=True):
-            asked = dataclasses.replace(reading, roi=regions[file])
-            missing = None if heat is None else _draw(detector, file, heat, asked)
+    if readable:
+        images = images[: len(readable)]
+        if regions:
+            detector = detector.within(np.stack([part.at(height, width) for part in regions]))
+        scores = detector.score(images)
+        maps = detector.explain(images) if part[0].heatmap else [None] * len(images)
+        for file, score, heat in zip(readable, scores, maps, strict=True):
+            missing = None if heat is None else _draw(detector, file, heat, reading)
             scored[file] = ScoredFile(file.path, score, missing)
     return [scored[file] for file in part]
 
@@ -243,7 +250,7 @@ def _draw(detector: Detector, file: ImageFile, heat: np.ndarray, reading: Readin
         drawn = overlay(image, strength, None if region is None else region.inside)
         with atomic_path(file.heatmap) as path:
             drawn.save(path, pnginfo=mark)
-    except UnreadableImage as error:  # the file was changed since it was scored
+    except (UnreadableImage, RegionError) as error:  # the file was changed since it was scored
         return f"{error}; no heat map"
     except OSError as error:
         reason = error.strerror or error

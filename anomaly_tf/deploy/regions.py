@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
 from anomaly_tf.data.images import Reading
 from anomaly_tf.data.roi import RegionFolder, Roi, insides, open_roi
-from anomaly_tf.data.stored import PART, apply
-from anomaly_tf.detection.regional import Infer, infer_inside
+from anomaly_tf.data.stored import apply, parts
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.region import Region
@@ -22,6 +21,8 @@ from anomaly_tf.runs.region import Region
 if TYPE_CHECKING:
     from anomaly_tf.data.image_set import ImageSet
     from anomaly_tf.deploy.detector import Detector
+
+AnyDetector = TypeVar("AnyDetector", bound="Detector")
 
 
 class Regional:
@@ -50,30 +51,28 @@ class Regional:
             inside: bool `(N, H, W)` in the detector's size, True where pixels count, for N images,
                 or `(H, W)` for all; None returns the detector itself.
         """
-        if inside is None:
+        if inside is None or not len(inside):
             return self
         copied = copy.copy(self)
         copied._inside = inside
         return copied
 
-    def _inside_only(
-        self, infer: Infer, images: np.ndarray, names: tuple[str, ...], has_map: bool
-    ) -> dict[str, np.ndarray]:
-        """Computes outputs of the region that counts.
+    def inside_of(self, images: np.ndarray) -> np.ndarray | None:
+        """The region of images `(N, H, W, C)`: bool `(N, H, W)`; None if everything counts.
 
-        Args:
-            infer: Computes outputs of whole images.
-            images: uint8 `(N, H, W, C)`.
-            names: Names of the outputs.
-            has_map: Whether `infer` computes error maps.
+        Raises:
+            ValueError: If `within` was called for another number or size of images.
         """
         inside = self._inside
         if inside is None and self.region is not None:
             inside = self.region.at(*images.shape[1:3])
         if inside is None:
-            return infer(images, names)
-        by_maximum = has_map and self.info.image_score == "maximum"
-        return infer_inside(infer, images, names, inside, by_maximum)
+            return None
+        if inside.shape not in (images.shape[:3], images.shape[1:3]):
+            raise ValueError(
+                f"expected a region for images {images.shape}; got one of {inside.shape}"
+            )
+        return np.broadcast_to(inside, images.shape[:3])
 
 
 def reading_of(detector: Detector, files: Sequence[Path], roi: str | Path | None = None) -> Reading:
@@ -103,13 +102,31 @@ def reading_of(detector: Detector, files: Sequence[Path], roi: str | Path | None
     return dataclasses.replace(reading, roi=open_roi(roi, folder, [*inside], reading))
 
 
+def views(
+    detector: AnyDetector, part: ImageSet, roi: Roi | None
+) -> Iterator[tuple[AnyDetector, np.ndarray]]:
+    """Reads the images of a set, some at a time, with the detector for their regions.
+
+    Args:
+        detector: The detector.
+        part: The set.
+        roi: The regions of its images.
+
+    Yields:
+        The detector for the regions of some images, and these images, uint8 `(n, H, W, C)`.
+    """
+    start = 0
+    for images in parts(part.images):
+        chosen = slice(start, start + len(images))
+        start += len(images)
+        each = isinstance(roi, RegionFolder)
+        inside = insides(roi, part.files[chosen], *images.shape[1:3]) if each else None
+        yield detector.within(inside), images
+
+
 def score_set(detector: Detector, part: ImageSet, roi: Roi | None) -> np.ndarray:
     """Scores float32 `(N,)` of the images of a set, each with its region."""
     if not isinstance(roi, RegionFolder):
         return apply(detector.score, part.images)
-    scores = [np.zeros(0, np.float32)]
-    for start in range(0, len(part), PART):
-        chosen = part.take(slice(start, start + PART))
-        inside = insides(roi, chosen.files, *detector.image_shape[:2])
-        scores.append(detector.within(inside).score(chosen.images[:]))
-    return np.concatenate(scores)
+    scores = [view.score(images) for view, images in views(detector, part, roi)]
+    return np.concatenate([np.zeros(0, np.float32), *scores])

@@ -36,6 +36,7 @@ from anomaly_tf.runs.sections import (
     HeatScale,
     RoiFacts,
     Threshold,
+    Tiling,
     TrainingFacts,
     entry,
     one_of,
@@ -107,11 +108,13 @@ class DetectorInfo:
         roles: Numbers of the classes that are `normal`, `seen` and `unseen`.
         seed: Seed of the run.
         image_shape: Height, width and channels.
+        tiling: How pictures are cut into tiles; None if the model takes whole images.
         bit_depth: Bit depth of the 16-bit files; None if there were none in training.
         max_pixels: Largest number of pixels of a file; None for runs of earlier versions.
         roi: The regions of images that count; None if everything does.
         data: Digests of its sets; runs only.
-        image_score: How the score is computed from the map: `mean`, `maximum` or `none`.
+        image_score: How the score of an image, or of a tile, is computed from its map: `mean`,
+            `maximum` or `none`.
         heat_scale: Colour scale of heat maps; None for runs of earlier versions.
         training: Facts about the training; runs only.
         versions: Versions of the libraries that trained it; runs only.
@@ -138,6 +141,7 @@ class DetectorInfo:
     roles: dict[str, Any] | None = entry(_ROLES)
     seed: int | None = entry(COUNT)
     image_shape: list[int] = entry((is_shape, "height, width and channels, 1 or 3"))
+    tiling: Tiling | None = None
     bit_depth: int | None = entry(_BIT_DEPTH)
     max_pixels: int | None = entry(_PIXELS)
     roi: RoiFacts | None = None
@@ -207,10 +211,19 @@ class DetectorInfo:
         heat = record.heat_scale
         if heat is not None and not heat.low < heat.high:
             raise ValueError(f"heat_scale.high must be above low; got {heat.low} and {heat.high}")
+        if record.tiling is not None:
+            _require_tiles(record.tiling, record.image_shape)
         scores, size = record.calibration.scores, record.calibration.size
         if size not in (None, len(scores)):
             raise ValueError(f"calibration.size is {size}, but there are {len(scores)} scores")
         return record
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the model takes: of an image, or of a tile."""
+        height, width, channels = self.image_shape
+        tile = self.tiling and self.tiling.tile
+        return tile or height, tile or width, channels
 
     @classmethod
     def from_json(cls, info: dict[str, Any]) -> Self:
@@ -237,6 +250,7 @@ class DetectorInfo:
 SECTIONS: dict[str, type[Any]] = {
     "roi": RoiFacts,
     "data": DataFacts,
+    "tiling": Tiling,
     "heat_scale": HeatScale,
     "training": TrainingFacts,
     "threshold": Threshold,
@@ -249,6 +263,7 @@ WHOLE = {
     "roi": ("source", "sha256"),
     "data": ("train", "validation", "test", "n_test"),
     "heat_scale": ("low", "high", "unit"),
+    "tiling": ("tile", "overlap"),
 }
 
 
@@ -267,6 +282,17 @@ CHECKS: dict[str, Check] = {
         for name, check in _checks(record, f"{section}.")
     },
 }
+
+
+def _require_tiles(tiling: Tiling, image_shape: list[int] | None) -> None:
+    """Raises `ValueError` if tiles overlap too much or are larger than the images."""
+    if tiling.overlap > tiling.tile // 2:
+        raise ValueError(
+            f"tiling.overlap must be at most half of tiling.tile; got {tiling.overlap} and "
+            f"{tiling.tile}"
+        )
+    if image_shape is not None and tiling.tile > min(image_shape[:2]):
+        raise ValueError(f"tiling.tile is {tiling.tile}, larger than the images {image_shape}")
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,9 @@ from anomaly_tf.runs.region import MIN_PIXELS, Region
 
 # Each threshold method, and its option.
 THRESHOLD_SETTINGS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
+
+# Smallest and largest side of a tile.
+TILE_SIDES = 64, 1024
 
 
 def entry(check: Check | None = None, default: Any = None) -> Any:
@@ -104,6 +108,39 @@ class HeatScale:
         """Scales maps `(...)` to float32 in [0, 1], from transparent to full red."""
         width = self.high - self.low
         return np.clip((heat - self.low) / width, 0, 1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How large pictures are cut into square tiles, which are scored one by one.
+
+    Attributes:
+        tile: Side of the tiles in pixels.
+        overlap: Pixels that neighbouring tiles share, at most half a tile.
+    """
+
+    tile: int = entry(
+        ((lambda value: is_whole(value, *TILE_SIDES)), "a whole number from 64 to 1024")
+    )
+    overlap: int = entry(
+        ((lambda value: is_whole(value, 0, TILE_SIDES[1] // 2)), "a whole number from 0 to 512")
+    )
+
+    def starts(self, side: int) -> list[int]:
+        """First row or column of each tile along a side of a picture, at least a tile long.
+
+        A tile begins every `tile - overlap` pixels; the last one ends at the border.
+
+        >>> Tiling(64, 16).starts(200)
+        [0, 48, 96, 136]
+        """
+        last = side - self.tile
+        return [*range(0, last, self.tile - self.overlap), last]
+
+    def places(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
+        """First row and column of each tile of pictures `(H, W, ...)`, row by row."""
+        tops, lefts = map(self.starts, image_shape[:2])
+        return [(top, left) for top in tops for left in lefts]
 
 
 @dataclass

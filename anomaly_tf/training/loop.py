@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import api as hparams
 from anomaly_tf.config import Config, flatten, save_config
 from anomaly_tf.data.contents import digest_of_sets
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.roi import insides
+from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import save_split
 from anomaly_tf.errors import UserError
@@ -25,7 +25,6 @@ from anomaly_tf.training.callbacks import (
     CRITERIA,
     LAST_EPOCH,
     Checkpoints,
-    Group,
     NonFiniteLoss,
     Pictures,
     StopOnNonFiniteLoss,
@@ -145,14 +144,13 @@ def _train(
     if progress.epochs:
         write_history(run.history, progress.history)
     validation = Validation(
-        model.detector,
+        recorder.detector,
         setup.split.validation,
         CRITERIA[config.learns_from],
         run.tensorboard / "validation",
         recorder.save,
         recorder.best,
-        insides(setup.split.roi, setup.split.validation.files, *setup.image_shape[:2]),
-        config.score_map.rule(setup.image_shape) == "maximum",
+        setup.split.roi,
     )
     status, *said = _fit(setup, run, model, recorder, validation, progress, console)
     recorder.finish(status, progress.epochs)
@@ -180,7 +178,7 @@ def _fit(
             epochs=training.epochs,
             steps_per_epoch=training.steps_per_epoch,
             callbacks=[
-                *_callbacks(setup, run, validation, progress),
+                *_callbacks(setup, run, recorder, validation, progress),
                 Checkpoints(run, progress, recorder.seconds),
                 lines,
             ],
@@ -216,18 +214,22 @@ def _notes(setup: TrainingSetup, progress: Progress) -> Notes:
 
 
 def _callbacks(
-    setup: TrainingSetup, run: RunDirectory, validation: Validation, progress: Progress
+    setup: TrainingSetup,
+    run: RunDirectory,
+    recorder: Recorder,
+    validation: Validation,
+    progress: Progress,
 ) -> list[keras.callbacks.Callback]:
-    config, images = setup.config, setup.split.validation
+    images = setup.split.validation
     groups = {
-        name: _examples(setup.split, label)
+        name: _examples(images, label)
         for label, name in enumerate(("normal", "anomaly"))
         if label in images.labels
     }
     log_dir = run.tensorboard / "validation"
     settings = {
         name: value if isinstance(value, (bool, int, float, str)) else str(value)
-        for name, value in flatten(config).items()
+        for name, value in flatten(setup.config).items()
     }
     with tf.summary.create_file_writer(str(run.tensorboard)).as_default():
         hparams.hparams_config(
@@ -241,18 +243,15 @@ def _callbacks(
     return [
         StopOnNonFiniteLoss(),
         validation,
-        Pictures(groups, log_dir, progress),
+        Pictures(recorder.detector, groups, log_dir, progress, setup.split.roi),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         hparams.KerasCallback(str(run.tensorboard), settings),
     ]
 
 
-def _examples(split: Split, label: int) -> Group:
-    """A few validation images with a label: one of each class, or several of a single class."""
-    images = split.validation
+def _examples(images: LabelledImages, label: int) -> LabelledImages:
+    """A few images with a label: one of each class, or several of a single class."""
     numbers = np.flatnonzero(images.labels == label)
     _, one_of_each = np.unique(images.classes[numbers], return_index=True)
     chosen = numbers[one_of_each] if len(one_of_each) > 1 else numbers
-    shown = images.take(chosen[:PICTURES_PER_GROUP])
-    inside = insides(split.roi, shown.files, *images.images.shape[1:3])
-    return shown.images[:], inside
+    return images.take(chosen[:PICTURES_PER_GROUP])

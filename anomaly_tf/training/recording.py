@@ -45,12 +45,12 @@ class Recorder:
         self.saved = False
         self.best = -math.inf
         # One detector for the whole training: its weights change, and its graphs are reused.
-        self._detector = TrainedDetector(model.detector, _first_info(setup, run, model, command))
+        self.detector = TrainedDetector(model.detector, _first_info(setup, run, model, command))
 
     @property
     def info(self) -> DetectorInfo | None:
         """Content of `detector.json`; None if no epoch could be kept."""
-        return self._detector.info if self.saved else None
+        return self.detector.info if self.saved else None
 
     def resume(self) -> None:
         """Restores the best epoch of an interrupted training; only a better one replaces it."""
@@ -63,7 +63,7 @@ class Recorder:
         kept = info.training
         self.best = self._value(kept.best_epoch, kept.validation, kept.steps)
         kept.status = "running"
-        self._detector.info, self.saved = info, True
+        self.detector.info, self.saved = info, True
 
     def _value(self, epoch: int, measures: dict[str, float], steps: int | None) -> float:
         """Value of the criterion for a detector; for `LAST_EPOCH`, the length of its training.
@@ -89,7 +89,7 @@ class Recorder:
         optimizers = self._model.optimizers.values()
         steps = max(int(optimizer.iterations) for optimizer in optimizers)
         if steps and self._value(0, measures, steps) > self.best:
-            self._detector.info.training.steps = steps
+            self.detector.info.training.steps = steps
             self.save(0, measures, scores)
 
     def save(self, epoch: int, measures: dict[str, float], scores: np.ndarray) -> None:
@@ -103,7 +103,7 @@ class Recorder:
         labels = self._setup.split.validation.labels
         normal = np.sort(scores[labels == 0])
         kinds = {"normal": normal, "anomaly": scores[labels == 1]}
-        detector, info = self._detector, self._detector.info
+        detector, info = self.detector, self.detector.info
         with uninterrupted():
             info.training.best_epoch, info.training.validation = epoch, measures
             if epoch:
@@ -122,9 +122,9 @@ class Recorder:
     def finish(self, status: str, epochs: int) -> None:
         """Records the status of training with the best epoch."""
         if self.saved:
-            self._detector.info.training.status = status
+            self.detector.info.training.status = status
             self._record_progress(epochs)
-            self._detector.save_info(self._run)
+            self.detector.save_info(self._run)
 
     def kept(self) -> str:
         """The weights that the run holds, for a message."""
@@ -134,7 +134,7 @@ class Recorder:
 
     def best_weights(self) -> str:
         """The weights that the run holds and their metric, for a message."""
-        training = self._detector.info.training
+        training = self.detector.info.training
         return f"{describe_epoch(training)} ({describe_choice(training)})"
 
     def seconds(self) -> float:
@@ -145,7 +145,7 @@ class Recorder:
         seconds = self.seconds()
         training = self._setup.config.training
         images = epochs * training.steps_per_epoch * (training.batch_size or 0)
-        facts = self._detector.info.training
+        facts = self.detector.info.training
         facts.epochs, facts.train_seconds = epochs, round(seconds, 1)
         facts.images_per_second = round(images / seconds, 1)
 
@@ -174,11 +174,12 @@ def _first_info(
         roles=dataclasses.asdict(split.roles),
         seed=config.seed,
         image_shape=list(setup.image_shape),
+        tiling=config.tiling,
         bit_depth=setup.dataset.reading.bit_depth,
         max_pixels=config.max_pixels,
         roi=facts_of_roi(split.roi, config.roi, split.own_files),
         data=facts_of(split, len(setup.dataset.class_names), setup.dataset.digests),
-        image_score=config.score_map.rule(setup.image_shape),
+        image_score=config.score_map.rule(setup.input_shape),
         training=training,
         versions={
             name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")

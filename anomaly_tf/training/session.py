@@ -73,6 +73,9 @@ def train_on(
         f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
         f"{len(split.test)} test images"
     )
+    if config.tiling is not None:
+        count = len(config.tiling.places(split.train.images.shape[1:]))
+        console.say(f"tiles: {count} of {config.tile}x{config.tile} pixels in each image")
     if not resume:
         found = findings(dataset, split)
         for line in (*describe_choice(config, found), *advice(config, found)):

@@ -23,12 +23,15 @@ from anomaly_tf.data.pipelines import (
     normal_batches,
 )
 from anomaly_tf.data.split import Split
-from anomaly_tf.data.stored import StoredImages, sample
+from anomaly_tf.data.stored import Images, StoredImages, bounded_sample
+from anomaly_tf.data.tiles import require_tiles_fit, tiles_of
 from anomaly_tf.errors import OptionError, UserError
 from anomaly_tf.training.device import Device, select_device
 
 # Pixels of a default batch: 128 images of 64 x 64, 32 of 128 x 128.
 MAX_PIXELS = 2**19
+# Size of the images for `adapt`.
+ADAPT_BYTES = 2**30
 # Largest number of times that an epoch of a small set draws each normal image.
 MAX_DRAWS = 30
 
@@ -67,8 +70,18 @@ class TrainingSetup:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
+        """Height, width and channels of the images."""
         return self.split.train.images.shape[1:]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the model takes: of an image, or of a tile."""
+        return _input_shape(self.config, self.split)
+
+    @property
+    def normal(self) -> Images:
+        """Normal training images, uint8 `(N, H, W, C)`, or their tiles."""
+        return tiles_of(self.split.train.normal, self.config.tiling)
 
     def build(self) -> Approach:
         """Builds an untrained model from the configuration's seed.
@@ -85,24 +98,25 @@ class TrainingSetup:
         keras.config.set_dtype_policy(config.training.precision)
         classes = len(self.dataset.class_names)
         try:
-            model = build_model(config, self.image_shape, classes, self.device.jit_compile)
+            model = build_model(config, self.input_shape, classes, self.device.jit_compile)
         finally:
             keras.config.set_dtype_policy(before)
         if model.adapts_to:
-            model.adapt(sample(self.split.train.normal, model.adapts_to, config.seed)[:])
+            chosen = bounded_sample(self.normal, model.adapts_to, config.seed, ADAPT_BYTES)
+            model.adapt(chosen[:])
         return model
 
     def batches(self, first_step: int = 0) -> tf.data.Dataset:
         """`epochs * steps_per_epoch` batches, those from the first step on, prefetched."""
         config, train, sampling = self.config, self.split.train, self.config.sampling
         training = config.training
-        size = training.batch_size or default_batch_size(len(train), self.image_shape)
+        size = training.batch_size or default_batch_size(len(train), self.input_shape)
         length = size, training.epochs * training.steps_per_epoch - first_step
         order = config.seed, first_step
         if config.learns_from == "classes":
             batches = classified_batches(train.images, train.classes, *length, sampling, *order)
         elif not isinstance(sampling, BalancedSamplingConfig):
-            batches = normal_batches(train.normal, *length, sampling, *order)
+            batches = normal_batches(self.normal, *length, sampling, *order)
         elif config.protocol == "corruption":
             batches = corrupted_batches(train.normal, config.corruption, *length, sampling, *order)
         else:
@@ -111,7 +125,7 @@ class TrainingSetup:
             batches = balanced_batches(train.normal, anomalies, clusters, *length, sampling, *order)
         if self.device.is_gpu:
             return batches.apply(tf.data.experimental.prefetch_to_device(self.device.name))
-        if isinstance(train.images, StoredImages):
+        if isinstance(self.normal, StoredImages):
             return batches
         # One thread prepares a batch in a fraction of a step; more would slow the step down.
         options = tf.data.Options()
@@ -138,13 +152,17 @@ def resolve(config: Config, split: Split) -> Config:
     if config.protocol not in ALL_CLASSES_NORMAL:
         names = tuple(split.class_names[number] for number in split.roles.normal)
     image_shape = split.train.images.shape[1:]
+    require_tiles_fit(config.tiling, *image_shape[:2])
+    input_shape, each = _input_shape(config, split), 1
+    if config.tiling is not None:
+        each = len(config.tiling.places(image_shape))
     training = config.training
-    batch_size = training.batch_size or default_batch_size(len(split.train), image_shape)
-    normal = int((split.train.labels == 0).sum())
+    batch_size = training.batch_size or default_batch_size(each * len(split.train), input_shape)
+    normal = each * int((split.train.labels == 0).sum())
     share = 0.5 if config.learns_from == "normal and anomalous images" else 1.0
     steps = min(training.steps_per_epoch, math.ceil(MAX_DRAWS * normal / (share * batch_size)))
     try:
-        networks = config.networks.for_image(image_shape)  # type: ignore[attr-defined]
+        networks = config.networks.for_image(input_shape)  # type: ignore[attr-defined]
     except OptionError as error:  # more layers than pixels to halve
         raise error.as_user_error() from error
     changes: dict[str, Any] = {
@@ -153,6 +171,11 @@ def resolve(config: Config, split: Split) -> Config:
         "networks": networks,
     }
     return dataclasses.replace(config.for_protocol(), **changes)
+
+
+def _input_shape(config: Config, split: Split) -> tuple[int, int, int]:
+    height, width, channels = split.train.images.shape[1:]
+    return (config.tile or height, config.tile or width, channels)
 
 
 def _is_open(config: Config, split: Split) -> bool:
@@ -165,8 +188,8 @@ def default_batch_size(images: int, image_shape: tuple[int, ...]) -> int:
     """The default batch size: 128, or fewer with at most `MAX_PIXELS`; an even number.
 
     Args:
-        images: Number of training images, which is an upper limit.
-        image_shape: Height, width, channels.
+        images: Number of training images or tiles, which is an upper limit.
+        image_shape: Their height, width, channels.
     """
     fitting = max(MAX_PIXELS // (image_shape[0] * image_shape[1]), 16)
     return max(2, min(128, fitting, images) // 2 * 2)
