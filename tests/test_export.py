@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script, weighing_detector
+from conftest import ENVIRONMENT, ROOT, assert_one_line, normal_set, run_script, weighing_detector
 from keras import layers
 
 from anomaly_tf import Detector
@@ -213,7 +213,7 @@ def weighing(coloured, tmp_path_factory) -> dict[str, Path]:
     detector.info.threshold.value = float(detector.score(coloured[3:4])[0])
     exporters.export_saved_model(detector, folder / "saved_model")
     exporters.export_tflite(
-        detector, folder / "weighing.tflite", "none", 3, coloured[:5], coloured[:3]
+        detector, folder / "weighing.tflite", "none", 3, normal_set(coloured[:5]), coloured[:3]
     )
     return {"saved_model": folder / "saved_model", "tflite": folder / "weighing.tflite"}
 

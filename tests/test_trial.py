@@ -13,7 +13,7 @@ import hostile
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import run_command, weighing_detector
+from conftest import normal_set, run_command, weighing_detector
 
 from anomaly_tf import Detector
 from anomaly_tf.deploy import trial
@@ -163,7 +163,7 @@ def test_a_model_created_here_is_known(nothing_is_known, tmp_path):
     assert len([*nothing_is_known.iterdir()]) == 1
     export_saved_model(detector, tmp_path / "saved")
     assert len([*nothing_is_known.iterdir()]) == 2
-    export_tflite(detector, tmp_path / "file.tflite", "none", 1, images, images)
+    export_tflite(detector, tmp_path / "file.tflite", "none", 1, normal_set(images), images)
     assert len([*nothing_is_known.iterdir()]) == 3
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "executable", "/no/python")

@@ -65,13 +65,16 @@ def config_file(name: str) -> Path:
     return path
 
 
-def load_config(path: Path, data: str | None = None, data_dir: str | None = None) -> Config:
+def load_config(
+    path: Path, data: str | None = None, data_dir: str | None = None, roi: str | None = None
+) -> Config:
     """Reads the configuration that a run was trained with.
 
     Args:
         path: `config.yaml` of the run.
         data: Another source of the same data, if one is given.
         data_dir: Another folder for cached data, if one is given.
+        roi: Another location of the same masks, if one is given.
 
     Raises:
         UserError: If the file is not a configuration.
@@ -84,7 +87,10 @@ def load_config(path: Path, data: str | None = None, data_dir: str | None = None
         raise UserError(f"{path}: {error}") from error
     config = OptionParser(options_of(approach)).parse([], values, path)[0]
     return dataclasses.replace(
-        config, data=data or config.data, data_dir=data_dir or config.data_dir
+        config,
+        data=data or config.data,
+        data_dir=data_dir or config.data_dir,
+        roi=roi or config.roi,
     )
 
 

@@ -31,6 +31,7 @@ from anomaly_tf.data.search import Found, find_images, folders_of
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.file_scoring import ImageFile, score_files
 from anomaly_tf.deploy.loading import is_saved_model, run_of
+from anomaly_tf.deploy.regions import reading_of
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import program
 from anomaly_tf.runs.directory import open_run
@@ -84,6 +85,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         f"{MAX_PIXELS_ON_REQUEST}; by default that of the training",
     )
     parser.add_argument(
+        "--roi",
+        help="region that counts: a mask for all images, white inside, or a folder with a mask for "
+        "each, of the same name; by default the mask of the training",
+    )
+    parser.add_argument(
         "--heatmaps", metavar="DIR", help="write each image with its error map drawn over it"
     )
     rates = parser.add_mutually_exclusive_group()
@@ -127,8 +133,11 @@ def main(arguments: list[str]) -> int:
     most = options.max_pixels
     if most is not None and not 1 <= most <= MAX_PIXELS_ON_REQUEST:
         raise UserError(f"--max-pixels must be 1 to {MAX_PIXELS_ON_REQUEST}; got {most}")
+    if options.roi == "":
+        raise UserError("--roi is empty; give a mask or a folder of masks")
     batches = import_batches(options)
     detector = load_as_asked(options)
+    reading = reading_of(detector, [file.path for file in files], options.roi)
     write = WRITERS[options.format]()
     level = options.false_discovery_rate
     names: list[Path] = []
@@ -140,7 +149,7 @@ def main(arguments: list[str]) -> int:
             write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
         return int(verdicts.sum())
 
-    with closing(score_files(detector, files)) as scored_parts:
+    with closing(score_files(detector, files, reading=reading)) as scored_parts:
         for part in scored_parts:
             show_progress()
             for file in part:

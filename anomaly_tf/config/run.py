@@ -64,6 +64,9 @@ class Config(Checked):
         overlap: Pixels that neighbouring tiles share, at most half a tile.
         max_pixels: Largest number of pixels of an image file, which protects from files that claim
             more than fits into memory; decoding takes up to 20 bytes for each.
+        roi: Region of the pictures that counts: a mask (white counts, black does not) of the size
+            of all pictures, or a folder with a mask for each picture, of the same name. What lies
+            outside is neither learnt nor scored nor drawn.
         max_broken: Largest share of unreadable files in a folder; above it, training is refused.
         seed: Random seed of the split, the weights and the batches.
         deterministic: Use deterministic operations only, so that a repeated run gives bit-identical
@@ -92,6 +95,7 @@ class Config(Checked):
     tile: int | None = number(None, *TILE_SIDES)
     overlap: int = number(32, 0)
     max_pixels: int = number(MAX_PIXELS, 64, MAX_PIXELS_ON_REQUEST)
+    roi: str | None = None
     max_broken: float = number(0.1, 0, 1)
     seed: int = number(0, 0, 2**31 - 1)
     deterministic: bool = False
@@ -105,6 +109,8 @@ class Config(Checked):
         super().__post_init__()
         if self.normal_class == ():
             self._refuse("normal_class", "must hold at least one class; got none")
+        if self.roi == "":
+            self._refuse("roi", "is empty; give a mask or a folder, or leave it out")
         self._check_tiles()
         self.size  # noqa: B018 - raises if it is not a size
         if self.protocol not in self.protocols:

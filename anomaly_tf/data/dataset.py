@@ -31,6 +31,7 @@ class ImageDataset:
         masks: Image file to the file of its mask, which marks the anomaly.
         digests: Digest of the bytes of each image file.
         reading: How the image files are read; its bit depth is None if there are no 16-bit files.
+            Its regions are also those of arrays.
         report: Lines for the user on how the images were read.
         left_out: The lines of the report on images that were left out.
         skipped: The reason for each skipped file.

@@ -16,7 +16,7 @@ import numpy as np
 
 from anomaly_tf.data.images import AS_USUAL, Reading
 from anomaly_tf.data.mask_files import set_masks_apart
-from anomaly_tf.data.masks import pair_masks
+from anomaly_tf.data.mask_rules import pair_masks
 from anomaly_tf.data.roles import ANOMALY_NAMES, NORMAL_NAMES
 from anomaly_tf.data.search import LeftOut, Search
 from anomaly_tf.errors import UserError

@@ -29,6 +29,7 @@ from anomaly_tf.data.images import (
     largest_value,
     read_header,
 )
+from anomaly_tf.data.roi import RegionFolder, Roi, require_sizes
 from anomaly_tf.data.split_checks import read_scan
 from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImages, part_size
 from anomaly_tf.data.tiles import require_tiles_fit
@@ -71,21 +72,25 @@ class Scan:
     deep: list[str] = field(default_factory=list)
 
 
-def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, Scan]:
+def read_folder(
+    folder: Path, layout: Layout, config: Config, roi: Roi | None = None
+) -> tuple[Images, Scan]:
     """Reads every file of a layout, or opens the cache of an earlier run.
 
     Args:
         folder: The folder to which the layout's paths are relative.
         layout: The files to read.
         config: Image size, storage, cache and the allowed share of unreadable files.
+        roi: The regions of the images that count; None: everything.
 
     Returns:
         The readable images, in order; none if too many files have an unreadable header.
 
     Raises:
-        UserError: If the cache is damaged or the disk has no space for it.
+        UserError: If the cache is damaged or the disk has no space for it, or a mask of a region
+            does not fit its image.
     """
-    cache = Path(config.data_dir) / CACHES / _key(folder, layout, config)
+    cache = Path(config.data_dir) / CACHES / _key(folder, layout, config, roi)
     if cache.is_dir():
         stored, scan = _open_cache(cache)
         fits = _fits(len(stored) * int(np.prod(stored.shape[1:])), config.folder)
@@ -95,6 +100,8 @@ def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, S
     if len(broken) > config.max_broken * len(layout.files) or len(broken) == len(layout.files):
         return np.zeros((0, 1, 1, 1), np.uint8), Scan((1, 1, 1), [], 0, broken)
     files = [file for file in layout.files if file not in broken]
+    if roi is not None:
+        require_sizes(roi, folder, files, sizes[:, :2].tolist())
     frequent = Counter(map(tuple, sizes[:, :2].tolist())).most_common()
     counted = [[width, height, count] for (width, height), count in frequent]
     bit_depth, lines = _bit_depth(folder, deep, asked)
@@ -103,7 +110,7 @@ def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, S
         bit_depth=bit_depth,
         deep=lines,
     )
-    reading = reading_of(scan, config)
+    reading = reading_of(scan, config, roi)
     if _fits(len(files) * int(np.prod(scan.image_shape)), config.folder):
         return _into_memory(folder, files, scan, reading)
     if not config.folder.cache or not may_write(cache):
@@ -117,9 +124,9 @@ def reading_asked(config: Config) -> Reading:
     return Reading(config.folder.bit_depth, config.max_pixels)
 
 
-def reading_of(scan: Scan, config: Config) -> Reading:
+def reading_of(scan: Scan, config: Config, roi: Roi | None = None) -> Reading:
     """How the files of a folder are read, with what was found in them."""
-    return dataclasses.replace(reading_asked(config), bit_depth=scan.bit_depth)
+    return dataclasses.replace(reading_asked(config), bit_depth=scan.bit_depth, roi=roi)
 
 
 def _into_memory(
@@ -174,7 +181,7 @@ def _open_cache(cache: Path) -> tuple[StoredImages, Scan]:
     return StoredImages(records, np.arange(len(scan.digests)), shape), scan
 
 
-def _key(folder: Path, layout: Layout, config: Config) -> str:
+def _key(folder: Path, layout: Layout, config: Config, roi: Roi | None) -> str:
     """Name of the cache; it depends on the content of the files and the options for reading them.
 
     Names, sizes and dates of files are not enough: archives, containers and cameras reuse them for
@@ -184,10 +191,15 @@ def _key(folder: Path, layout: Layout, config: Config) -> str:
     """
     options = CACHE_VERSION, config.size, config.tile is None, reading_asked(config)
     state = hashlib.sha256(repr(options).encode())
-    for file in layout.files:
-        facts: tuple[object, ...] = (file,)
-        if (folder / file).exists():
-            at = os.stat(folder / file)
+    files = [folder / file for file in layout.files]
+    if isinstance(roi, RegionFolder):
+        files += [roi.path / mask for mask in roi.masks.values()]
+    elif roi is not None:
+        state.update(roi.digest_of(()).encode())
+    for file in files:
+        facts: tuple[object, ...] = (os.path.relpath(file, folder),)
+        if file.exists():
+            at = os.stat(file)
             facts += at.st_size, at.st_mtime_ns, at.st_dev, at.st_ino, at.st_ctime_ns
         state.update(repr(facts).encode("utf-8", "surrogateescape"))
     return state.hexdigest()[:16]
@@ -317,10 +329,13 @@ def _decode(
     def decode(file: str) -> tuple[np.ndarray, str, str] | UnreadableImage:
         try:
             file_bytes = file_digest(folder / file)
-            with decoded(folder / file, reading) as image:
+            region = reading.region_of(folder / file)
+            asked = dataclasses.replace(reading, roi=region)
+            with decoded(folder / file, asked) as image:
                 content = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
                 content.update(image.tobytes())
-                return fit_image(image, scan.image_shape), content.hexdigest(), file_bytes
+                pixels = fit_image(image, scan.image_shape, region)
+                return pixels, content.hexdigest(), file_bytes
         except UnreadableImage as error:
             return error
 

@@ -12,9 +12,9 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -25,6 +25,10 @@ from anomaly_tf.data.formats import FORMATS, what_else
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.limits import MAX_PIXELS, MAX_PIXELS_ON_REQUEST, require_memory
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.runs.region import Region, blanked
+
+if TYPE_CHECKING:
+    from anomaly_tf.data.roi import Roi
 
 # Pillow's names of JPEG files; an MPO holds several images, and the first is used.
 JPEG = ("JPEG", "MPO")
@@ -65,10 +69,20 @@ class Reading:
         bit_depth: Bit depth of the grey levels in 16-bit files; white is `2 ** bit_depth - 1`.
             None means 16, and is accepted only if the values of a file need 16 bits.
         max_pixels: Largest number of pixels of a file, at most `MAX_PIXELS_ON_REQUEST`.
+        roi: The regions that count; pixels outside are blanked. None: everything counts.
     """
 
     bit_depth: int | None = None
     max_pixels: int = MAX_PIXELS
+    roi: Roi | None = None
+
+    def region_of(self, path: Path) -> Region | None:
+        """The region of a picture; None if everything counts.
+
+        Raises:
+            RegionError: If its mask cannot be used.
+        """
+        return None if self.roi is None else self.roi.of(path)
 
 
 AS_USUAL = Reading()
@@ -83,12 +97,13 @@ def open_image(path: Path, reading: Reading = AS_USUAL) -> Image.Image:
 
     Args:
         path: The file.
-        reading: Bit depth and the largest number of pixels.
+        reading: Bit depth, the largest number of pixels, and the regions that count.
 
     Raises:
         UnreadableImage: If the file cannot be read, is not in one of `FORMATS`, is damaged, holds
             floating-point values, has more than `max_pixels`, has values above `bit_depth`, or, if
             that is None, does not need 16 bits, so that its white level is unknown.
+        RegionError: If the mask of its region cannot be used or has another size.
     """
     with decoded(path, reading) as image:
         return image
@@ -113,6 +128,9 @@ def decoded(path: Path, reading: Reading = AS_USUAL) -> Iterator[Image.Image]:
             raise
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
+        if (region := reading.region_of(path)) is not None:
+            region.require_size(*image.size, path)
+            image = region.blank(image)
         yield image
 
 
@@ -295,12 +313,16 @@ def require_plain_tiff(path: Path, image: Image.Image) -> None:
         raise UnreadableImage(f"{path} has several pages; save each as a separate image")
 
 
-def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+def fit_image(
+    image: Image.Image, shape: tuple[int, int, int], region: Region | None = None
+) -> np.ndarray:
     """Converts an image to the shape of a detector's input.
 
     Args:
         image: In mode `L` or `RGB`.
         shape: Height, width and channels, 1 or 3.
+        region: The pixels that count, in any size; the others are blanked again, because resizing
+            mixes them with those that count.
 
     Returns:
         uint8 `(H, W, C)`; resized by Pillow's bilinear filter (which averages when it shrinks)
@@ -310,15 +332,17 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
     image = _in_mode(image, "L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image, np.uint8).reshape(shape)
+    pixels = np.asarray(image, np.uint8).reshape(shape)
+    return pixels if region is None else blanked(pixels, region.at(height, width))
 
 
 def read_image(
     path: Path, shape: tuple[int, int, int], reading: Reading = AS_USUAL
 ) -> np.ndarray:
     """`open_image` and `fit_image` in one: uint8 `(H, W, C)`."""
-    with decoded(path, reading) as image:
-        return fit_image(image, shape)
+    region = reading.region_of(path)
+    with decoded(path, replace(reading, roi=region)) as image:
+        return fit_image(image, shape, region)
 
 
 def _too_large(path: Path, size: str, limit: int, pixels: float = math.inf) -> UnreadableImage:

@@ -7,7 +7,7 @@
 | `crack/mask/1.png` | `crack/1.jpg` |
 | `crack/1_label.bmp` | `crack/1.jpg` |
 
-`masks.is_mask_folder` and `masks.image_of` list the other names. All except `ground_truth` may also
+`mask_rules.is_mask_folder` and `mask_rules.image_of` list the other names. All except `ground_truth` may also
 be classes, such as images of labels: their files must look like masks.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_tf.data.images import Reading
-from anomaly_tf.data.masks import image_of, is_mask_folder, looks_like_mask
+from anomaly_tf.data.mask_rules import image_of, is_mask_folder, looks_like_mask
 from anomaly_tf.errors import UserError
 
 # Files that are examined per folder with the name of a mask folder.

@@ -31,6 +31,7 @@ from anomaly_tf.data.corruption_sets import room_for_corruptions, with_corruptio
 from anomaly_tf.data.cutting import random_share, stratified_cut
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.roi import require_same_roi
 from anomaly_tf.data.roles import Roles, class_roles, require_clear_guess
 from anomaly_tf.data.split import Split
 from anomaly_tf.errors import UserError
@@ -65,6 +66,7 @@ def make_split(config: Config, dataset: ImageDataset, info: DetectorInfo | None 
         require_clear_guess(config, dataset, roles)
     split = _divided(config, dataset, roles)
     if info:
+        require_same_roi(split.roi, info.roi, split.own_files)
         facts = facts_of(split, len(dataset.class_names), dataset.digests)
         require_same_content(dataset.name, info, facts)
     return with_corruptions(split, config)
@@ -95,7 +97,7 @@ def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
         *_unused(config, dataset, sets),
         *_masks_of_normal(dataset, masks),
     )
-    split = Split(*sets, roles, dataset.class_names, masks, left_out)
+    split = Split(*sets, roles, dataset.class_names, masks, left_out, dataset.reading.roi)
     _require_kinds(config, dataset, split)
     return room_for_corruptions(split, config)
 

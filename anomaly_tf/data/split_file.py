@@ -30,6 +30,7 @@ from anomaly_tf.data.given import open_validation, save_validation
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.images import Reading
 from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roi import regions_of, require_same_roi
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.search import folders_of
 from anomaly_tf.data.sources import ARRAYS, open_dataset
@@ -97,7 +98,7 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     if info and config.data == ARRAYS and given.is_file():
         return with_corruptions(open_validation(given, info), config)
     if not path.is_file():
-        return make_split(config, open_dataset(config), info)
+        return make_split(config, open_dataset(config, info.roi if info else None), info)
     folder = Path(config.data)
     content = _read(path)
     height, width, channels = content["image_shape"]
@@ -105,12 +106,14 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     # Earlier versions read all 16-bit files with 16 bits.
     reading = Reading(content.get("bit_depth", 16), config.max_pixels)
     roles = Roles(**{name: tuple(part) for name, part in content["roles"].items()})
+    own = [file for name in SETS for file in content[name]["files"]]
+    roi = regions_of(config.roi, folder, own, reading, info.roi if info else None)
+    reading = dataclasses.replace(reading, roi=roi)
     parts = (_image_set(folder, content[name], shape, reading) for name in SETS)
     train, validation, test = (LabelledImages.of(part, roles.normal) for part in parts)
     masks, names = content["masks"], tuple(content["class_names"])
     known, known_masks = _known_digests(content), content.get("mask_digests")
-    files = [file for part in (train, validation, test) for file in part.files]
-    files += masks.values()
+    files = [*own, *masks.values()]
     gone = [file for file in files if not (folder / file).is_file()]
     if gone:
         raise UserError(
@@ -118,8 +121,9 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
             f"(first: {gone[0]}); restore them or give their new folder with --data"
         )
     left_out = left_out_of(folder, files, masks.values(), reading)
-    split = Split(train, validation, test, roles, names, masks, left_out)
+    split = Split(train, validation, test, roles, names, masks, left_out, roi)
     if info:
+        require_same_roi(roi, info.roi, own)
         require_same_protocol(config, info)
         require_same_kind(config.data, info, names, shape)
         if known is None and info.data is None:

@@ -17,7 +17,9 @@ import numpy as np
 
 from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.images import AS_USUAL, Reading, read_image
+from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
+from anomaly_tf.runs.region import RegionError
 from anomaly_tf.runs.limits import count_within
 
 # Images that are read or processed at a time: at most PART, of PART_BYTES or a single larger one.
@@ -68,7 +70,7 @@ class StoredImages:
         return self._read(np.array([stored]))[0]
 
     @property
-    def unreadable(self) -> UnreadableImage | None:
+    def unreadable(self) -> UserError | None:
         """The error of the last unreadable file; tf.data replaces it by an error of its own."""
         return getattr(self._read, "unreadable", None)
 
@@ -92,10 +94,14 @@ def subset(images: Images, chosen: slice | np.ndarray) -> Images:
 
 def sample(images: Images, count: int, seed: int) -> Images:
     """At most `count` of the images, drawn at random, in their original order."""
-    if len(images) <= count:
-        return images
-    drawn = np.random.default_rng(seed).choice(len(images), count, replace=False)
-    return subset(images, np.sort(drawn))
+    return images if len(images) <= count else subset(images, sampled(len(images), count, seed))
+
+
+def sampled(total: int, count: int, seed: int) -> np.ndarray:
+    """At most `count` of `total` numbers, drawn at random, sorted."""
+    if total <= count:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
 def join(first: Images, second: Images) -> Images:
@@ -148,13 +154,14 @@ class ImageFiles:
     ) -> None:
         self._folder, self._files, self._shape = folder, files, image_shape
         self._reading = reading
-        self.unreadable: UnreadableImage | None = None
+        self.unreadable: UserError | None = None
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """Reads the files with these numbers: uint8 `(n, H, W, C)`.
 
         Raises:
             UnreadableImage: If one of them is missing or damaged.
+            RegionError: If its mask is.
         """
         images = np.empty((len(numbers), *self._shape), np.uint8)
 
@@ -164,7 +171,7 @@ class ImageFiles:
 
         try:
             list(self._pool.map(read, range(len(numbers))))
-        except UnreadableImage as error:
+        except (UnreadableImage, RegionError) as error:
             self.unreadable = error
             raise
         return images

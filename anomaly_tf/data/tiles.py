@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.stored import Images, Rows, StoredImages
-from anomaly_tf.errors import OptionError
+from anomaly_tf.errors import OptionError, UserError
 from anomaly_tf.runs.sections import Tiling
 
 
@@ -63,7 +62,7 @@ class _TileReader:
         self.places = tiling.places(images.shape[1:])
 
     @property
-    def unreadable(self) -> UnreadableImage | None:
+    def unreadable(self) -> UserError | None:
         """As `StoredImages.unreadable`, of the pictures."""
         return self._images.unreadable if isinstance(self._images, StoredImages) else None
 

@@ -18,6 +18,8 @@ import numpy as np
 from anomaly_tf.data.images import Reading, read_image
 from anomaly_tf.deploy.answers import check_answer, checked_images
 from anomaly_tf.deploy.pickling import CHANGEABLE, Origin, digests_of, forked, load_again
+from anomaly_tf.deploy.regions import Regional, reading_of
+from anomaly_tf.detection.regional import infer_inside
 from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
 from anomaly_tf.detection.tiling import infer_in_tiles
 from anomaly_tf.errors import UserError
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 Quantization = Literal["none", "float16", "dynamic", "int8"]
 
 
-class Detector(ABC):
+class Detector(Regional, ABC):
     """A detector with its threshold.
 
     >>> detector = anomaly_tf.Detector.load("runs/mine")  # or a SavedModel's folder, or a .tflite
@@ -143,7 +145,7 @@ class Detector(ABC):
     @property
     def reading(self) -> Reading:
         """How image files are read for the detector."""
-        return Reading(self.info.bit_depth, self.info.max_pixels or MAX_PIXELS)
+        return Reading(self.info.bit_depth, self.info.max_pixels or MAX_PIXELS, self.region)
 
     @property
     def threshold_method(self) -> str:
@@ -201,7 +203,7 @@ class Detector(ABC):
         """Verdicts int8 `(N,)`, 1 = anomaly, 0 = normal; see `score` for images and errors."""
         return (self.score(images) >= self.threshold).astype(np.int8)
 
-    def read(self, path: str | Path) -> np.ndarray:
+    def read(self, path: str | Path, roi: str | Path | None = None) -> np.ndarray:
         """Reads an image file as input of the detector.
 
         The image is upright, in grey or colour, and resized by Pillow's bilinear filter with
@@ -209,17 +211,22 @@ class Detector(ABC):
 
         Args:
             path: An image file of any size.
+            roi: As for `score_files`.
 
         Returns:
             uint8 `(H, W, C)` of `image_shape`.
 
         Raises:
-            UserError: A `ValueError`; if the file cannot be read.
+            UserError: A `ValueError`; if the file or its mask cannot be read.
         """
-        return read_image(user_path(path), self.image_shape, self.reading)
+        path = user_path(path)
+        return read_image(path, self.image_shape, reading_of(self, [path], roi))
 
     def score_files(
-        self, files: Iterable[str | Path], on_error: Literal["raise", "nan"] = "raise"
+        self,
+        files: Iterable[str | Path],
+        on_error: Literal["raise", "nan"] = "raise",
+        roi: str | Path | None = None,
     ) -> np.ndarray:
         """Anomaly scores of image files, which are read by `read` on all threads of the processor.
 
@@ -227,6 +234,8 @@ class Detector(ABC):
             files: Paths of image files.
             on_error: Handling of files that cannot be read: `raise` raises an error, `nan` issues a
                 `UserWarning` and returns the score NaN.
+            roi: The region that counts: a mask for all files, or a folder with a mask for each;
+                required if the detector was trained with such a folder. Default: `region`.
 
         Returns:
             float32 `(N,)`, in the order of the files, higher is more anomalous.
@@ -237,7 +246,7 @@ class Detector(ABC):
         """
         from anomaly_tf.deploy.file_scoring import scores_of
 
-        return scores_of(self, files, on_error)
+        return scores_of(self, files, on_error, roi)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """Conformal p-values float64 `(N,)`: how rarely normal images have scores as high.
@@ -363,9 +372,13 @@ class Detector(ABC):
         if not len(images):  # refused by some operations; a blank image gives the shapes
             blank = self._answers(np.zeros((1, *self.image_shape), np.uint8), names)
             return {name: output[:0] for name, output in blank.items()}
-        if self.info.tiling is None:
-            return self._model_answers(images, names)
-        return infer_in_tiles(self._model_answers, images, names, self.info.tiling)
+        inside, tiling = self.inside_of(images), self.info.tiling
+        by_maximum = self.info.image_score == "maximum" and "error_map" in self.outputs
+        if tiling is not None:
+            return infer_in_tiles(self._model_answers, images, names, tiling, inside, by_maximum)
+        if inside is not None:
+            return infer_inside(self._model_answers, images, names, inside, by_maximum)
+        return self._model_answers(images, names)
 
     def _model_answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Computes and checks the outputs of at least one image of the model's input."""

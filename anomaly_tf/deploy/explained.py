@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from anomaly_tf.data.stored import Images, parts
+from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.roi import Roi
 from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.regions import views
 
 
 class Explained(NamedTuple):
@@ -28,39 +30,44 @@ class Explained(NamedTuple):
     rebuilt: np.ndarray | None
 
 
-def explained(detector: Detector, images: Images, longest: int) -> Explained:
+def explained(
+    detector: Detector, part: ImageSet, longest: int, roi: Roi | None = None
+) -> Explained:
     """Explains images, and shrinks them with their maps to at most `longest` pixels a side.
 
     Args:
         detector: A detector with maps.
-        images: uint8 `(N, H, W, C)`.
+        part: The images.
         longest: Longest side of what is returned.
+        roi: The regions of the images that count; None: everything.
     """
-    size = shrunk_size(images.shape[1:], longest)
-    count, channels = len(images), images.shape[-1]
+    size = shrunk_size(part.images.shape[1:], longest)
+    count, channels = len(part), part.images.shape[-1]
     shown = Explained(
         np.empty((count, *size, channels), np.uint8),
         np.empty((count, *size), np.float32),
         np.empty((count, *size, channels), np.uint8) if detector.reconstructs else None,
     )
     start = 0
-    for part in parts(images):
-        end = start + len(part)
-        maps, rebuilt = detector.explain_and_reconstruct(part)
-        shown.images[start:end], shown.maps[start:end] = shrunk(part, size), shrunk(maps, size)
+    for view, images in views(detector, part, roi):
+        end = start + len(images)
+        maps, rebuilt = view.explain_and_reconstruct(images)
+        shown.images[start:end], shown.maps[start:end] = shrunk(images, size), shrunk(maps, size)
         if shown.rebuilt is not None and rebuilt is not None:
             shown.rebuilt[start:end] = shrunk(rebuilt, size)
         start = end
     return shown
 
 
-def shrunk_maps(detector: Detector, images: Images, size: tuple[int, int]) -> np.ndarray:
-    """Maps of images, float32 `(N, *size)`; see `shrunk`."""
-    maps = np.empty((len(images), *size), np.float32)
+def shrunk_maps(
+    detector: Detector, part: ImageSet, size: tuple[int, int], roi: Roi | None = None
+) -> np.ndarray:
+    """Maps of images and their regions, float32 `(N, *size)`; see `shrunk`."""
+    maps = np.empty((len(part), *size), np.float32)
     start = 0
-    for part in parts(images):
-        maps[start : start + len(part)] = shrunk(detector.explain(part), size)
-        start += len(part)
+    for view, images in views(detector, part, roi):
+        maps[start : start + len(images)] = shrunk(view.explain(images), size)
+        start += len(images)
     return maps
 
 

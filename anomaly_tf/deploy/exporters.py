@@ -22,13 +22,15 @@ import tensorflow as tf
 
 from anomaly_tf.approaches.configs import foreign_cache, load_config
 from anomaly_tf.config import Config
-from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.roi import Roi
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split
-from anomaly_tf.data.stored import Images, apply
 from anomaly_tf.data.tiles import tiles_of
 from anomaly_tf.deploy.conversion import convert
 from anomaly_tf.deploy.detector import Quantization
 from anomaly_tf.deploy.litert import LiteRTDetector, write_file
+from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.deploy.trial import remember
 from anomaly_tf.detection.scoring import score_statistics
@@ -43,6 +45,7 @@ from anomaly_tf.runs.outputs import (
     require_own_place,
 )
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.runs.region import BLANK
 from anomaly_tf.runs.sections import Calibration
 from anomaly_tf.script import quiet_libraries
 
@@ -73,8 +76,8 @@ def export(detector: TrainedDetector, path: Path, quantization: Quantization, ba
     config = load_config(run.config)
     config.require_quantization(quantization)
     with only_read(foreign_cache(str(run.path), None)):
-        validation = open_split(config, run.split, detector.info).validation
-    write_export(detector, path, quantization, batch, validation, config)
+        split = open_split(config, run.split, detector.info)
+    write_export(detector, path, quantization, batch, split, config)
 
 
 def write_export(
@@ -82,7 +85,7 @@ def write_export(
     path: Path,
     quantization: Quantization,
     batch: int,
-    validation: LabelledImages,
+    split: Split,
     config: Config,
 ) -> None:
     """Writes a .tflite file, or the folder of a SavedModel if `path` has another suffix."""
@@ -90,8 +93,9 @@ def write_export(
         if path.suffix != ".tflite":
             export_saved_model(detector, path)
             return
+        validation, roi = split.validation, split.roi
         samples = _representative(validation, config)
-        export_tflite(detector, path, quantization, batch, validation.normal, samples)
+        export_tflite(detector, path, quantization, batch, validation.normal_part, samples, roi)
 
 
 def _representative(validation: LabelledImages, config: Config) -> np.ndarray:
@@ -159,8 +163,9 @@ def export_tflite(
     path: Path,
     quantization: Quantization,
     batch_size: int,
-    normal_images: Images,
+    normal: ImageSet,
     samples: np.ndarray,
+    roi: Roi | None = None,
 ) -> None:
     """Writes a LiteRT file with its own threshold, computed from the scores of the file itself.
 
@@ -171,8 +176,9 @@ def export_tflite(
         path: The .tflite file to write; an existing one is replaced.
         quantization: See `conversion.convert`.
         batch_size: Images per call of the file.
-        normal_images: uint8 `(N, H, W, C)`, the run's normal validation images.
+        normal: The run's normal validation images.
         samples: uint8 `(M, H, W, C)`, for the calibration of the activation ranges of int8.
+        roi: The regions of the images that count; None: everything.
 
     Raises:
         OSError: If the files cannot be written.
@@ -188,7 +194,7 @@ def export_tflite(
         model_bytes=len(model),
     )
     exported = LiteRTDetector(model, metadata)
-    scores = np.sort(apply(exported.score, normal_images))
+    scores = np.sort(score_set(exported, normal, roi))
     metadata.calibration = Calibration(len(scores), scores.tolist())
     metadata.score_statistics = {"normal": score_statistics(scores)}
     if detector.info.threshold.method == "conformal":
@@ -230,6 +236,7 @@ def _metadata(detector: TrainedDetector) -> DetectorInfo:
             "colours": "grayscale" if detector.image_shape[-1] == 1 else "RGB",
             "resizing": "bilinear, averaging when it shrinks",
             "scaling": "inside the model",
+            **({"level_outside_of_region": BLANK} if info.roi else {}),
             **({"tiles": TILES} if info.tiling else {}),
         },
         source={

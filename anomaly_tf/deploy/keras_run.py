@@ -11,10 +11,12 @@ from typing import get_args
 import keras
 import numpy as np
 
-from anomaly_tf.data.stored import Images, bounded_sample, parts
+from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.roi import Roi
 from anomaly_tf.deploy.answers import as_uint8, check_shapes, checked_images
 from anomaly_tf.deploy.detector import Detector, Quantization
 from anomaly_tf.deploy.origin import TRUST, check_keras_file, refused
+from anomaly_tf.deploy.regions import views
 from anomaly_tf.deploy.trial import KERAS, remember, require_first_score
 from anomaly_tf.detection.scoring import GradCam, Scorer
 from anomaly_tf.errors import UserError
@@ -156,16 +158,22 @@ class TrainedDetector(Detector):
         """Writes `detector.json` only, for a new threshold."""
         write_json(run.detector, self.info.to_json())
 
-    def set_heat_scale(self, normal: Images, unit: str) -> None:
+    def set_heat_scale(self, normal: ImageSet, unit: str, roi: Roi | None = None) -> None:
         """Sets the colour scale of heat maps from the maps of normal validation images.
 
         Args:
-            normal: uint8 `(N, H, W, C)`, at least one.
+            normal: Normal images, at least one.
             unit: Meaning of a value of the map, in words.
+            roi: The regions of the images that count; None: everything.
         """
-        chosen = bounded_sample(normal, HEAT_IMAGES, 0, HEAT_BYTES)
-        step = math.ceil(math.sqrt(math.prod(chosen.shape[:3]) / HEAT_PIXELS))
-        maps = np.concatenate([self.explain(part)[:, ::step, ::step] for part in parts(chosen)])
+        chosen = normal.sample(HEAT_IMAGES, HEAT_BYTES)
+        step = math.ceil(math.sqrt(math.prod(chosen.images.shape[:3]) / HEAT_PIXELS))
+        found = []
+        for view, images in views(self, chosen, roi):
+            maps, inside = view.explain(images), view.inside_of(images)
+            counted = maps[:, ::step, ::step] if inside is None else maps[inside][:: step**2]
+            found.append(counted.ravel())
+        maps = np.concatenate(found)
         low, high = map(float, np.quantile(maps, HEAT_QUANTILES))
         if high <= low:  # maps that are 0, or the same, nearly everywhere
             high = max(float(maps.max()), low + (low or 1.0))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anomaly_tf.deploy.detector import Detector
 
 # Metadata of a detector that can be changed after loading.
-CHANGEABLE = ("threshold", "heat_scale", "bit_depth", "max_pixels")
+CHANGEABLE = ("threshold", "heat_scale", "bit_depth", "max_pixels", "roi")
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,24 @@ Needs NumPy only. A few tiles are in memory at a time, beside the picture and it
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from anomaly_tf.detection.regional import Infer, infer_inside
 from anomaly_tf.runs.limits import images_at_a_time
+from anomaly_tf.runs.region import BLANK
 from anomaly_tf.runs.sections import Tiling
 
 # Pixels of the tiles that are scored together: 8 tiles of 256 x 256.
 PIXELS_AT_A_TIME = 2**19
-# From tiles uint8 `(n, tile, tile, C)` and names of outputs to these outputs.
-Infer = Callable[[np.ndarray, tuple[str, ...]], dict[str, np.ndarray]]
 
 
 def infer_in_tiles(
-    infer: Infer, images: np.ndarray, names: tuple[str, ...], tiling: Tiling
+    infer: Infer,
+    images: np.ndarray,
+    names: tuple[str, ...],
+    tiling: Tiling,
+    inside: np.ndarray | None = None,
+    by_maximum: bool = False,
 ) -> dict[str, np.ndarray]:
     """Computes the outputs of pictures from those of their tiles.
 
@@ -31,6 +34,9 @@ def infer_in_tiles(
         images: uint8 `(N, H, W, C)`, at least one, both sides at least a tile's.
         names: Of the outputs `score`, `error_map` and `reconstruction`.
         tiling: How pictures are cut.
+        inside: bool `(N, H, W)`, True where pixels count; tiles without such a pixel are not
+            scored. None: everything counts.
+        by_maximum: As for `infer_inside`.
 
     Returns:
         `score` float32 `(N,)`, `error_map` float32 `(N, H, W)`, `reconstruction` uint8
@@ -46,12 +52,19 @@ def infer_in_tiles(
     together = images_at_a_time((side, side), PIXELS_AT_A_TIME)
     count = len(images) * len(places)
     for start in range(0, count, together):
-        pictures, inside = np.divmod(np.arange(start, min(start + together, count)), len(places))
+        pictures, place = np.divmod(np.arange(start, min(start + together, count)), len(places))
         tiles = np.empty((len(pictures), side, side, images.shape[-1]), np.uint8)
+        counted = np.ones(tiles.shape[:3], bool)
         for number, picture in enumerate(pictures):
-            top, left = places[inside[number]]
-            tiles[number] = images[picture, top : top + side, left : left + side]
-        answers = infer(tiles, names)
+            top, left = places[place[number]]
+            tile = slice(top, top + side), slice(left, left + side)
+            tiles[number] = images[picture][tile]
+            if inside is not None:
+                counted[number] = inside[picture][tile]
+        if inside is None:
+            answers = infer(tiles, names)
+        else:
+            answers = _of_regions(infer, tiles, names, counted, by_maximum)
         if "score" in names:
             np.maximum.at(scores, pictures, answers["score"])
         for name, whole in joined.items():
@@ -59,6 +72,23 @@ def infer_in_tiles(
                 whole.add(answer)
     outputs = {name: whole.pictures for name, whole in joined.items()}
     return outputs | ({"score": scores} if "score" in names else {})
+
+
+def _of_regions(
+    infer: Infer, tiles: np.ndarray, names: tuple[str, ...], inside: np.ndarray, by_maximum: bool
+) -> dict[str, np.ndarray]:
+    """Outputs of tiles of which a region counts; those without one have the score -inf."""
+    scored = inside.any(axis=(1, 2))
+    outputs: dict[str, np.ndarray] = {
+        "score": np.full(len(tiles), -np.inf, np.float32),
+        "error_map": np.zeros(tiles.shape[:3], np.float32),
+        "reconstruction": np.full(tiles.shape, BLANK, np.uint8),
+    }
+    if scored.any():
+        answers = infer_inside(infer, tiles[scored], names, inside[scored], by_maximum)
+        for name in names:
+            outputs[name][scored] = answers[name]
+    return outputs
 
 
 def fading(side: int, tiling: Tiling) -> np.ndarray:

@@ -14,10 +14,12 @@ from anomaly_tf.config import Config
 from anomaly_tf.data.corruption_sets import corruption_sweep
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.masks import MaskedImages, masked_images
+from anomaly_tf.data.roi import Roi, insides
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.explained import shrunk_maps, shrunk_size
+from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.detection.localisation import localisation_metrics
 from anomaly_tf.detection.metrics import (
     auroc_by_class,
@@ -73,7 +75,7 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
         config: The run's configuration.
     """
     test, roles, names = split.test, split.roles, split.class_names
-    scores = apply(detector.score, test.images)
+    scores = score_set(detector, test, split.roi)
     info = detector.info
     training = info.training
     all_normal = len(roles.normal) == len(info.class_names) > 1
@@ -118,7 +120,7 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
         metrics["most_unusual_normal"] = _most_unusual(test, scores)
     if split.masks and "error_map" in detector.outputs:
         masked = masked_images(split, config, shrunk_size(detector.image_shape, MAX_SIDE))
-        metrics |= _localisation(detector, masked)
+        metrics |= _localisation(detector, masked, split.roi)
     compared = masked if metrics.get("n_masks") else None
     return Evaluation(metrics, scores, examples, predicted, compared)
 
@@ -180,15 +182,19 @@ def _most_unusual(test: LabelledImages, scores: np.ndarray) -> list[dict[str, An
     return [{"file": test.files[number], "score": float(scores[number])} for number in order]
 
 
-def _localisation(detector: Detector, masked: MaskedImages) -> dict[str, Any]:
+def _localisation(detector: Detector, masked: MaskedImages, roi: Roi | None) -> dict[str, Any]:
     """Pixel metrics of the error maps; anomalies without a mask are left out.
 
     Masks and maps of larger images are shrunk to `MAX_SIDE`.
     """
     truth = masked.masks
+    inside = insides(roi, masked.part.files, *truth.shape[1:])
+    if inside is not None:
+        truth = truth & inside
     if not truth.any() or truth.all():
         return {"pixel_auroc": None, "aupro": None, "n_masks": 0}
-    return localisation_metrics(truth, shrunk_maps(detector, masked.part.images, truth.shape[1:]))
+    maps = shrunk_maps(detector, masked.part, truth.shape[1:], roi)
+    return localisation_metrics(truth, maps, inside)
 
 
 def _auroc_by_strength(

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from anomaly_tf.data.roi import RegionFolder
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import apply, subset
 from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.detection.metrics import detection_metrics
 from anomaly_tf.runs.limits import count_within
 
@@ -53,7 +55,10 @@ def compare(trained: Detector, exported: Detector, split: Split, path: Path) -> 
         start = time.perf_counter()
         first = detector.score(many)
         seconds = time.perf_counter() - start
-        scores[name] = np.concatenate([first, apply(detector.score, rest)])
+        if isinstance(split.roi, RegionFolder):
+            scores[name] = score_set(detector, test, split.roi)
+        else:
+            scores[name] = np.concatenate([first, apply(detector.score, rest)])
         metrics = detection_metrics(test.labels[judged], scores[name][judged], detector.threshold)
         verdicts[name] = scores[name][judged] >= detector.threshold
         report[name] = {

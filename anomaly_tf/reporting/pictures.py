@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from anomaly_tf.data.split import Split
-from anomaly_tf.data.stored import subset
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.explained import Explained, explained, shrunk
 from anomaly_tf.reporting import plots
@@ -102,7 +101,7 @@ def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> D
     def of_all_groups() -> Explained:
         """Images, maps and reconstructions of all groups, computed in one pass."""
         chosen = np.concatenate([chosen for _, chosen in groups.values()])
-        return explained(detector, subset(test.images, chosen), LONGEST)
+        return explained(detector, test.take(chosen), LONGEST, split.roi)
 
     def drawn(title: str, chosen: np.ndarray, first: int) -> Figure:
         images, maps, rebuilt = of_all_groups()
@@ -131,7 +130,7 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
     part, n_normal = evaluation.masked.part, evaluation.masked.n_normal
     count = min(PICTURES, len(part) - n_normal)
     shown = np.linspace(n_normal, len(part) - 1, count).astype(int)
-    images, maps, _ = explained(detector, subset(part.images, shown), LONGEST)
+    images, maps, _ = explained(detector, part.take(shown), LONGEST, split.roi)
     masks = evaluation.masked.masks[shown]
 
     def caption(number: int) -> str:

@@ -34,6 +34,7 @@ from anomaly_tf.runs.sections import (
     Calibration,
     DataFacts,
     HeatScale,
+    RoiFacts,
     Threshold,
     Tiling,
     TrainingFacts,
@@ -110,6 +111,7 @@ class DetectorInfo:
         tiling: How pictures are cut into tiles; None if the model takes whole images.
         bit_depth: Bit depth of the 16-bit files; None if there were none in training.
         max_pixels: Largest number of pixels of a file; None for runs of earlier versions.
+        roi: The regions of images that count; None if everything does.
         data: Digests of its sets; runs only.
         image_score: How the score of an image, or of a tile, is computed from its map: `mean`,
             `maximum` or `none`.
@@ -142,6 +144,7 @@ class DetectorInfo:
     tiling: Tiling | None = None
     bit_depth: int | None = entry(_BIT_DEPTH)
     max_pixels: int | None = entry(_PIXELS)
+    roi: RoiFacts | None = None
     data: DataFacts | None = None
     image_score: str | None = entry(one_of("mean", "maximum", "none"))
     heat_scale: HeatScale | None = None
@@ -245,6 +248,7 @@ class DetectorInfo:
 
 
 SECTIONS: dict[str, type[Any]] = {
+    "roi": RoiFacts,
     "data": DataFacts,
     "tiling": Tiling,
     "heat_scale": HeatScale,
@@ -256,6 +260,7 @@ SECTIONS: dict[str, type[Any]] = {
 
 # Required fields of optional sections.
 WHOLE = {
+    "roi": ("source", "sha256"),
     "data": ("train", "validation", "test", "n_test"),
     "heat_scale": ("low", "high", "unit"),
     "tiling": ("tile", "overlap"),

@@ -1,9 +1,10 @@
-"""Sections of `detector.json`, the metadata of a detector. Needs NumPy only."""
+"""Sections of `detector.json`, the metadata of a detector. Needs NumPy and Pillow only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from anomaly_tf.runs.checks import (
     is_text,
     is_whole,
 )
+from anomaly_tf.runs.region import MIN_PIXELS, Region
 
 # Each threshold method, and its option.
 THRESHOLD_SETTINGS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
@@ -193,3 +195,33 @@ class TrainingFacts:
     validation: dict[str, float] = entry((are_measures, "names, each with a finite number"))
     train_seconds: float = entry(NOT_NEGATIVE)
     images_per_second: float = entry(NOT_NEGATIVE)
+
+
+def _is_mask(value: Any) -> bool:
+    try:
+        return is_text(value) and bool(Region.from_png(value))
+    except ValueError:
+        return False
+
+
+@dataclass
+class RoiFacts:
+    """The regions of images that count for a detector.
+
+    Attributes:
+        source: The mask or the folder of masks, as the user named it.
+        sha256: Digest of the mask; for a folder that of the masks of all images of the run.
+        mask: The mask of all images, a PNG of one bit per pixel as base64, white where pixels
+            count; None if each image has its own.
+    """
+
+    source: str = entry(TEXT)
+    sha256: str = entry(DIGEST)
+    mask: str | None = entry(
+        (_is_mask, f"a PNG of one bit per pixel, as base64, with {MIN_PIXELS} white ones or more")
+    )
+
+    @cached_property
+    def region(self) -> Region | None:
+        """The region of all images; None if each has its own."""
+        return None if self.mask is None else Region.from_png(self.mask, self.source)

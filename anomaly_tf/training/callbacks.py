@@ -14,9 +14,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from anomaly_tf.config import LearnsFrom
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.stored import Images, parts
+from anomaly_tf.data.roi import Roi
 from anomaly_tf.deploy.explained import explained
 from anomaly_tf.deploy.keras_run import TrainedDetector
+from anomaly_tf.deploy.regions import views
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.training.checkpoint import Progress, save_checkpoint
@@ -84,6 +85,7 @@ class Validation(keras.callbacks.Callback):
         on_improvement: Called with epoch (from 1), metrics and scores whenever the criterion is the
             best so far.
         best: The best value so far, if the training resumes.
+        roi: The regions of the images that count; None: everything.
     """
 
     def __init__(
@@ -94,11 +96,12 @@ class Validation(keras.callbacks.Callback):
         log_dir: Path,
         on_improvement: Callable[[int, dict[str, float], np.ndarray], None],
         best: float = -math.inf,
+        roi: Roi | None = None,
     ) -> None:
         super().__init__()
         self._detector = detector
         self._images = images  # an array, or images on disk that are read each time
-        self._criterion = criterion
+        self._criterion, self._roi = criterion, roi
         self._writer = tf.summary.create_file_writer(str(log_dir))
         self._on_improvement = on_improvement
         self._best = best
@@ -109,7 +112,10 @@ class Validation(keras.callbacks.Callback):
         wanted = tuple(
             name for name in ("score", "probabilities") if name in self._detector.outputs
         )
-        inferred = [self._detector.infer(part, wanted) for part in parts(self._images.images)]
+        inferred = [
+            view.infer(part, wanted)
+            for view, part in views(self._detector, self._images, self._roi)
+        ]
         outputs = {name: np.concatenate([part[name] for part in inferred]) for name in wanted}
         scores = outputs["score"]
         measures = {"val_normal_score": float(scores[labels == 0].mean())}
@@ -186,20 +192,23 @@ class Pictures(keras.callbacks.Callback):
 
     Args:
         detector: The detector in training.
-        groups: Name to uint8 images `(N, H, W, C)`; drawn with at most `LONGEST` pixels a side.
+        groups: Name to images; drawn with at most `LONGEST` pixels a side.
         log_dir: TensorBoard folder.
         progress: Stores the scale of the maps.
+        roi: The regions of the images that count; None: everything.
     """
 
     def __init__(
         self,
         detector: TrainedDetector,
-        groups: dict[str, Images],
+        groups: dict[str, LabelledImages],
         log_dir: Path,
         progress: Progress,
+        roi: Roi | None = None,
     ) -> None:
         super().__init__()
         self._detector, self._groups, self._progress = detector, groups, progress
+        self._roi = roi
         self._writer = tf.summary.create_file_writer(str(log_dir))
         self._group = "grad_cam"
         if "error_map" in detector.outputs:
@@ -210,7 +219,7 @@ class Pictures(keras.callbacks.Callback):
         if not has_pictures(epoch, self.params["epochs"]):
             return
         shown = {
-            name: explained(self._detector, images, LONGEST)
+            name: explained(self._detector, images, LONGEST, self._roi)
             for name, images in self._groups.items()
         }
         # All epochs have the scale of the first one, so that they can be compared.

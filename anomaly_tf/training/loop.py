@@ -16,7 +16,6 @@ from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import save_split
-from anomaly_tf.data.stored import Images, subset
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import DetectorInfo
@@ -152,6 +151,7 @@ def _train(
         run.tensorboard / "validation",
         recorder.save,
         recorder.best,
+        setup.split.roi,
     )
     status, *said = _fit(setup, run, model, recorder, validation, progress, console)
     recorder.finish(status, progress.epochs)
@@ -245,15 +245,15 @@ def _callbacks(
         StopOnNonFiniteLoss(),
         FinishEpoch(),
         validation,
-        Pictures(recorder.detector, groups, log_dir, progress),
+        Pictures(recorder.detector, groups, log_dir, progress, setup.split.roi),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         hparams.KerasCallback(str(run.tensorboard), settings),
     ]
 
 
-def _examples(images: LabelledImages, label: int) -> Images:
+def _examples(images: LabelledImages, label: int) -> LabelledImages:
     """A few images with a label: one of each class, or several of a single class."""
     numbers = np.flatnonzero(images.labels == label)
     _, one_of_each = np.unique(images.classes[numbers], return_index=True)
     chosen = numbers[one_of_each] if len(one_of_each) > 1 else numbers
-    return subset(images.images, chosen[:PICTURES_PER_GROUP])
+    return images.take(chosen[:PICTURES_PER_GROUP])

@@ -11,6 +11,7 @@ import numpy as np
 
 from anomaly_tf.approaches.base import Approach
 from anomaly_tf.data.contents import facts_of
+from anomaly_tf.data.roi import facts_of_roi
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.program import command_line
@@ -113,8 +114,8 @@ class Recorder:
             }
             self._record_progress(epoch)
             detector.set_threshold(self._setup.config.threshold)
-            unit = self._setup.config.score_map.unit
-            detector.set_heat_scale(self._setup.split.validation.normal, unit)
+            unit, split = self._setup.config.score_map.unit, self._setup.split
+            detector.set_heat_scale(split.validation.normal_part, unit, split.roi)
             detector.write(self._run)
             self.saved = True
 
@@ -175,6 +176,7 @@ def _first_info(
         tiling=config.tiling,
         bit_depth=setup.dataset.reading.bit_depth,
         max_pixels=config.max_pixels,
+        roi=facts_of_roi(split.roi, config.roi, split.own_files),
         data=facts_of(split, len(setup.dataset.class_names), setup.dataset.digests),
         image_score=config.score_map.rule(setup.input_shape),
         training=training,

@@ -22,7 +22,6 @@ from anomaly_tf.config import (
     TrainingConfig,
 )
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.pipelines import (
     anomaly_clusters,
     balanced_batches,
@@ -34,7 +33,7 @@ from anomaly_tf.data.pipelines import (
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import Images, StoredImages, bounded_sample
 from anomaly_tf.data.tiles import require_tiles_fit, tiles_of
-from anomaly_tf.errors import OptionError
+from anomaly_tf.errors import OptionError, UserError
 from anomaly_tf.training.device import Device, select_device
 
 # Pixels of a default batch: 128 images of 64 x 64, 32 of 128 x 128.
@@ -163,7 +162,7 @@ class TrainingSetup:
         options.threading.private_threadpool_size = 1
         return batches.with_options(options)
 
-    def unreadable(self) -> UnreadableImage | None:
+    def unreadable(self) -> UserError | None:
         """The error of a training image that could not be read; None if there is none."""
         images = self.split.train.images
         return images.unreadable if isinstance(images, StoredImages) else None
