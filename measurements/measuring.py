@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,21 @@ def kept_results(output: Path) -> dict[str, Any]:
     return results
 
 
+def package_folder(name: str) -> Path:
+    """Folder of an installed package, which is not imported.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    found = find_spec(name)
+    if found is None or not found.origin:
+        raise UserError(
+            f"package {name} is not installed; run make bench-photos, or "
+            "pip install -r requirements-photos.txt"
+        )
+    return Path(found.origin).parent
+
+
 def keep_results(results: dict[str, Any], output: Path) -> None:
     """Writes and prints results, with the hardware."""
     results["hardware"] = hardware()
@@ -60,8 +76,8 @@ def hardware() -> str:
     return f"CPU: {describe_cpu()}"
 
 
-def peak_memory(command: list[str]) -> float:
-    """Peak resident memory in MB of a process.
+def peak_memory(command: list[str], allowed: tuple[int, ...] = (0,)) -> float:
+    """Peak resident memory in MB of a process; raises as `script` does.
 
     Must be called while this process is small, because Linux counts its memory for the child.
     """
@@ -72,6 +88,6 @@ def peak_memory(command: list[str]) -> float:
         file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
     )
     _, status, usage = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"{command} ended with status {status}")
+    if (code := os.waitstatus_to_exitcode(status)) not in allowed:
+        raise RuntimeError(f"{command} ended with status {code}")
     return usage.ru_maxrss * 1024 / 1e6
