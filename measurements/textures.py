@@ -105,6 +105,25 @@ def write_gravel(folder: Path, seed: int = 0, size: int = 128) -> None:
             Image.fromarray(image).save(folder / place / f"{number:03}.png")
 
 
+def write_large(folder: Path, seed: int = 0, width: int = 4000, height: int = 3000) -> None:
+    """Writes large pictures of gravel, the photograph mirrored side by side.
+
+    Three pictures in `train/good` show its upper half, one in `test/good` its lower half, and one
+    in `test/coin` the same with a coin.
+    """
+    rng = np.random.default_rng(seed)
+    upper, lower = np.split(photograph("gravel"), 2)
+    good = _mirrored(rng, lower, width, height)
+    defective, size = good.copy(), 128
+    y, x = rng.integers(0, height - size), rng.integers(0, width - size)
+    crop = good[y : y + size, x : x + size]
+    defective[y : y + size, x : x + size] = draw_defect(rng, crop, "coin", "gravel")[0]
+    pictures = {f"train/good/{n}": _mirrored(rng, upper, width, height) for n in range(3)}
+    for name, image in (pictures | {"test/good/0": good, "test/coin/0": defective}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{name}.png", compress_level=1)
+
+
 def draw_defect(
     rng: np.random.Generator, crop: np.ndarray, kind: str, texture: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -143,6 +162,15 @@ def _crop(rng: np.random.Generator, region: np.ndarray, size: int) -> np.ndarray
 def _side_by_side(texture: np.ndarray, size: int) -> list[np.ndarray]:
     rows, columns = (range(0, length - size + 1, size) for length in texture.shape)
     return [texture[y : y + size, x : x + size] for y in rows for x in columns]
+
+
+def _mirrored(rng: np.random.Generator, texture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A texture mirrored side by side, from a random position on."""
+    pair = np.concatenate([texture, texture[:, ::-1]], axis=1)
+    cell = np.concatenate([pair, pair[::-1]])
+    y, x = (rng.integers(length) for length in cell.shape)
+    copies = (height // cell.shape[0] + 2, width // cell.shape[1] + 2)
+    return np.tile(cell, copies)[y : y + height, x : x + width]
 
 
 @cache
