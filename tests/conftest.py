@@ -27,7 +27,7 @@ from keras import layers
 from anomaly_tf.approaches import APPROACHES, build_model, options_of
 from anomaly_tf.cli import evaluate, export, train
 from anomaly_tf.config import BalancedSamplingConfig, Config, OnePassConfig
-from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.sources import ImageDataset, load_dataset
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.runs.detector_info import DetectorInfo
@@ -246,9 +246,10 @@ def plain_images(greys: list[int], classes: list[int]) -> LabelledImages:
     return LabelledImages(images, numbers, labels=(numbers != 0).astype(np.int8))
 
 
-def normal_set(images: np.ndarray) -> ImageSet:
-    """Images of one class."""
-    return ImageSet(images, np.zeros(len(images), np.int16))
+def normal_set(images: np.ndarray) -> LabelledImages:
+    """Normal images of one class."""
+    classes = np.zeros(len(images), np.int16)
+    return LabelledImages(images, classes, labels=classes.astype(np.int8))
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -10,17 +12,25 @@ import pytest
 import tensorflow as tf
 from conftest import assert_one_line, run_script
 
+from anomaly_tf import Detector
 from anomaly_tf.approaches.padim.model import Padim, build_distances
 from anomaly_tf.approaches.padim.options import PadimConfig, PadimNetworks
 from anomaly_tf.approaches.patch_core.model import PatchCore, greedy_coreset
 from anomaly_tf.approaches.patch_core.options import PatchCoreConfig, PatchCoreNetworks
 from anomaly_tf.config import HoldOutConfig
+from anomaly_tf.detection.threshold import labelled_threshold
 from anomaly_tf.errors import UserError
 from anomaly_tf.networks.features import RIDGE, build_features, whitening
 from anomaly_tf.networks.sizes import FeatureNetworks
 
 SHAPE = (32, 48, 1)
 SMALL = {"enlarge_to": 32, "strides": (8, 16), "grid": 8}
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The channels of padim and the patches of patchcore are drawn at random."""
+    keras.utils.set_random_seed(0)
 
 
 def noise(count: int, seed: int = 0) -> np.ndarray:
@@ -208,3 +218,31 @@ def test_quantized_features_are_refused_before_work(quantize, evaluated, tmp_pat
     done = run_script("export.py", "--run-dir", run, *options)
     assert_one_line(done, f"cannot be exported with quantize {quantize}", "use float16")
     assert not output.exists()
+
+
+def test_labelled_anomalies_choose_the_threshold_and_no_weight(evaluated, tmp_path):
+    """Under `imbalance` all labelled anomalies are for validation, and the bank stays as it is."""
+    plain = evaluated("patchcore", "one_class")
+    labelled = evaluated("patchcore", "imbalance", "--threshold.method", "labelled")
+    models = [keras.models.load_model(done.run / "model.keras") for done in (plain, labelled)]
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+    info = Detector.load(labelled.run).info
+    stored = info.calibration
+    assert labelled.metrics["threshold_method"] == "labelled"
+    assert len(stored.anomaly_scores) == info.training.n_validation - stored.size > stored.size
+    assert info.threshold.value == labelled_threshold(stored)
+    assert labelled.metrics["auroc"] == pytest.approx(plain.metrics["auroc"])
+
+    exported = tmp_path / "file.tflite"
+    Detector.load(labelled.run).export(exported)
+    assert Detector.load(exported).threshold == pytest.approx(info.threshold.value, rel=1e-3)
+    copy = Path(shutil.copytree(labelled.run, tmp_path / "copy"))
+    done = run_script("evaluate.py", "--run-dir", copy, "--threshold.percentile", 95)
+    assert done.returncode == 0, done.stderr
+    done = run_script("evaluate.py", "--run-dir", copy, "--threshold.method", "labelled")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((copy / "metrics.json").read_text())["threshold"] == info.threshold.value
+    copy = Path(shutil.copytree(plain.run, tmp_path / "plain"))
+    done = run_script("evaluate.py", "--run-dir", copy, "--threshold.method", "labelled")
+    assert_one_line(done, "needs labelled anomalies", "imbalance")

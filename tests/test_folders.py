@@ -720,7 +720,7 @@ def test_classes_that_the_protocol_does_not_use_are_counted(photos, tmp_path):
     dataset = load_folder(photos, config(tmp_path))
     split = make_split(config(tmp_path), dataset)
     assert split.left_out == (
-        "left out: 4 images of classes that protocol one_class does not use "
+        "left out: 4 images that approach autoencoder does not use under protocol one_class "
         "(first: train/dent/000.png)",
     )
     assert make_split(config(tmp_path, DualGanConfig), dataset).left_out == ()

@@ -66,7 +66,9 @@ def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
     run.require_unlinked()
     new_threshold = any(argument.startswith("--threshold") for argument in arguments)
     if new_threshold:
-        require_calibration(options.threshold, len(info.calibration.scores))
+        stored = info.calibration
+        n_anomalies = len(stored.anomaly_scores or ())
+        require_calibration(options.threshold, len(stored.scores), n_anomalies)
     config = load_config(run.config, options.data, options.data_dir, options.roi)
     split = open_split(config, run.split, info=info)
     if not len(split.test):

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.limits import require_memory
+from anomaly_tf.script import printable
 
 # Memory of an image in tiles for each pixel: it, its map and its reconstruction.
 BYTES_A_PIXEL = 12
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Converts the exceptions that a runtime raises on a model to a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each runtime raises its own kinds
+        reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
+        raise UserError(
+            f"the model cannot score these images ({reason}); create it again"
+        ) from error
 
 
 def check_shapes(

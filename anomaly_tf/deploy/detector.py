@@ -16,11 +16,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from anomaly_tf.data.images import Reading, read_image
-from anomaly_tf.deploy.answers import check_answer, checked_images
+from anomaly_tf.deploy.answers import check_answer, checked_images, one_line
 from anomaly_tf.deploy.pickling import CHANGEABLE, Origin, digests_of, forked, load_again
 from anomaly_tf.deploy.regions import Regional, reading_of
 from anomaly_tf.detection.regional import infer_inside
-from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
+from anomaly_tf.detection.threshold import (
+    conformal_threshold,
+    labelled_threshold,
+    p_values,
+    percentile_threshold,
+)
 from anomaly_tf.detection.tiling import infer_in_tiles
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import command_line
@@ -29,7 +34,6 @@ from anomaly_tf.runs.files import OwnedFolder
 from anomaly_tf.runs.limits import MAX_PIXELS
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.runs.sections import HeatScale, Threshold
-from anomaly_tf.script import printable
 
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
@@ -149,19 +153,23 @@ class Detector(Regional, ABC):
 
     @property
     def threshold_method(self) -> str:
-        """Method and value of the threshold, in words: `percentile 95`, `conformal 0.05`."""
-        return f"{self.info.threshold.method} {self.info.threshold.setting:g}"
+        """Method of the threshold, in words: `percentile 95`, `conformal 0.05`, `labelled`."""
+        return str(self.info.threshold)
 
-    def set_threshold(self, config: ThresholdConfig) -> None:
-        """Sets the threshold from the stored scores of normal validation images.
+    def set_threshold(self, config: ThresholdConfig | Threshold) -> None:
+        """Sets the threshold from the stored scores of validation images.
 
         Raises:
-            ValueError: If there are too few scores for the false-alarm rate.
+            ValueError: If there are too few scores for the false-alarm rate, or none of anomalies
+                for method `labelled`.
         """
         if config.method == "conformal":
-            self.set_false_alarm_rate(config.false_alarm_rate)
+            self.set_false_alarm_rate(config.false_alarm_rate or 0.0)
+        elif config.method == "percentile":
+            self.set_percentile(config.percentile or 0.0)
         else:
-            self.set_percentile(config.percentile)
+            value = labelled_threshold(self.info.calibration)
+            self.info.threshold = Threshold(value, config.method)
 
     def set_percentile(self, percentile: float) -> None:
         """Sets the threshold to a percentile of the stored scores, in [0, 100]."""
@@ -384,15 +392,8 @@ class Detector(Regional, ABC):
         """Computes and checks the outputs of at least one image of the model's input."""
         if not self.survives_fork and self._process != os.getpid():
             raise forked()
-        try:
+        with one_line():
             outputs = self._infer(images, names)
-        except UserError:
-            raise
-        except Exception as error:  # each runtime raises its own kinds
-            reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
-            raise UserError(
-                f"the model cannot score these images ({reason}); create it again"
-            ) from error
         for name in names:
             classes = len(self.info.class_names or ())
             check_answer(name, outputs.get(name), self.input_shape, classes, len(images))

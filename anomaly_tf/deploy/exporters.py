@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from anomaly_tf.approaches.configs import foreign_cache, load_config
 from anomaly_tf.config import Config
-from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.roi import Roi
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split
@@ -46,7 +46,7 @@ from anomaly_tf.runs.outputs import (
 )
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.runs.region import BLANK
-from anomaly_tf.runs.sections import Calibration
+from anomaly_tf.runs.sections import LABELLED, Calibration
 from anomaly_tf.script import quiet_libraries
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def write_export(
             return
         validation, roi = split.validation, split.roi
         samples = _representative(validation, config)
-        export_tflite(detector, path, quantization, batch, validation.normal_part, samples, roi)
+        export_tflite(detector, path, quantization, batch, validation, samples, roi)
 
 
 def _representative(validation: LabelledImages, config: Config) -> np.ndarray:
@@ -163,7 +163,7 @@ def export_tflite(
     path: Path,
     quantization: Quantization,
     batch_size: int,
-    normal: ImageSet,
+    validation: LabelledImages,
     samples: np.ndarray,
     roi: Roi | None = None,
 ) -> None:
@@ -176,7 +176,7 @@ def export_tflite(
         path: The .tflite file to write; an existing one is replaced.
         quantization: See `conversion.convert`.
         batch_size: Images per call of the file.
-        normal: The run's normal validation images.
+        validation: The run's validation images.
         samples: uint8 `(M, H, W, C)`, for the calibration of the activation ranges of int8.
         roi: The regions of the images that count; None: everything.
 
@@ -194,13 +194,14 @@ def export_tflite(
         model_bytes=len(model),
     )
     exported = LiteRTDetector(model, metadata)
-    scores = np.sort(score_set(exported, normal, roi))
+    scores = np.sort(score_set(exported, validation.normal_part, roi))
     metadata.calibration = Calibration(len(scores), scores.tolist())
     metadata.score_statistics = {"normal": score_statistics(scores)}
-    if detector.info.threshold.method == "conformal":
-        exported.set_false_alarm_rate(detector.info.threshold.setting)
-    else:
-        exported.set_percentile(detector.info.threshold.setting)
+    threshold = detector.info.threshold
+    if threshold.method == LABELLED:
+        scores = np.sort(score_set(exported, validation.take(validation.labels == 1), roi))
+        metadata.calibration.anomaly_scores = scores.tolist()
+    exported.set_threshold(threshold)
     write_file(path, model, metadata)
 
 

@@ -20,8 +20,9 @@ from anomaly_tf.runs.checks import (
 )
 from anomaly_tf.runs.region import MIN_PIXELS, Region
 
-# Each threshold method, and its option.
+# Each threshold method with an option, and this option; and the method without one.
 THRESHOLD_SETTINGS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
+LABELLED = "labelled"
 
 # Smallest and largest side of a tile.
 TILE_SIDES = 64, 1024
@@ -55,33 +56,41 @@ class Threshold:
 
     Attributes:
         value: Scores of at least this value are anomalies.
-        method: How it was computed, `percentile` or `conformal`.
+        method: How it was computed, `percentile`, `conformal` or `labelled`.
         percentile: The percentile of the calibration scores, for method `percentile`.
         false_alarm_rate: The guaranteed false-alarm rate, for method `conformal`.
     """
 
     value: float = entry(SCORE)
-    method: str = entry(one_of(*THRESHOLD_SETTINGS))
+    method: str = entry(one_of(*THRESHOLD_SETTINGS, LABELLED))
     percentile: float | None = entry(number_to(100))
     false_alarm_rate: float | None = entry(number_to(1))
 
     @property
-    def setting(self) -> float:
-        """The percentile or the false-alarm rate from which it was computed."""
-        return getattr(self, THRESHOLD_SETTINGS[self.method])
+    def setting(self) -> float | None:
+        """The percentile or the false-alarm rate from which it was computed; None without one."""
+        return getattr(self, THRESHOLD_SETTINGS.get(self.method, ""), None)
+
+    def __str__(self) -> str:
+        """Method and setting, in words: `percentile 95`, `conformal 0.05`, `labelled`."""
+        return self.method if self.setting is None else f"{self.method} {self.setting:g}"
 
 
 @dataclass
 class Calibration:
-    """Scores of the normal validation images, sorted.
+    """Scores of validation images, sorted.
 
     Attributes:
-        size: Number of scores.
-        scores: The scores.
+        size: Number of normal images.
+        scores: Scores of the normal images.
+        anomaly_scores: Scores of the labelled anomalies, if there are any.
     """
 
     size: int = entry(COUNT)
     scores: list[float] = entry(
+        ((lambda value: is_list(value, is_number)), "finite numbers, at least one")
+    )
+    anomaly_scores: list[float] | None = entry(
         ((lambda value: is_list(value, is_number)), "finite numbers, at least one")
     )
 

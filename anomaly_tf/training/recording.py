@@ -109,6 +109,8 @@ class Recorder:
             if epoch:
                 info.training.steps = None
             info.calibration = Calibration(len(normal), normal.tolist())
+            if self._setup.split.roles.seen:
+                info.calibration.anomaly_scores = np.sort(kinds["anomaly"]).tolist() or None
             info.score_statistics = {
                 name: score_statistics(part) for name, part in kinds.items() if len(part)
             }

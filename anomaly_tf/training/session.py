@@ -74,7 +74,8 @@ def train_on(
     split = _divided(config, dataset, run, resume)
     for line in split.left_out[len(dataset.left_out) :]:
         console.leave_out(line)
-    require_calibration(config.threshold, int((split.validation.labels == 0).sum()))
+    n_normal, n_anomalies = (int((split.validation.labels == label).sum()) for label in (0, 1))
+    require_calibration(config.threshold, n_normal, n_anomalies if split.roles.seen else 0)
     for line in describe_guess(config, dataset, split.roles):
         (console.doubt if line.startswith(DOUBT) else console.say)(line)
 
