@@ -10,7 +10,8 @@ import sys
 import pytest
 from conftest import ROOT, run_command
 
-from anomaly_tf.command_line import parse_options
+from anomaly_tf.approaches import APPROACHES
+from anomaly_tf.command_line import parse_options, parse_train_options
 from anomaly_tf.errors import UserError
 from measurements import photo_tables, photos
 from measurements.measuring import package_folder, peak_memory
@@ -32,6 +33,12 @@ def test_every_part_has_rows_columns_and_a_title():
     for table in (ROWS, photo_tables.COLUMNS, photo_tables.TITLES):
         assert {*table} == {*PARTS}
     assert {part for users in photos.NEEDED.values() for part in users} <= {*PARTS}
+
+
+def test_every_row_is_one_that_train_takes():
+    rows = [flags for rows in ROWS.values() for flags in rows.values()]
+    for flags in (flags for flags in rows if flags[1] in APPROACHES):
+        assert parse_train_options([*flags]).config.approach == flags[1]
 
 
 def test_rows_are_chosen_by_name():
