@@ -147,7 +147,7 @@ def _trained(config: Config, noise: float = 0.0) -> tuple[Any, Split]:
     model.fit(
         setup.batches(),
         epochs=setup.config.training.epochs,
-        steps_per_epoch=setup.config.training.steps_per_epoch,
+        steps_per_epoch=setup.n_steps,
         verbose=0,
         shuffle=False,
     )

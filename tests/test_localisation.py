@@ -161,7 +161,9 @@ def test_the_picture_shows_originals_maps_and_the_edge_of_each_defect(channels, 
         warnings.simplefilter("error")
         figure = plots.localisation("defects", images, maps, MASKS, SCALE, ["bent", "good"])
         plots.save(figure, tmp_path / "picture.png")
-        explained = plots.explanations("errors", images, images, maps, SCALE, ["bent", "good"])
+        explained = plots.explanations(
+            "errors", images, images, maps, "error", SCALE, ["bent", "good"]
+        )
         plots.save(explained, tmp_path / "explained.png")
     original, normal, marked, unmarked = figure.axes[:4]
     assert [axis.get_title() for axis in (original, normal)] == ["bent", "good"]

@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from anomaly_tf.config import BalancedSamplingConfig, CorruptionConfig, SamplingConfig
 from anomaly_tf.data import pipelines
+from anomaly_tf.data.augmentation import augment
 from anomaly_tf.data.pipelines import (
     anomaly_clusters,
-    augment,
     balanced_batches,
     classified_batches,
     corrupted_batches,

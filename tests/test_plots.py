@@ -38,7 +38,7 @@ def figures_with(names: tuple[str, ...]) -> dict[str, Figure]:
     curve = {"false_alarm_rate": [0.0, 1.0], "detection_rate": [0.0, 1.0]}
     history = {"epoch": np.arange(2.0)} | {name: np.arange(2.0) for name in names}
     return {
-        "explanations": plots.explanations("few", images, images, maps, SCALE, [*names]),
+        "explanations": plots.explanations("few", images, images, maps, "error", SCALE, [*names]),
         "localisation": plots.localisation("few", images, maps, maps > 0.8, SCALE, [*names]),
         "auroc_by_class": plots.auroc_by_class(by_class, names[:2]),
         "confusion": plots.confusion(np.eye(len(names), dtype=int).tolist(), names),
@@ -103,7 +103,9 @@ def drawn(figure: Figure) -> Figure:
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_image_reconstruction_and_error_stand_below_each_other(count):
     images, maps = noise(count, 8, 8, 1), noise(count, 8, 8) / np.float32(255)
-    figure = drawn(plots.explanations("few", images, images, maps, SCALE, ["name"] * count))
+    figure = drawn(
+        plots.explanations("few", images, images, maps, "error", SCALE, ["name"] * count)
+    )
     rows = [axis.get_window_extent() for axis in figure.axes[:3]]
     for row in rows[1:]:
         assert row.x0 == pytest.approx(rows[0].x0, abs=1)
@@ -166,7 +168,7 @@ def test_the_curves_of_detectors_have_four_digits():
 def test_the_unit_of_a_map_is_shown_literally():
     images, maps = noise(1, 8, 8, 1), noise(1, 8, 8) / np.float32(255)
     figures = (
-        plots.explanations("few", images, images, maps, SCALE, ["name"]),
+        plots.explanations("few", images, images, maps, "error", SCALE, ["name"]),
         plots.localisation("few", images, maps, maps > 0.8, SCALE, ["name"]),
     )
     for figure in figures:

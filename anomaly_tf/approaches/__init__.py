@@ -16,14 +16,16 @@ The rest of the package uses these parts of a model:
   batches that `learns_from` names;
 - `model.adapts_to`: number of normal images with which `model.adapt(images)`, uint8
   `(N, H, W, C)`, must be called before `fit`; 0 if it need not be called;
+- `model.finish_epoch()`: called after the last step of each epoch, before validation;
 - `model.metrics`: a mean of every loss, by name;
 - `model.learning_rates()`: the current learning rates, by name;
 - `model.detector`: the result of training, a functional model of Keras layers only, from uint8
   images `(N, H, W, C)` to a dictionary of float32. It always has `score` `(N,)`, at least 0, higher
-  for more anomalous images, independent of the other images in the batch. Approaches with a
-  reconstruction have `error_map` `(N, H, W)`, at least 0, and `reconstruction` `(N, H, W, C)` in
-  [-1, 1]; the others have `features` `(N, h, w, K)` and `evidence` `(N,)`, from which Grad-CAM is
-  computed. Classifiers have `probabilities` `(N, class_count)`. Its weights change during training.
+  for more anomalous images, independent of the other images in the batch. It has either
+  `error_map` `(N, H, W)`, at least 0, or `features` `(N, h, w, K)` and `evidence` `(N,)`, from
+  which Grad-CAM is computed. Approaches with a reconstruction have `reconstruction`
+  `(N, H, W, C)` in [-1, 1], and classifiers `probabilities` `(N, class_count)`. Its weights change
+  during training.
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ class Approach(keras.Model):
     is built from the averaged networks. `train_step` must use TensorFlow's operations for control
     flow that depends on tensors: AutoGraph is off, because it adds a second to each start.
 
+    An approach without gradient steps has no networks; its `train_step` collects statistics, and
+    `finish_epoch` computes the detector's weights from them.
+
     Args:
         name: Name of the model.
         losses: Names of the tracked losses.
@@ -41,16 +44,16 @@ class Approach(keras.Model):
     def __init__(
         self,
         name: str,
-        losses: tuple[str, ...],
-        networks: dict[str, keras.Model],
-        averages: dict[str, keras.Model],
-        ema_decay: float,
+        losses: tuple[str, ...] = (),
+        networks: dict[str, keras.Model] | None = None,
+        averages: dict[str, keras.Model] | None = None,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__(name=name)
-        self.networks = {part: fused(network) for part, network in networks.items()}
-        self.averages = averages
+        self.networks = {part: fused(network) for part, network in (networks or {}).items()}
+        self.averages = averages or {}
         self.ema_decay = ema_decay
-        for part, averaged in averages.items():
+        for part, averaged in self.averages.items():
             averaged.set_weights(self.networks[part].get_weights())
             averaged.trainable = False
         self.trackers = {loss: keras.metrics.Mean(loss) for loss in losses}
@@ -68,8 +71,8 @@ class Approach(keras.Model):
 
     def compile(self, optimizers: dict[str, keras.Optimizer], jit_compile: bool = False) -> None:
         """Sets one optimizer per network; the losses are defined by the model."""
-        first = optimizers[next(iter(self.averages))]
-        super().compile(optimizer=first, jit_compile=jit_compile)
+        first = next(iter(self.averages), None)
+        super().compile(optimizer=first and optimizers[first], jit_compile=jit_compile)
         self.optimizers = optimizers
         for name, optimizer in optimizers.items():
             optimizer.build(self.networks[name].trainable_variables)
@@ -81,6 +84,9 @@ class Approach(keras.Model):
             images: At most `adapts_to` normal training images, uint8 `(N, H, W, C)`.
         """
         learn_gradients(self.detector, images)
+
+    def finish_epoch(self) -> None:
+        """Completes the detector after the last step of an epoch, before it is validated."""
 
     def learn(self, tape: tf.GradientTape, losses: dict[str, tf.Tensor]) -> None:
         """Updates each network by one step on its loss, and the moving average.

@@ -92,7 +92,7 @@ def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
     saved = output == run and (new_threshold or info.heat_scale is None)
     with run.locked() if saved else nullcontext():  # training must not save in between
         detector = TrainedDetector.load(options.run_dir, options.trust)
-        if split.masks and not detector.reconstructs:
+        if split.masks and "error_map" not in detector.outputs:
             print(
                 f"left out: {len(split.masks)} masks; approach {config.approach} has no error map "
                 "to compare with them",

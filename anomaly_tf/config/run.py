@@ -15,6 +15,8 @@ from anomaly_tf.config.sections import (
     BalancedSamplingConfig,
     CorruptionConfig,
     FolderConfig,
+    HoldOutConfig,
+    OnePassTrainingConfig,
     Protocol,
     SamplingConfig,
     ThresholdConfig,
@@ -76,8 +78,8 @@ class Config(Checked):
     max_broken: float = number(0.1, 0, 1)
     seed: int = number(0, 0, 2**31 - 1)
     deterministic: bool = False
-    sampling: SamplingConfig = SamplingConfig()
-    training: TrainingConfig = TrainingConfig()
+    sampling: HoldOutConfig = SamplingConfig()
+    training: TrainingConfig | OnePassTrainingConfig = TrainingConfig()
     threshold: ThresholdConfig = ThresholdConfig()
     corruption: CorruptionConfig = CorruptionConfig()
     folder: FolderConfig = FolderConfig()
@@ -124,6 +126,36 @@ class NormalOnlyConfig(Config):
     learns_from: ClassVar[LearnsFrom] = "normal images"
 
     protocol: Protocol = "one_class"
+
+
+@dataclass(frozen=True)
+class OnePassConfig(Config):
+    """Configuration of an approach that uses each normal image once, without gradient steps.
+
+    Attributes:
+        sampling: Training images.
+        training: The pass over the normal images.
+        unseen: Anomaly classes of protocol unseen, for training and for the test only.
+    """
+
+    protocols: ClassVar[tuple[Protocol, ...]] = ("one_class", "imbalance", "unseen")
+    learns_from: ClassVar[LearnsFrom] = "normal images"
+
+    protocol: Protocol = "one_class"
+    sampling: HoldOutConfig = HoldOutConfig()
+    training: OnePassTrainingConfig = OnePassTrainingConfig()
+    unseen: UnseenConfig = UnseenConfig()
+
+    def require_images(self, count: int, image_shape: tuple[int, ...]) -> None:
+        """Refuses too few normal images, before they are read.
+
+        Args:
+            count: Number of normal training images.
+            image_shape: Height, width, channels.
+
+        Raises:
+            UserError: If there are too few.
+        """
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,23 @@ Protocol = Literal["imbalance", "one_class", "corruption", "unseen", "classifica
 
 
 @dataclass(frozen=True)
-class SamplingConfig(Checked):
-    """Training batches.
+class HoldOutConfig(Checked):
+    """Training images as they are.
 
     Attributes:
         validation_fraction: Share of each class's training images that is kept for validation.
+    """
+
+    section: ClassVar[str] = "sampling."
+
+    validation_fraction: float = number(0.1, 0.01, 0.5)
+
+
+@dataclass(frozen=True)
+class SamplingConfig(HoldOutConfig):
+    """Training batches.
+
+    Attributes:
         flip: Probability of flipping a training image left to right.
         shift: Largest random shift of a training image along each axis, in pixels.
         rotation: Largest random rotation of a training image in either direction, in degrees.
@@ -25,9 +37,6 @@ class SamplingConfig(Checked):
             has at most half the image's height and width.
     """
 
-    section: ClassVar[str] = "sampling."
-
-    validation_fraction: float = number(0.1, 0.01, 0.5)
     flip: float = number(0.5, 0, 1)
     shift: int = number(1, 0)
     rotation: float = number(0.0, 0, 180)
@@ -63,34 +72,50 @@ class BalancedSamplingConfig(SamplingConfig):
 
 
 @dataclass(frozen=True)
-class TrainingConfig(Checked):
-    """Length of training, batch size and learning rate.
+class BatchConfig(Checked):
+    """Batches of a training.
 
     Attributes:
-        epochs: Number of epochs.
-        steps_per_epoch: Number of batches per epoch. It is lowered for small data sets, so that no
-            normal image occurs more than 30 times per epoch.
         batch_size: Number of images per batch; for approaches that learn from both, half are normal
             and half are anomalies. Default: 128, or fewer if there are fewer images or if they are
             large.
-        learning_rate: Initial learning rate of Adam.
-        schedule: Learning-rate schedule over all epochs. cosine decays to zero; constant keeps the
-            initial rate.
-        ema_decay: Decay per step of the exponential moving average of the detector's weights.
         precision: Precision of the layers; mixed_bfloat16 is for GPUs that support it.
         jit_compile: Compile the training step with XLA; auto compiles on a GPU only.
     """
 
     section: ClassVar[str] = "training."
 
+    batch_size: int | None = number(None, 2)
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    jit_compile: Literal["auto", "on", "off"] = "auto"
+
+
+@dataclass(frozen=True)
+class OnePassTrainingConfig(BatchConfig):
+    """Training in one pass over the normal images, without gradient steps."""
+
+    epochs: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class TrainingConfig(BatchConfig):
+    """Length of training, batch size and learning rate.
+
+    Attributes:
+        epochs: Number of epochs.
+        steps_per_epoch: Number of batches per epoch. It is lowered for small data sets, so that no
+            normal image occurs more than 30 times per epoch.
+        learning_rate: Initial learning rate of Adam.
+        schedule: Learning-rate schedule over all epochs. cosine decays to zero; constant keeps the
+            initial rate.
+        ema_decay: Decay per step of the exponential moving average of the detector's weights.
+    """
+
     epochs: int = number(8, 1)
     steps_per_epoch: int = number(313, 1)
-    batch_size: int | None = number(None, 2)
     learning_rate: float = number(2e-3, 0, above=True)
     schedule: Literal["cosine", "constant"] = "cosine"
     ema_decay: float = number(0.995, 0, 0.99999)
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    jit_compile: Literal["auto", "on", "off"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import tensorflow as tf
 from sklearn.cluster import MiniBatchKMeans
 
 from anomaly_tf.config import BalancedSamplingConfig, CorruptionConfig, SamplingConfig
-from anomaly_tf.data.corruptions import corrupt, rotate
+from anomaly_tf.data.augmentation import augment
+from anomaly_tf.data.corruptions import corrupt
 from anomaly_tf.data.iteration import untuned
 from anomaly_tf.data.stored import Images, StoredImages, apply, parts, sample, subset
 from anomaly_tf.data.synthetic import synthetic_anomalies
-from anomaly_tf.data.warping import warp
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.arrays import Announced, read_array
 from anomaly_tf.runs.caches import may_write
@@ -119,6 +119,27 @@ def normal_batches(
         return augment(scale(source.images(drawn)), sampling, _key(seed, step))
 
     return _numbered(batch, steps, first_step)
+
+
+def each_once(images: Images, batch_size: int, first_step: int = 0) -> tf.data.Dataset:
+    """Batches that hold each image once, in order and as it is; the last one may be smaller.
+
+    Args:
+        images: uint8 `(N, H, W, C)`.
+        batch_size: Images per batch.
+        first_step: Number of the first batch, to continue a sequence.
+
+    Returns:
+        A data set of float32 `(batch_size, H, W, C)` in [-1, 1].
+    """
+    source, size = _BatchSource(images), len(images)
+
+    def batch(step: tf.Tensor) -> tf.Tensor:
+        start = step * batch_size
+        numbers = tf.range(start, tf.minimum(start + batch_size, size), dtype=tf.int64)
+        return scale(source.images(numbers))
+
+    return _numbered(batch, -(-size // batch_size) - first_step, first_step)
 
 
 def classified_batches(
@@ -308,60 +329,6 @@ def _key(seed: int, step: tf.Tensor) -> tf.Tensor:
 def scale(images: tf.Tensor) -> tf.Tensor:
     """Scales uint8 from 0 to 255 to float32 in [-1, 1]."""
     return tf.cast(images, tf.float32) / 127.5 - 1.0
-
-
-def augment(images: tf.Tensor, sampling: SamplingConfig, seed: tf.Tensor) -> tf.Tensor:
-    """Augments each image at random: flips, shifts, rotates, erases a rectangle, in this order.
-
-    Args:
-        images: float32 `(N, H, W, C)` in [-1, 1], H and W known.
-        sampling: Probabilities and largest changes; shifts are by whole pixels.
-        seed: Two integers.
-
-    Returns:
-        float32, the shape of `images`; uncovered or erased pixels are background (-1).
-    """
-    flip_seed, shift_seed = tf.unstack(tf.random.split(seed))
-    if sampling.flip or sampling.shift:
-        images = _flip_and_shift(images, sampling, flip_seed, shift_seed)
-    if sampling.rotation:
-        images = rotate(images, sampling.rotation, tf.random.fold_in(seed, 1))
-    if sampling.erase:
-        images = _erase(images, sampling.erase, tf.random.fold_in(seed, 2))
-    return images
-
-
-def _flip_and_shift(
-    images: tf.Tensor, sampling: SamplingConfig, flip_seed: tf.Tensor, shift_seed: tf.Tensor
-) -> tf.Tensor:
-    count = tf.shape(images)[0]
-    flipped = tf.random.stateless_uniform([count], flip_seed) < sampling.flip
-    sign = tf.where(flipped, -1.0, 1.0)
-    origin = tf.where(flipped, float(images.shape[2] - 1), 0.0)
-    shift = tf.cast(
-        tf.random.stateless_uniform(
-            [2, count], shift_seed, -sampling.shift, sampling.shift + 1, tf.int32
-        ),
-        tf.float32,
-    )
-    zero, one = tf.zeros([count]), tf.ones([count])
-    rows = [sign, zero, origin + shift[0], zero, one, shift[1]]
-    return warp(images, rows, "NEAREST")
-
-
-def _erase(images: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
-    """Sets a rectangle of up to half an image's height and width to black (Zhong et al. 2020)."""
-    count = tf.shape(images)[0]
-    size, middle, chosen = (tf.random.fold_in(seed, number) for number in range(3))
-    half = tf.random.stateless_uniform([2, count, 1], size, 0.05, 0.25)
-    centre = tf.random.stateless_uniform([2, count, 1], middle)
-    inside = [
-        tf.abs((tf.range(side, dtype=tf.float32) + 0.5) / side - centre[axis]) < half[axis]
-        for axis, side in enumerate(images.shape[1:3])
-    ]
-    erased = inside[0][:, :, tf.newaxis] & inside[1][:, tf.newaxis, :]
-    erased &= tf.random.stateless_uniform([count, 1, 1], chosen) < probability
-    return tf.where(erased[..., tf.newaxis], -1.0, images)
 
 
 def _shuffled(position: tf.Tensor, size: tf.Tensor, seed: int, stream: tf.Tensor) -> tf.Tensor:

@@ -240,7 +240,7 @@ class Detector(ABC):
 
     @property
     def reconstructs(self) -> bool:
-        """True if `reconstruct` is available; `explain` then returns reconstruction errors."""
+        """True if `reconstruct` is available."""
         return "reconstruction" in self.outputs
 
     @property
@@ -272,10 +272,10 @@ class Detector(ABC):
     def explain(self, images: np.ndarray) -> np.ndarray:
         """Anomaly maps: float32 `(N, H, W)`, at least 0, not rescaled per image.
 
-        If the detector reconstructs images, the map is the error of each pixel. The score is the
-        mean of the map (for `vae` and `sota` plus terms of the image as a whole), for large images
-        its maximum. Otherwise the map is Grad-CAM, the regions that support the predicted class; it
-        is available for runs and not for exported files.
+        The map is the error of the reconstruction or the distance of features of each pixel. The
+        score is the mean of the map (for some approaches plus terms of the image as a whole), for
+        large images its maximum. Detectors without such a map have Grad-CAM, the regions that
+        support the predicted class; it is available for runs and not for exported files.
 
         Takes the same images as `score`.
 

@@ -113,7 +113,7 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
     metrics |= describe_mistakes(examples, split, scores)
     if test.files:
         metrics["most_unusual_normal"] = _most_unusual(test, scores)
-    if split.masks and detector.reconstructs:
+    if split.masks and "error_map" in detector.outputs:
         masked = masked_images(split, config, detector.image_shape)
         metrics |= _localisation(detector, masked)
     compared = masked if metrics.get("n_masks") else None

@@ -108,6 +108,7 @@ def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> D
             images[part],
             None if rebuilt is None else rebuilt[part],
             maps[part],
+            "error" if "error_map" in detector.outputs else "Grad-CAM",
             detector.heat_scale,
             [caption(number) for number in chosen],
         )

@@ -79,6 +79,7 @@ def explanations(
     images: np.ndarray,
     reconstructed: np.ndarray | None,
     maps: np.ndarray,
+    map_name: str,
     scale: HeatScale,
     captions: list[str],
 ) -> Figure:
@@ -87,8 +88,9 @@ def explanations(
     Args:
         title: Title of the plot.
         images: uint8 `(N, H, W, C)`.
-        reconstructed: uint8 `(N, H, W, C)`; None if the maps are Grad-CAM.
+        reconstructed: uint8 `(N, H, W, C)`; None if there are none.
         maps: float32 `(N, H, W)`.
+        map_name: Label of the maps.
         scale: Colour scale of the maps, from white to dark red.
         captions: One per image, of one or several lines.
     """
@@ -106,8 +108,7 @@ def explanations(
     axes = figure.subplots(rows)
     for axis, (name, row) in zip(axes, shown.items(), strict=False):
         _show_in_a_row(axis, name, row if row.shape[-1] == 3 else row[..., 0], "gray", (0, 255))
-    name = "Grad-CAM" if reconstructed is None else "error"
-    _show_in_a_row(axes[-1], name, maps, "Reds", (scale.low, scale.high))
+    _show_in_a_row(axes[-1], map_name, maps, "Reds", (scale.low, scale.high))
     centres = [axes[0].patches[n].get_center()[0] for n in range(len(captions))]
     axes[0].set_xticks(centres, [caption(text) for text in captions], fontsize=8)
     axes[0].tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)

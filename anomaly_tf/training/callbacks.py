@@ -50,6 +50,14 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
                 )
 
 
+class FinishEpoch(keras.callbacks.Callback):
+    """Completes the detector after the last step of each epoch; see `Approach.finish_epoch`."""
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Completes the detector."""
+        self.model.finish_epoch()
+
+
 # Criterion for the selection of the epoch. An approach that learns without labelled anomalies also
 # selects without them: it keeps its last epoch, at the end of its learning-rate schedule.
 LAST_EPOCH = "last_epoch"
@@ -186,6 +194,9 @@ class Pictures(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Creates the detector for maps, whose graph is used in every epoch."""
         self._detector = TrainedDetector(self.model.detector, DetectorInfo())
+        self._group = "grad_cam"
+        if "error_map" in self._detector.outputs:
+            self._group = "reconstructions" if self._detector.reconstructs else "error_maps"
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes one image per group, after at most `MAX_PICTURES` epochs."""
@@ -211,7 +222,7 @@ class Pictures(keras.callbacks.Callback):
                 zoom = max(1, 84 // images.shape[1])
                 enlarged = np.kron(grid, np.ones((zoom, zoom, 1)))
                 tf.summary.image(
-                    f"{'grad_cam' if rebuilt is None else 'reconstructions'}/{name}",
+                    f"{self._group}/{name}",
                     enlarged[np.newaxis].astype(np.float32),
                     description="top to bottom: original, reconstruction if there is one, map; "
                     "white in the map is the largest value of the first epoch",

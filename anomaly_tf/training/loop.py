@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from anomaly_tf.config import Config, flatten, save_config
+from anomaly_tf.config import Config, OnePassTrainingConfig, flatten, save_config
 from anomaly_tf.data.contents import digest_of_sets
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import LabelledImages
@@ -25,6 +25,7 @@ from anomaly_tf.training.callbacks import (
     CRITERIA,
     LAST_EPOCH,
     Checkpoints,
+    FinishEpoch,
     NonFiniteLoss,
     Pictures,
     StopOnNonFiniteLoss,
@@ -126,10 +127,10 @@ def _train(
     setup: TrainingSetup, run: RunDirectory, command: str, console: Console, resumed: bool
 ) -> Outcome:
     config, device, training = setup.config, setup.device, setup.config.training
-    console.say(
-        f"device: {device.name} ({device.reason}); {training.precision}, "
-        f"{training.epochs} epochs of {training.steps_per_epoch} batches of {training.batch_size}"
-    )
+    length = f"{training.epochs} epochs of {setup.n_steps} batches of {setup.batch_size}"
+    if isinstance(training, OnePassTrainingConfig):
+        length = f"one pass over {setup.n_images} images in batches of {setup.batch_size}"
+    console.say(f"device: {device.name} ({device.reason}); {training.precision}, {length}")
     model = setup.build()
     progress = Progress(digest_of_sets(setup.split))
     if run.checkpoint.is_file():
@@ -172,10 +173,10 @@ def _fit(
     lines = EpochLines(console, _notes(setup, progress))
     try:
         model.fit(
-            setup.batches(progress.epochs * training.steps_per_epoch),
+            setup.batches(progress.epochs * setup.n_steps),
             initial_epoch=progress.epochs,
             epochs=training.epochs,
-            steps_per_epoch=training.steps_per_epoch,
+            steps_per_epoch=setup.n_steps,
             callbacks=[
                 *_callbacks(setup.config, setup.split.validation, run, validation, progress),
                 Checkpoints(run, progress, recorder.seconds),
@@ -237,9 +238,10 @@ def _callbacks(
                 for name in ("auroc", "accuracy", "normal_score")
             ],
         )
-    # Validation comes before the callbacks that write its results.
+    # The model is finished before validation, which precedes the callbacks that write its results.
     return [
         StopOnNonFiniteLoss(),
+        FinishEpoch(),
         validation,
         Pictures(groups, log_dir, progress),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),

@@ -85,7 +85,7 @@ class Recorder:
             scores: Scores of the validation set.
         """
         optimizers = self._model.optimizers.values()
-        steps = max(int(optimizer.iterations) for optimizer in optimizers)
+        steps = max((int(optimizer.iterations) for optimizer in optimizers), default=0)
         if steps and self._value(0, measures, steps) > self.best:
             self._detector.info.training.steps = steps
             self.save(0, measures, scores)
@@ -141,8 +141,7 @@ class Recorder:
 
     def _record_progress(self, epochs: int) -> None:
         seconds = self.seconds()
-        training = self._setup.config.training
-        images = epochs * training.steps_per_epoch * (training.batch_size or 0)
+        images = epochs * self._setup.n_images
         facts = self._detector.info.training
         facts.epochs, facts.train_seconds = epochs, round(seconds, 1)
         facts.images_per_second = round(images / seconds, 1)

@@ -13,7 +13,14 @@ import tensorflow as tf
 
 from anomaly_tf.approaches import build_model
 from anomaly_tf.approaches.base import Approach
-from anomaly_tf.config import ALL_CLASSES_NORMAL, BalancedSamplingConfig, Config
+from anomaly_tf.config import (
+    ALL_CLASSES_NORMAL,
+    BalancedSamplingConfig,
+    Config,
+    OnePassConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.images import UnreadableImage
 from anomaly_tf.data.pipelines import (
@@ -21,6 +28,7 @@ from anomaly_tf.data.pipelines import (
     balanced_batches,
     classified_batches,
     corrupted_batches,
+    each_once,
     normal_batches,
 )
 from anomaly_tf.data.split import Split
@@ -71,6 +79,31 @@ class TrainingSetup:
         """Height, width, channels."""
         return self.split.train.images.shape[1:]
 
+    @property
+    def batch_size(self) -> int:
+        """Number of images per batch."""
+        given = self.config.training.batch_size
+        return given or default_batch_size(len(self.split.train), self.image_shape)
+
+    @property
+    def n_steps(self) -> int:
+        """Number of batches per epoch."""
+        training = self.config.training
+        if isinstance(training, TrainingConfig):
+            return training.steps_per_epoch
+        return math.ceil(self._n_normal / self.batch_size)
+
+    @property
+    def n_images(self) -> int:
+        """Number of images per epoch that are trained on."""
+        if isinstance(self.config.training, TrainingConfig):
+            return self.n_steps * self.batch_size
+        return self._n_normal
+
+    @property
+    def _n_normal(self) -> int:
+        return int((self.split.train.labels == 0).sum())
+
     def build(self) -> Approach:
         """Builds an untrained model from the configuration's seed.
 
@@ -94,13 +127,13 @@ class TrainingSetup:
         return model
 
     def batches(self, first_step: int = 0) -> tf.data.Dataset:
-        """`epochs * steps_per_epoch` batches, those from the first step on, prefetched."""
+        """The batches of all epochs, those from the first step on, prefetched."""
         config, train, sampling = self.config, self.split.train, self.config.sampling
-        training = config.training
-        size = training.batch_size or default_batch_size(len(train), self.image_shape)
-        length = size, training.epochs * training.steps_per_epoch - first_step
+        length = self.batch_size, config.training.epochs * self.n_steps - first_step
         order = config.seed, first_step
-        if config.learns_from == "classes":
+        if not isinstance(sampling, SamplingConfig):
+            batches = each_once(train.normal, self.batch_size, first_step)
+        elif config.learns_from == "classes":
             batches = classified_batches(train.images, train.classes, *length, sampling, *order)
         elif not isinstance(sampling, BalancedSamplingConfig):
             batches = normal_batches(train.normal, *length, sampling, *order)
@@ -139,20 +172,24 @@ def resolve(config: Config, split: Split) -> Config:
     if config.protocol not in ALL_CLASSES_NORMAL:
         names = tuple(split.class_names[number] for number in split.roles.normal)
     image_shape = split.train.images.shape[1:]
-    training = config.training
-    batch_size = training.batch_size or default_batch_size(len(split.train), image_shape)
+    batch_size = config.training.batch_size or default_batch_size(len(split.train), image_shape)
+    training: dict[str, Any] = {"batch_size": batch_size}
     normal = int((split.train.labels == 0).sum())
-    share = 0.5 if config.learns_from == "normal and anomalous images" else 1.0
-    steps = min(training.steps_per_epoch, math.ceil(MAX_DRAWS * normal / (share * batch_size)))
+    if isinstance(config.training, TrainingConfig):
+        share = 0.5 if config.learns_from == "normal and anomalous images" else 1.0
+        most = math.ceil(MAX_DRAWS * normal / (share * batch_size))
+        training["steps_per_epoch"] = min(config.training.steps_per_epoch, most)
     try:
         networks = config.networks.for_image(image_shape)  # type: ignore[attr-defined]
     except OptionError as error:  # more layers than pixels to halve
         raise error.as_user_error() from error
     changes: dict[str, Any] = {
         "normal_class": names if names and _is_open(config, split) else config.normal_class,
-        "training": dataclasses.replace(training, batch_size=batch_size, steps_per_epoch=steps),
+        "training": dataclasses.replace(config.training, **training),
         "networks": networks,
     }
+    if isinstance(config, OnePassConfig):
+        config.require_images(normal, image_shape)
     return dataclasses.replace(config.for_protocol(), **changes)
 
 

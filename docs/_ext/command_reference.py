@@ -75,9 +75,9 @@ def options_in(record: type[Any], prefix: str = "") -> Iterator[Option]:
         hint, default = hints[item.name], item.default
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()
-        if dataclasses.is_dataclass(hint):
-            changed = {} if default is None else dataclasses.asdict(default)
-            for option in options_in(hint, f"{prefix}{item.name}."):
+        if dataclasses.is_dataclass(default):
+            changed = dataclasses.asdict(default)
+            for option in options_in(type(default), f"{prefix}{item.name}."):
                 key = option.name.rpartition(".")[2].replace("-", "_")
                 yield dataclasses.replace(option, default=changed.get(key, option.default))
             continue
@@ -102,7 +102,7 @@ def command_options(command: str) -> str:
             name: {o.name: o.default for o in options_in(options_of(name))} for name in APPROACHES
         }
         for option in options_in(Config):
-            defaults = {_shown(values[option.name]) for values in own.values()}
+            defaults = {_shown(o[option.name]) for o in own.values() if option.name in o}
             if option.name == "--approach":
                 option = dataclasses.replace(option, values=_choices(APPROACHES), default="sota")
                 lines.append(option.described())
