@@ -45,6 +45,7 @@ APPROACHES = {
     "contrastive": "contrastive",
     "gan": "gan",
     "ganomaly": "ganomaly",
+    "nsa": "nsa",
     "supervised": "supervised",
     "transform": "transform",
     "vae": "vae",
