@@ -18,6 +18,7 @@ LOCK := requirements$(if $(GPU),-gpu).lock
 READY := .venv/ready-$(basename $(LOCK))
 AUDIT_READY := .venv-audit/ready-requirements-audit
 PEER_READY := .venv-peer/ready-requirements-peer
+PHOTOS_READY := .venv/ready-requirements-photos
 # Gigabytes that .venv takes.
 SIZE := $(if $(GPU),8,3.2)
 SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evaluate.py export.py predict.py benchmark.py
@@ -25,7 +26,7 @@ SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evalua
 # TensorBoard without the notes of TensorFlow, which look like faults.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()
 
-.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-reliability study benchmark-quick audit lock clean FORCE
+.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-photos bench-reliability study benchmark-quick audit lock clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -42,6 +43,9 @@ $(AUDIT_READY): FORCE
 
 $(PEER_READY): FORCE
 	@$(call set_up,.venv-peer,requirements-peer.txt,1)
+
+$(PHOTOS_READY): $(READY) FORCE
+	@$(call set_up,.venv,requirements-photos.txt,0.3)
 
 train: $(READY) ## Train approach sota on Fashion-MNIST and evaluate it
 	$(BIN)/python train.py --approach sota --run-dir $(call quoted,$(RUN)) $(ARGS)
@@ -79,6 +83,9 @@ bench-export: $(READY) ## Measure quality, size and speed of every export (ARGS:
 
 bench-folders: $(READY) ## Measure quality, speed and memory of training on files (ARGS: its options)
 	$(BIN)/python -m measurements.folders $(ARGS)
+
+bench-photos: $(PHOTOS_READY) ## Measure quality, speed and memory on photographs (ARGS: its options)
+	$(BIN)/python -m measurements.photos $(ARGS)
 
 bench-reliability: $(READY) ## Measure the promises of docs/explanation/reliability.md (ARGS: its options)
 	$(BIN)/python -m measurements.reliability $(ARGS)

@@ -18,7 +18,7 @@ The package in the order in which data flows; each folder imports from those bel
 - `config`: options that belong to no single approach, and how they are read
 - `runs`: what lies in a run directory, `detector.json`, files written whole or not at all, what may
   be written over, paths
-- `script`, `program`, `jobs`, `onednn`, `errors`, `version`: what all of them share
+- `script`, `program`, `jobs`, `onednn`, `reachability`, `errors`, `version`: what all of them share
 
 Importing it lets TensorFlow compute with oneDNN on every x86 processor (`onednn.py`); TensorFlow
 itself is imported when it is needed.

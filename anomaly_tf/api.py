@@ -67,7 +67,7 @@ def train(
             into training and validation set.
         labels: Of arrays and lists: 0 normal and 1 anomaly, `(N,)`, or the names of classes; None:
             all images are normal.
-        approach: Name of the approach; see the table of approaches.
+        approach: Name of the approach, see the table of approaches; `auto` chooses one by the data.
         run_dir: A new or empty folder for the run directory. By default nothing is left on disk
             until `Detector.save`.
         verbose: 0: silent; 1: a progress bar; 2: one line for each epoch; `auto`: 1 on a terminal,
@@ -91,7 +91,16 @@ def train(
         with _run_directory(run_dir, config.approach) as (run, folder), _own_randomness():
             command = _command(data, labels, approach, run_dir, options)
             with errors_only():
-                outcome = train_on(config, dataset, run, command, console)
+                outcome = train_on(
+                    config,
+                    dataset,
+                    run,
+                    command,
+                    console,
+                    configured=lambda chosen, protocol: _set_as(
+                        config, config_of(chosen, options | {"protocol": protocol})
+                    ),
+                )
             if outcome.status == "interrupted":
                 raise KeyboardInterrupt(f"{outcome.message}; load it by anomaly_tf.Detector.load")
             if outcome.status != "completed":
@@ -128,6 +137,17 @@ def _opened(
         )
     dataset = dataset_of_files([*map(os.fspath, data)], labels, config)
     return _with_normal_class(dataclasses.replace(config, data=dataset.name), dataset)
+
+
+def _set_as(opened: Config, config: Config) -> Config:
+    """A configuration with what opening the data set."""
+    return dataclasses.replace(
+        config,
+        data=opened.data,
+        data_dir=opened.data_dir,
+        normal_class=opened.normal_class,
+        folder=opened.folder,
+    )
 
 
 def _with_normal_class(config: Config, dataset: ImageDataset) -> tuple[Config, ImageDataset]:

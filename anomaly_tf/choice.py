@@ -14,12 +14,16 @@ labelled anomalies .833.
 
 from __future__ import annotations
 
-from anomaly_tf.config import ALL_CLASSES_NORMAL, Config
+from dataclasses import dataclass, replace
+
+from anomaly_tf.approaches import options_of
+from anomaly_tf.config import ALL_CLASSES_NORMAL, Config, Protocol
 from anomaly_tf.data.advice import Findings
 
-# Labelled anomalies from which on `sota` is ahead of what learns without them: of `transform` on
-# small pictures, of `vae` on others.
-MIN_LABELLED_SMALL, MIN_LABELLED = 100, 30
+# Labelled anomalies of small pictures from which on `sota` is ahead of `transform`.
+MIN_LABELLED_SMALL = 100
+# Labelled anomalies from which on approaches are compared, and from which on `sota` is among them.
+MIN_COMPARED, MIN_LABELLED = 10, 30
 # What to expect of an approach where another is the first choice, by the two.
 FEW_LABELLED = (
     "few labelled anomalies are memorised: on T-shirts (Fashion-MNIST) sota has an AUROC of 0.894 "
@@ -43,6 +47,44 @@ EXPECT = {
 }
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What `--approach auto` trains.
+
+    Attributes:
+        candidates: Approaches to compare on validation images, each with its protocol; the first is
+            the first choice.
+        reason: The reason, in words.
+    """
+
+    candidates: tuple[tuple[str, Protocol], ...]
+    reason: str
+
+
+def choose(found: Findings, use_labels: bool) -> Choice:
+    """The approach for a data set, or several to compare.
+
+    Args:
+        found: What was found in the data.
+        use_labels: Whether labelled anomalies may be used.
+    """
+    first, reason = first_choice(found if use_labels else replace(found, n_anomalies=0))
+    if not use_labels or found.n_anomalies < MIN_COMPARED:
+        return Choice(((first, "one_class"),), f"{first} ({reason})")
+    names = ["transform", "padim"] if found.is_small else ["padim", "patchcore"]
+    names += ["sota"] if found.n_anomalies >= MIN_LABELLED else []
+    names.sort(key=lambda name: name != first)
+    candidates: list[tuple[str, Protocol]] = [
+        (name, "imbalance" if "imbalance" in options_of(name).protocols else "one_class")
+        for name in names
+    ]
+    return Choice(
+        tuple(candidates),
+        f"the best of {', '.join(names)} on validation images ({found.n_anomalies} labelled "
+        f"anomalies; without them {first_choice(replace(found, n_anomalies=0))[0]})",
+    )
+
+
 def first_choice(found: Findings) -> tuple[str, str]:
     """The approach to begin with, and why.
 
@@ -53,13 +95,19 @@ def first_choice(found: Findings) -> tuple[str, str]:
         The approach's name, and the reason in words.
     """
     height, width, _ = found.image_shape
-    size = f"small pictures, {height}x{width}" if found.is_small else f"{height}x{width} pixels"
     labelled = f"{found.n_anomalies} labelled anomalies"
-    if found.n_anomalies >= (MIN_LABELLED_SMALL if found.is_small else MIN_LABELLED):
-        kinds = "1 kind" if found.n_kinds == 1 else f"{found.n_kinds} kinds"
-        return "sota", f"{labelled} of {kinds}"
-    labelled = f"only {labelled}" if found.n_anomalies else "no labelled anomalies"
-    return "transform" if found.is_small else "vae", f"{size}, {labelled}"
+    if not found.n_anomalies:
+        labelled = "no labelled anomalies"
+    if found.is_small:
+        if found.n_anomalies >= MIN_LABELLED_SMALL:
+            kinds = "1 kind" if found.n_kinds == 1 else f"{found.n_kinds} kinds"
+            return "sota", f"{labelled} of {kinds}"
+        return "transform", f"small pictures, {height}x{width}, {labelled}"
+    alike = "too few pictures to see whether they are aligned"
+    if found.alikeness is not None:
+        alike = f"{'aligned' if found.is_aligned else 'not aligned'}, {found.alikeness:.2f}"
+    reason = f"{height}x{width} pixels, {alike}, {labelled}"
+    return "padim" if found.is_aligned else "patchcore", reason
 
 
 def describe_choice(config: Config, found: Findings) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_tf.approaches import options_of
+from anomaly_tf.approaches.auto.options import AutoConfig
 from anomaly_tf.approaches.configs import (
     CONFIG_FOLDER,
     config_file,
     load_config,
     require_approach,
+    train_options_of,
 )
 from anomaly_tf.config import Config
 from anomaly_tf.config.parser import ANSWERS, OptionParser, Options, value_of
@@ -73,13 +74,13 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
             raise UserError(f"option --{name} is empty; give it a value or leave it out")
     file = _named_file(arguments)
     named = value_of("approach", arguments) or (file and read_yaml(file).get("approach")) or "sota"
-    approach = require_approach(named)
-    description = COMMANDS["train"]
-    parser = OptionParser(options_of(approach), program("train"), description, BESIDE)
-    source = file or CONFIG_FOLDER / f"{approach}.yaml"
+    record = train_options_of(named)
+    parser = OptionParser(record, program("train"), COMMANDS["train"], BESIDE)
+    source = file or CONFIG_FOLDER / f"{record.approach}.yaml"
+    values = {} if record is AutoConfig and file is None else read_yaml(source)
     # Under the name of the registry, also if an alias was given.
-    arguments = [*arguments, f"--approach={approach}"]
-    config, beside = parser.parse(arguments, read_yaml(source), source)
+    arguments = [*arguments, f"--approach={record.approach}"]
+    config, beside = parser.parse(arguments, values, source)
     if beside["resume"] is not None:
         raise UserError("option --resume is empty; give the folder of an interrupted run")
     run_dir = beside["run_dir"]

@@ -65,7 +65,6 @@ def main(arguments: list[str]) -> None:
     results = kept_results(output)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        # Memory is measured before this process imports TensorFlow.
         if "memory" in options.parts:
             results["peak_memory_mb"] = dict(peak_memories(place))
         if "digits" in options.parts:
@@ -151,9 +150,7 @@ def peak_memories(place: Path) -> Iterator[tuple[str, float]]:
             (folder / label).mkdir(parents=True, exist_ok=True)
         for number in range(written, count):
             label = "anomaly" if number % 4 == 0 else "normal"
-            coarse = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-            file = folder / label / f"{number:06}.jpg"
-            coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file)
+            blurred(random, SIDE).save(folder / label / f"{number:06}.jpg")
         written = count
         for approach in ("autoencoder", "sota"):
             command = ["train.py", "--approach", approach, "--data", str(folder)]
@@ -161,6 +158,12 @@ def peak_memories(place: Path) -> Iterator[tuple[str, float]]:
             command += ["--run-dir", str(place / f"{approach}{count}")]
             command += ["--training.epochs", "2", "--training.steps-per-epoch", "20"]
             yield f"{approach}, {count} images", peak_memory([sys.executable, *command])
+
+
+def blurred(random: np.random.Generator, side: int) -> Image.Image:
+    """A colour image of 4 x 4 random pixels, enlarged."""
+    coarse = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return coarse.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def throughput(place: Path, data_dir: Path) -> dict[str, float]:

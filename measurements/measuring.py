@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ from anomaly_tf.script import import_tensorflow
 
 # Copied before this process sets a log level for TensorFlow.
 ENVIRONMENT = dict(os.environ)
+# Runs a command and prints its peak memory in kB and its exit status. Linux counts the memory of
+# the process that starts a command as the command's, so this is a small process of its own.
+METER = """
+import os, sys
+nowhere = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[nowhere])
+_, status, usage = os.wait4(child, 0)
+print(usage.ru_maxrss, os.waitstatus_to_exitcode(status))
+"""
 
 
 def script(*arguments: object, allowed: tuple[int, ...] = (0,)) -> None:
@@ -45,6 +55,21 @@ def kept_results(output: Path) -> dict[str, Any]:
     return results
 
 
+def package_folder(name: str) -> Path:
+    """Folder of an installed package, which is not imported.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    found = find_spec(name)
+    if found is None or not found.origin:
+        raise UserError(
+            f"package {name} is not installed; run make bench-photos, or "
+            "pip install -r requirements-photos.txt"
+        )
+    return Path(found.origin).parent
+
+
 def keep_results(results: dict[str, Any], output: Path) -> None:
     """Writes and prints results, with the hardware."""
     results["hardware"] = hardware()
@@ -60,18 +85,11 @@ def hardware() -> str:
     return f"CPU: {describe_cpu()}"
 
 
-def peak_memory(command: list[str]) -> float:
-    """Peak resident memory in MB of a process.
-
-    Must be called while this process is small, because Linux counts its memory for the child.
-    """
-    child = os.posix_spawn(
-        command[0],
-        command,
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-    )
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"{command} ended with status {status}")
-    return usage.ru_maxrss * 1024 / 1e6
+def peak_memory(command: list[str], allowed: tuple[int, ...] = (0,)) -> float:
+    """Peak resident memory in MB of a process; raises as `script` does."""
+    meter = [sys.executable, "-I", "-S", "-c", METER, *command]
+    done = subprocess.run(meter, check=True, stdout=subprocess.PIPE, env=ENVIRONMENT)
+    kilobytes, code = map(int, done.stdout.split())
+    if code not in allowed:
+        raise RuntimeError(f"{command} ended with status {code}")
+    return kilobytes * 1024 / 1e6

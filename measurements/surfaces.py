@@ -25,9 +25,9 @@ class Surfaces:
     """A data set in memory.
 
     Attributes:
-        train_images: uint8 `(N, size, size, 3)`, all normal.
-        test_images: uint8 `(M, size, size, 3)`, the same number of each of `CLASS_NAMES`.
-        test_classes: uint8 `(M,)`, numbers in `CLASS_NAMES`.
+        train_images: uint8 `(N, size, size, 3)`, or `(N, size, size)` if grey, all normal.
+        test_images: Images of the same kind, the same number of each class.
+        test_classes: uint8 `(M,)`, numbers of the classes; 0 is good.
         test_masks: bool `(M, size, size)`, True where the surface is defective.
     """
 
@@ -60,13 +60,18 @@ def write_surfaces(folder: Path, seed: int, train: int, test: int, size: int = 1
     `train/good`, `test/good` and `test/<defect>` hold the images, `ground_truth/<defect>` a mask
     `<stem>_mask.png` of each defective image, white where the defect is.
     """
-    surfaces = make_surfaces(seed, train, test, size)
+    write_folders(folder, make_surfaces(seed, train, test, size), CLASS_NAMES)
+
+
+def write_folders(folder: Path, surfaces: Surfaces, class_names: tuple[str, ...]) -> None:
+    """Writes images as `write_surfaces` does; the first of the class names is `good`."""
+    test = len(surfaces.test_images) // len(class_names)
     for number, image in enumerate(surfaces.train_images):
         _save(image, folder / "train" / "good" / f"{number:03}.png")
     for index, (image, mask) in enumerate(
         zip(surfaces.test_images, surfaces.test_masks, strict=True)
     ):
-        name, stem = CLASS_NAMES[surfaces.test_classes[index]], f"{index % test:03}"
+        name, stem = class_names[surfaces.test_classes[index]], f"{index % test:03}"
         _save(image, folder / "test" / name / f"{stem}.png")
         if name != "good":
             white = mask.astype(np.uint8) * 255

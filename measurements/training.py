@@ -120,7 +120,6 @@ def main(arguments: list[str]) -> None:
     kept = kept_results(output)
     dataset = load_dataset("fashion_mnist", Path(options.data_dir))
     results: dict[str, Any] = {}
-    # Measured before this process imports TensorFlow.
     if "memory" in options.parts:
         results["peak_memory_gb"] = peak_memory_of_training(options.data_dir)
     if "target" in options.parts and options.peer:

@@ -8,10 +8,11 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,9 @@ import pytest
 from hypothesis import settings
 from keras import layers
 
-from anomaly_tf.approaches import build_model, options_of
+from anomaly_tf.approaches import APPROACHES, build_model, options_of
 from anomaly_tf.cli import evaluate, export, train
-from anomaly_tf.config import BalancedSamplingConfig, Config
+from anomaly_tf.config import BalancedSamplingConfig, Config, OnePassConfig
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.sources import ImageDataset, load_dataset
 from anomaly_tf.deploy.keras_run import TrainedDetector
@@ -245,6 +246,12 @@ def plain_images(greys: list[int], classes: list[int]) -> LabelledImages:
     return LabelledImages(images, numbers, labels=(numbers != 0).astype(np.int8))
 
 
+def normal_set(images: np.ndarray) -> LabelledImages:
+    """Normal images of one class."""
+    classes = np.zeros(len(images), np.int16)
+    return LabelledImages(images, classes, labels=classes.astype(np.int8))
+
+
 @pytest.fixture
 def run_copy(trained_run: Path, tmp_path: Path) -> Path:
     """A copy of the trained run, to be changed or damaged."""
@@ -264,8 +271,13 @@ class Evaluated:
         return {path.stem for path in (self.run / "plots").iterdir()}
 
 
-# Each image takes 32 calls of this network.
-SMALL = {"transform": ("--networks.filters", "4,8,8")}
+# Approaches whose networks learn by gradient steps; the others look at each image once.
+WITH_GRADIENTS = [name for name in APPROACHES if not issubclass(options_of(name), OnePassConfig)]
+# Each image takes 32 calls of the network, or is enlarged for a pretrained one.
+SMALL = {
+    "transform": ("--networks.filters", "4,8,8"),
+    **dict.fromkeys(("padim", "patchcore"), ("--networks.enlarge-to", "32")),
+}
 
 
 @pytest.fixture(scope="session")
@@ -277,9 +289,11 @@ def evaluated(small_folder: Path, made_once) -> Callable[..., Evaluated]:
             options = ["--approach", approach, "--protocol", protocol]
             options += [*SMALL.get(approach, ()), *more]
             options += ["--data", str(small_folder), "--data-dir", str(small_folder / "cache")]
-            options += ["--run-dir", str(folder), "--training.epochs", "2"]
-            options += ["--training.steps-per-epoch", "60", "--training.ema-decay", "0.9"]
+            options += ["--run-dir", str(folder)]
             options += ["--training.batch-size", "64", "--corruption.sweep", "1,2"]
+            if approach in WITH_GRADIENTS:
+                options += ["--training.epochs", "2", "--training.steps-per-epoch", "60"]
+                options += ["--training.ema-decay", "0.9"]
             assert train.main(options) == 0
             evaluate.main(["--run-dir", str(folder)])
 
@@ -333,6 +347,13 @@ def noise_batch(config: Config) -> Any:
         "normal and anomalous images": (images[:8], images[8:]),
         "classes": (images, tf.constant(np.arange(16) % SMALL_CLASSES, tf.int32)),
     }[config.learns_from]
+
+
+@pytest.fixture
+def silent_host() -> Iterator[str]:
+    """A host on this machine that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture

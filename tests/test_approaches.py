@@ -20,6 +20,8 @@ DETECTED = {"roc", "precision_recall", "auroc_by_class", "anomaly", "worst_misse
         ("autoencoder", "one_class", 0.85),
         ("contrastive", "imbalance", 0.94),
         ("gan", "imbalance", 0.94),
+        ("padim", "one_class", 0.85),
+        ("patchcore", "one_class", 0.85),
         ("supervised", "imbalance", 0.9),
         ("transform", "one_class", 0.8),
         ("vae", "one_class", 0.7),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
-import socket
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import IDX_NAMES, idx_bytes
 
-from anomaly_tf.data import reachability, tfds_sets
-from anomaly_tf.data.dataset import SourceUnavailable
+from anomaly_tf import reachability
+from anomaly_tf.data import tfds_sets
 from anomaly_tf.data.duplicates import copies
 from anomaly_tf.data.idx import load_idx_folder
 from anomaly_tf.data.npz import NPZ_KEYS, load_npz
@@ -25,16 +24,11 @@ from anomaly_tf.errors import UserError
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 6, 6), np.uint8)
 
 
-@pytest.fixture
-def silent_host():
-    """A host on this machine that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=16) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-
-
 def test_a_host_that_never_answers_is_given_up(silent_host, monkeypatch):
     monkeypatch.setattr(reachability, "GIVE_UP_SECONDS", 0.3)
-    with pytest.raises(SourceUnavailable, match=r"cannot be reached: .*(no answer|timed out)"):
+    with pytest.raises(
+        reachability.Unreachable, match=r"cannot be reached: .*(no answer|timed out)"
+    ):
         reachability.probe(f"http://{silent_host}/file")
 
 

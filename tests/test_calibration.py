@@ -19,12 +19,15 @@ from anomaly_tf.approaches.configs import load_config
 from anomaly_tf.approaches.contrastive.options import ContrastiveConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
 from anomaly_tf.cli import train
-from anomaly_tf.config import Config, CorruptionConfig
+from anomaly_tf.config import Config, CorruptionConfig, ThresholdConfig
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split
 from anomaly_tf.data.stored import Images
+from anomaly_tf.detection.threshold import labelled_threshold, require_calibration
+from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.runs.sections import Calibration
 
 
 def contents(images: Images) -> set[str]:
@@ -129,3 +132,25 @@ def test_the_stored_scores_of_a_folder_are_those_of_its_normal_validation_images
     verdicts = detector.predict(split.test.images[:]).astype(bool)
     found = detector.p_values(detector.score(split.test.images[:]))
     np.testing.assert_array_equal(verdicts, found <= 0.1)
+
+
+@pytest.mark.parametrize(
+    ("normal", "anomalies", "threshold"),
+    [
+        ([1, 2, 3], [5, 6], 4.0),
+        ([1, 2, 3, 10], [5, 6], 4.0),
+        ([1, 2, 8], [3, 9], 2.5),
+        ([4], [4], 4.0),
+    ],
+)
+def test_labelled_anomalies_give_the_threshold_that_separates_best(normal, anomalies, threshold):
+    scores = Calibration(len(normal), [*map(float, normal)], [*map(float, anomalies)])
+    assert labelled_threshold(scores) == threshold
+
+
+def test_a_labelled_threshold_without_anomalies_is_refused():
+    with pytest.raises(ValueError, match="at least one image"):
+        labelled_threshold(Calibration(1, [1.0]))
+    with pytest.raises(UserError, match=r"labelled needs labelled anomalies .* imbalance"):
+        require_calibration(ThresholdConfig("labelled"), 100, 0)
+    require_calibration(ThresholdConfig("labelled"), 1, 1)

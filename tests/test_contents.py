@@ -44,7 +44,7 @@ def trained(config: Config, place: Path) -> Trained:
     info.image_shape = list(split.train.images.shape[1:])
     info.approach = config.approach
     info.roles = json.loads(json.dumps(dataclasses.asdict(split.roles)))
-    info.bit_depth, info.protocol = dataset.bit_depth, config.protocol
+    info.bit_depth, info.protocol = dataset.reading.bit_depth, config.protocol
     info.data = facts_of(split, len(dataset.class_names), dataset.digests)
     return Trained(config, place / "split.json", info)
 

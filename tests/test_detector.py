@@ -12,7 +12,7 @@ from anomaly_tf import Detector
 from anomaly_tf.config import ThresholdConfig
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.detector_info import Threshold
+from anomaly_tf.runs.sections import Threshold
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from anomaly_tf.data import corruption_sets, folder_reading
 from anomaly_tf.data.cutting import MIN_CUT
 from anomaly_tf.data.folder_layout import recognise
 from anomaly_tf.data.folders import load_folder
-from anomaly_tf.data.images import read_image
+from anomaly_tf.data.images import Reading, read_image
 from anomaly_tf.data.masks import masked_images, read_masks
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import normal_by_name
@@ -419,7 +419,7 @@ def test_the_cache_of_who_was_faster_is_kept(photos, tmp_path):
     (cache,) = (tmp_path / "cache" / "folders").iterdir()
     before = (cache / "images").stat().st_ino
     # As a process does that began before the cache was there.
-    images, again = folder_reading._into_cache(photos, layout.files, scan, cache)
+    images, again = folder_reading._into_cache(photos, layout.files, scan, Reading(), cache)
     assert (cache / "images").stat().st_ino == before
     assert again.digests == scan.digests
     assert len(images) == 5
@@ -509,7 +509,7 @@ def test_all_pictures_have_the_bit_depth_of_the_set(bits, storage, photos, tmp_p
     chosen = config(tmp_path, folder=FolderConfig(storage=place, cache=storage != "files"))
     for _ in range(2):
         dataset = load_folder(photos, chosen)
-        assert dataset.bit_depth == bits
+        assert dataset.reading.bit_depth == bits
         images = dict(zip(dataset.train.files, dataset.train_images[:], strict=True))
         assert images["normal/000.png"][0, 0, 0] == 255
         assert set(np.unique(images["normal/dark.png"])) <= {84, 85}
@@ -530,7 +530,7 @@ def test_a_given_bit_depth_is_used_and_has_its_own_cache(photos, tmp_path):
     for bits, white in ((10, 255), (12, 63), (16, 3), (10, 255)):
         asked = FolderConfig(storage="disk", bit_depth=bits)
         dataset = load_folder(photos, config(tmp_path, folder=asked))
-        assert (dataset.bit_depth, dataset.train_images[0:1].max()) == (bits, white)
+        assert (dataset.reading.bit_depth, dataset.train_images[0:1].max()) == (bits, white)
     narrow = config(tmp_path, folder=FolderConfig(bit_depth=8))
     with pytest.raises(UserError, match="more than the 8 bits"):
         load_folder(photos, narrow)
@@ -720,7 +720,7 @@ def test_classes_that_the_protocol_does_not_use_are_counted(photos, tmp_path):
     dataset = load_folder(photos, config(tmp_path))
     split = make_split(config(tmp_path), dataset)
     assert split.left_out == (
-        "left out: 4 images of classes that protocol one_class does not use "
+        "left out: 4 images that approach autoencoder does not use under protocol one_class "
         "(first: train/dent/000.png)",
     )
     assert make_split(config(tmp_path, DualGanConfig), dataset).left_out == ()

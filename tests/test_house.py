@@ -21,7 +21,7 @@ OTHERS = sorted([*ROOT.glob("*.py"), *(ROOT / "measurements").glob("*.py")])
 MAX_LINES, MAX_BODY = 400, 60
 # From the ground upwards: a folder or module imports from those in front of it, and from its own.
 FLOORS = (
-    ("errors", "onednn", "jobs", "program", "version"),
+    ("errors", "onednn", "jobs", "program", "reachability", "version"),
     ("runs",),
     ("script",),
     ("config",),

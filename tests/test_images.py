@@ -14,14 +14,16 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from anomaly_tf.data.bit_depth import bits_of
 from anomaly_tf.data.formats import SUFFIXES
 from anomaly_tf.data.images import (
+    Reading,
     UnreadableImage,
-    bits_of,
     largest_value,
     open_image,
     read_header,
     read_image,
+    read_levels,
 )
 
 
@@ -102,7 +104,10 @@ def deep(path: Path, bits: int, dtype: type = np.uint16) -> Path:
 @pytest.mark.parametrize(("suffix", "dtype"), [("png", np.uint16), ("tif", np.int32)])
 def test_white_is_that_of_the_bit_depth(bits, suffix, dtype, tmp_path):
     path = deep(tmp_path / f"deep.{suffix}", bits, dtype)
-    assert read_image(path, (1, 3, 1), bits)[0, :, 0].tolist() in ([0, 127, 255], [0, 128, 255])
+    assert read_image(path, (1, 3, 1), Reading(bits))[0, :, 0].tolist() in (
+        [0, 127, 255],
+        [0, 128, 255],
+    )
     assert read_header(path).is_deep
     assert bits_of(largest_value(path)) == bits
 
@@ -113,18 +118,18 @@ def test_a_file_with_an_unknown_white_level_is_refused(bits, tmp_path):
     with pytest.raises(UnreadableImage, match=f"16 bits and no value .*--bit-depth {bits} or 16"):
         open_image(path)
     # Taken for filled ones, the values are dark, as they were before.
-    assert open_image(path, 16).getextrema() == (0, (2**bits - 1) // 257)
+    assert open_image(path, Reading(16)).getextrema() == (0, (2**bits - 1) // 257)
     black = saved(Image.fromarray(np.zeros((3, 3), np.uint16)), tmp_path / "black.png")
     assert open_image(black).getextrema() == (0, 0)
 
 
 def test_values_that_no_bit_depth_holds_are_refused(tmp_path):
     with pytest.raises(UnreadableImage, match=r"values up to 4095, more than the 10 bits"):
-        open_image(deep(tmp_path / "a.png", 12), 10)
+        open_image(deep(tmp_path / "a.png", 12), Reading(10))
     for values in ([-5, 7], [0, 70_000]):
         path = saved(Image.fromarray(np.array([values], np.int32)), tmp_path / "b.tif")
         with pytest.raises(UnreadableImage, match=rf"from {values[0]} to {values[1]}, outside"):
-            open_image(path, 16)
+            open_image(path, Reading(16))
 
 
 def deep_colours(path: Path, largest: int) -> Path:
@@ -151,8 +156,8 @@ def test_colours_of_sixteen_bits_are_read_if_they_fill_them(tmp_path):
         with pytest.raises(UnreadableImage, match=f"may be {high} .*--bit-depth 16 for the second"):
             open_image(dark)
     with pytest.raises(UnreadableImage, match="12-bit colours stored in 16 bits, and only"):
-        open_image(camera, 12)
-    assert open_image(camera, 16).getpixel((0, 0)) == (0, 15, 7)
+        open_image(camera, Reading(12))
+    assert open_image(camera, Reading(16)).getpixel((0, 0)) == (0, 15, 7)
     assert not read_header(saved(Image.new("RGB", (4, 4)), tmp_path / "plain.png")).is_deep
 
 
@@ -266,7 +271,12 @@ def test_other_sizes_are_resized_and_averaged(tmp_path):
         ("text.png", b"not a picture at all", "is not an image"),
         ("page.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image"),
         ("bomb.png", png_header(100_000, 100_000), "claims too many pixels"),
-        ("large.png", png_header(9_000, 9_000), "9000 x 9000.*: resize it or cut it"),
+        (
+            "large.png",
+            png_header(9_000, 9_000),
+            "9000 x 9000.*: give --max-pixels 81000000, resize",
+        ),
+        ("huge.png", png_header(12_000, 12_000), "12000 x 12000.*: resize it or cut it"),
         (
             "a.heic",
             b"\0\0\0\x18ftypheic",
@@ -284,6 +294,25 @@ def test_files_that_are_not_images(name, content, words, tmp_path):
         read_image(tmp_path / name, (28, 28, 1))
     assert name in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_the_largest_number_of_pixels_can_be_set(shoe, tmp_path):
+    path = tmp_path / "shoe.png"
+    Image.fromarray(shoe).save(path)
+    assert read_header(path, Reading(max_pixels=784))[:2] == (28, 28)
+    np.testing.assert_array_equal(read_levels(path, Reading(max_pixels=784)).values, shoe)
+    for read in (read_header, read_levels, largest_value, open_image):
+        with pytest.raises(UnreadableImage, match="at most 783 are read: give --max-pixels 784"):
+            read(path, Reading(max_pixels=783))
+
+
+def test_memory_is_checked_before_more_pixels_are_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    path.write_bytes(png_header(9_000, 9_000))
+    assert read_header(path, Reading(max_pixels=81_000_000))[:2] == (9_000, 9_000)
+    monkeypatch.setenv("ANOMALY_TF_MAX_GB", "1.5")
+    with pytest.raises(UnreadableImage, match=r"large\.png would take 1\.6 GB, more than 1\.5 GB"):
+        read_header(path, Reading(max_pixels=81_000_000))
 
 
 def test_a_png_whose_header_is_cut_short(tmp_path):

@@ -9,7 +9,8 @@ from PIL import Image
 from test_folders import config, mask, picture, pictures
 
 from anomaly_tf.data.folders import load_folder
-from anomaly_tf.data.masks import image_of, is_mask_folder, masked_images
+from anomaly_tf.data.mask_rules import image_of, is_mask_folder
+from anomaly_tf.data.masks import masked_images
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.errors import UserError
 

@@ -16,7 +16,7 @@ from anomaly_tf.detection.localisation import (
     pixel_auroc,
 )
 from anomaly_tf.reporting import plots
-from anomaly_tf.runs.detector_info import HeatScale
+from anomaly_tf.runs.sections import HeatScale
 
 
 def picture(text: str, values: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ from PIL import Image
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.data.folder_layout import recognise
 from anomaly_tf.data.folders import load_folder
-from anomaly_tf.data.masks import looks_like_mask, marked, read_masks
+from anomaly_tf.data.mask_rules import looks_like_mask, marked
+from anomaly_tf.data.masks import read_masks
 from anomaly_tf.errors import UserError
 
 RANDOM = np.random.default_rng(0)

@@ -24,6 +24,7 @@ RIGHT: dict[str, Any] = {
     "threshold": {"value": 0.5, "method": "percentile", "percentile": 95},
     "calibration": {"size": 3, "scores": [0.1, 0.2, 1]},
     "bit_depth": 12,
+    "max_pixels": 60_000_000,
     "data": {"train": "0" * 64, "validation": "1" * 64, "test": "2" * 64, "n_test": 5},
     "heat_scale": {"low": 0.1, "high": 0.5, "high_quantile": 0.999, "unit": "error"},
 }
@@ -65,6 +66,8 @@ def changed(info: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
         ("heat_scale", {}),
         ("bit_depth", 7),
         ("bit_depth", 12.5),
+        ("max_pixels", 0),
+        ("max_pixels", 10**9),
         ("data", {}),
         ("data.train", "no digest"),
         ("data.n_test", -1),

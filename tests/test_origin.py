@@ -28,9 +28,10 @@ from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.deploy.litert import METADATA_NAME
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.detector_info import DetectorInfo, Threshold, TrainingFacts
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import sha256
+from anomaly_tf.runs.sections import Threshold, TrainingFacts
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from PIL import Image
 from anomaly_tf.reporting import comparison_plots, plots
 from anomaly_tf.reporting.comparison import _embedded
 from anomaly_tf.reporting.text import SHORT, caption, plain
-from anomaly_tf.runs.detector_info import HeatScale
+from anomaly_tf.runs.sections import HeatScale
 
 SCALE = HeatScale(0.1, 0.9, 0.9, 0.999, "squared $error$")
 NAMES = (

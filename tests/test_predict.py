@@ -119,6 +119,17 @@ def test_sixteen_bits_are_read_as_in_training_or_as_given(
     assert_one_line(done, "--bit-depth", "11", "16")
 
 
+def test_files_of_more_pixels_than_allowed(model, photos, without_tensorflow):
+    done = predict(model, photos / "a.png", "--max-pixels", 783, env=without_tensorflow)
+    assert done.returncode == 2
+    assert done.stderr.endswith("give --max-pixels 784, resize it or cut it into parts; skipped\n")
+    done = predict(model, photos / "a.png", "--max-pixels", 784, env=without_tensorflow)
+    assert (done.returncode, done.stderr) == (0, "")
+    for wrong in (0, 10**9):
+        done = predict(model, photos / "a.png", "--max-pixels", wrong, env=without_tensorflow)
+        assert_one_line(done, "--max-pixels must be 1 to 134217728", str(wrong))
+
+
 def test_a_detector_knows_the_bit_depth_of_its_training(model, judged, tmp_path):
     grey = judged["normal"][0].astype(np.uint16)
     grey[0, 0] = 200  # a picture without white

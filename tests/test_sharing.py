@@ -23,7 +23,7 @@ from anomaly_tf.deploy import keras_run
 from anomaly_tf.deploy.litert import LiteRTDetector
 from anomaly_tf.detection.scoring import GradCam, Scorer
 from anomaly_tf.errors import UserError
-from anomaly_tf.runs.detector_info import HeatScale
+from anomaly_tf.runs.sections import HeatScale
 
 THREADS = 4
 KINDS = ("run", "saved_model", "tflite")
@@ -139,7 +139,7 @@ def test_a_detector_is_pickled_by_its_path(kind, deployed, small_arrays, tmp_pat
     monkeypatch.chdir(deployed[kind].parent)
     detector = Detector.load(deployed[kind].name)
     detector.set_percentile(42)
-    detector.info.bit_depth = 12
+    detector.info.bit_depth, detector.info.max_pixels = 12, 10**8
     detector.info.heat_scale = HeatScale(0.25, 0.75, 0.5, 0.6, "error")
     content = pickle.dumps(detector)
     assert len(content) < 2000
@@ -147,7 +147,7 @@ def test_a_detector_is_pickled_by_its_path(kind, deployed, small_arrays, tmp_pat
     again = pickle.loads(content)
     assert type(again) is type(detector)
     assert again.info.threshold == detector.info.threshold
-    assert again.info.bit_depth == 12
+    assert (again.info.bit_depth, again.info.max_pixels) == (12, 10**8)
     assert again.info.heat_scale == detector.info.heat_scale
     images = small_arrays[2][:5]
     np.testing.assert_array_equal(again.score(images), detector.score(images))

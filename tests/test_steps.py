@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import noise_batch, small_config, small_model
+from conftest import WITH_GRADIENTS, noise_batch, small_config, small_model
 
-from anomaly_tf.approaches import APPROACHES, options_of
+from anomaly_tf.approaches import options_of
 from anomaly_tf.approaches.base import Approach, with_hardest
 from anomaly_tf.config import AdversarialTrainingConfig, Config
 
@@ -31,7 +31,7 @@ def values(variables: list[keras.Variable]) -> list[np.ndarray]:
     return [np.array(variable) for variable in variables]
 
 
-@pytest.mark.parametrize("approach", APPROACHES)
+@pytest.mark.parametrize("approach", WITH_GRADIENTS)
 def test_every_average_follows_its_network_with_the_given_decay(approach):
     config = small_config(approach, ema_decay=0.1)
     model = small_model(config)
@@ -55,7 +55,7 @@ def test_every_average_follows_its_network_with_the_given_decay(approach):
         assert not {id(weight) for weight in network.weights} & held
 
 
-@pytest.mark.parametrize("approach", APPROACHES)
+@pytest.mark.parametrize("approach", WITH_GRADIENTS)
 def test_each_optimizer_has_its_learning_rate_over_the_whole_training_and_its_momentum(approach):
     rates = {"learning_rate": 0.03}
     adversarial = plays_against_a_discriminator(options_of(approach)())
@@ -77,7 +77,7 @@ def test_each_optimizer_has_its_learning_rate_over_the_whole_training_and_its_mo
             assert found == pytest.approx(share * rate, abs=1e-8), (part, step)
 
 
-@pytest.mark.parametrize("approach", APPROACHES)
+@pytest.mark.parametrize("approach", WITH_GRADIENTS)
 def test_each_network_steps_down_the_slope_of_the_loss_it_is_to_minimise(approach):
     """Plain gradient descent against finite differences of the very loss that is reported.
 

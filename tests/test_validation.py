@@ -12,6 +12,8 @@ from keras import layers
 from sklearn.metrics import log_loss, roc_auc_score
 
 from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.deploy.keras_run import TrainedDetector
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.training.callbacks import LAST_EPOCH, Validation
 
 # The first of three pixels separates the two anomalies from the three normal images, the second
@@ -36,7 +38,7 @@ class Watched:
         outputs["probabilities"] = layers.Softmax()(layers.Rescaling(0.02)(values))
         self.improvements: list[tuple[int, dict[str, float], np.ndarray]] = []
         self.validation = Validation(
-            keras.Model(image, outputs),
+            TrainedDetector(keras.Model(image, outputs), DetectorInfo()),
             IMAGES,
             criterion,
             folder,

@@ -46,6 +46,8 @@ APPROACHES = {
     "gan": "gan",
     "ganomaly": "ganomaly",
     "nsa": "nsa",
+    "padim": "padim",
+    "patchcore": "patch_core",
     "supervised": "supervised",
     "transform": "transform",
     "vae": "vae",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_tf.approaches import ALIASES, APPROACHES, options_of
+from anomaly_tf.approaches.auto.options import AUTO, AutoConfig
 from anomaly_tf.config import Config
 from anomaly_tf.config.parser import OptionParser, as_keyword, unknown
 from anomaly_tf.config.yaml_files import dotted, read_yaml
@@ -39,8 +40,20 @@ def require_approach(name: Any) -> str:
     """
     own = ALIASES.get(name, name) if isinstance(name, str) else None
     if own not in APPROACHES:
-        raise UserError(unknown("approach", str(name), [*APPROACHES, *ALIASES]))
+        raise UserError(unknown("approach", str(name), [*APPROACHES, *ALIASES, AUTO]))
     return own
+
+
+def train_options_of(name: Any) -> type[Config]:
+    """The dataclass of the options of a training.
+
+    Args:
+        name: Name of an approach, an alias, or `auto`.
+
+    Raises:
+        UserError: As `require_approach`.
+    """
+    return AutoConfig if name == AUTO else options_of(require_approach(name))
 
 
 def config_file(name: str) -> Path:
@@ -52,13 +65,16 @@ def config_file(name: str) -> Path:
     return path
 
 
-def load_config(path: Path, data: str | None = None, data_dir: str | None = None) -> Config:
+def load_config(
+    path: Path, data: str | None = None, data_dir: str | None = None, roi: str | None = None
+) -> Config:
     """Reads the configuration that a run was trained with.
 
     Args:
         path: `config.yaml` of the run.
         data: Another source of the same data, if one is given.
         data_dir: Another folder for cached data, if one is given.
+        roi: Another location of the same masks, if one is given.
 
     Raises:
         UserError: If the file is not a configuration.
@@ -71,7 +87,10 @@ def load_config(path: Path, data: str | None = None, data_dir: str | None = None
         raise UserError(f"{path}: {error}") from error
     config = OptionParser(options_of(approach)).parse([], values, path)[0]
     return dataclasses.replace(
-        config, data=data or config.data, data_dir=data_dir or config.data_dir
+        config,
+        data=data or config.data,
+        data_dir=data_dir or config.data_dir,
+        roi=roi or config.roi,
     )
 
 
@@ -94,7 +113,7 @@ def config_of(approach: str, options: Mapping[str, Any]) -> Config:
     """The configuration of an approach from keyword arguments.
 
     Args:
-        approach: Its name or an alias.
+        approach: Its name, an alias, or `auto`.
         options: Option names to values. An option of a section is given with two underscores
             (`training__epochs`), with a dot, or in a dictionary (`{"training": {...}}`).
 
@@ -102,9 +121,9 @@ def config_of(approach: str, options: Mapping[str, Any]) -> Config:
         UserError: A `ValueError`; if there is no such approach or option (the message suggests the
             nearest name), or a value is wrong.
     """
-    approach = require_approach(approach)
-    parser = OptionParser(options_of(approach), spelling=as_keyword)
-    return parser.parse([], _nested(options) | {"approach": approach})[0]
+    record = train_options_of(approach)
+    parser = OptionParser(record, spelling=as_keyword)
+    return parser.parse([], _nested(options) | {"approach": record.approach})[0]
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:

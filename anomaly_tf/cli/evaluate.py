@@ -39,6 +39,7 @@ class EvaluateOptions(Checked):
         run_dir: Run directory of the detector.
         output: Folder for metrics.json, scores.csv and plots; by default the run directory.
         data: New location of the data that the run was trained on.
+        roi: New location of the mask or the masks that the run was trained with.
         data_dir: Folder for cached data; by default the one used in training.
         threshold: A new threshold for the run; by default it keeps its own.
         trust: Load a model of unknown origin; it may run code.
@@ -47,6 +48,7 @@ class EvaluateOptions(Checked):
     run_dir: str
     output: str | None = None
     data: str | None = None
+    roi: str | None = None
     data_dir: str | None = None
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     trust: bool = False
@@ -64,8 +66,10 @@ def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
     run.require_unlinked()
     new_threshold = any(argument.startswith("--threshold") for argument in arguments)
     if new_threshold:
-        require_calibration(options.threshold, len(info.calibration.scores))
-    config = load_config(run.config, options.data, options.data_dir)
+        stored = info.calibration
+        n_anomalies = len(stored.anomaly_scores or ())
+        require_calibration(options.threshold, len(stored.scores), n_anomalies)
+    config = load_config(run.config, options.data, options.data_dir, options.roi)
     split = open_split(config, run.split, info=info)
     if not len(split.test):
         raise UserError(
@@ -101,7 +105,7 @@ def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
         if new_threshold:
             detector.set_threshold(options.threshold)
         if detector.info.heat_scale is None:  # a run of an earlier version
-            detector.set_heat_scale(split.validation.normal, config.score_map.unit)
+            detector.set_heat_scale(split.validation.normal_part, config.score_map.unit, split.roi)
         if saved:
             detector.save_info(run)
     # Figures first: whatever fails behind them leaves them on disk and on the screen.

@@ -44,6 +44,7 @@ class ExportOptions(Checked):
         batch_size: Batch size of a tflite file; a SavedModel accepts any.
         output: Output folder; by default the folder export in the run directory.
         data: New location of the data that the run was trained on.
+        roi: New location of the mask or the masks that the run was trained with.
         data_dir: Folder for cached data; by default the one used in training.
         trust: Load a model of unknown origin; it may run code.
     """
@@ -54,6 +55,7 @@ class ExportOptions(Checked):
     batch_size: int = number(1, 1, 4096)
     output: str | None = None
     data: str | None = None
+    roi: str | None = None
     data_dir: str | None = None
     trust: bool = False
 
@@ -74,7 +76,8 @@ def _export(options: ExportOptions) -> int:
     run.require_unlinked()
     folder = Path(options.output or run.path / "export")
     require_writable(folder, "--output")
-    config = load_config(run.config, options.data, options.data_dir)
+    config = load_config(run.config, options.data, options.data_dir, options.roi)
+    config.require_quantization(options.quantize)
     split = open_split(config, run.split, info=info)
     name, path = planned(options, config.approach, folder)
     parity = folder / f"{name}-parity.json"
@@ -91,7 +94,7 @@ def _export(options: ExportOptions) -> int:
     from anomaly_tf.reporting.parity import ALLOWED_LOSS, compare, parity_table
 
     trained = TrainedDetector.load(options.run_dir, options.trust)
-    write_export(trained, path, options.quantize, options.batch_size, split.validation, config)
+    write_export(trained, path, options.quantize, options.batch_size, split, config)
     with quiet_libraries():
         exported = Detector.load(path, options.trust)
     report: dict[str, Any] = {"format": options.format, "quantize": options.quantize}

@@ -26,15 +26,17 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from anomaly_tf.data.images import BIT_DEPTHS
+from anomaly_tf.data.bit_depth import BIT_DEPTHS
 from anomaly_tf.data.search import Found, find_images, folders_of
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.file_scoring import ImageFile, score_files
 from anomaly_tf.deploy.loading import is_saved_model, run_of
+from anomaly_tf.deploy.regions import reading_of
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import program
 from anomaly_tf.runs.directory import open_run
 from anomaly_tf.runs.files import require_unlinked, require_writable
+from anomaly_tf.runs.limits import MAX_PIXELS_ON_REQUEST
 from anomaly_tf.runs.outputs import is_heat_map, require_own_place
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import (
@@ -74,6 +76,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=int,
         choices=BIT_DEPTHS,
         help="bits of the grey levels in 16-bit files; by default those of the training images",
+    )
+    parser.add_argument(
+        *("--max-pixels", "--max_pixels"),
+        type=int,
+        metavar="N",
+        help="largest number of pixels of a file, up to "
+        f"{MAX_PIXELS_ON_REQUEST}; by default that of the training",
+    )
+    parser.add_argument(
+        "--roi",
+        help="region that counts: a mask for all images, white inside, or a folder with a mask for "
+        "each, of the same name; by default the mask of the training",
     )
     parser.add_argument(
         "--heatmaps", metavar="DIR", help="write each image with its error map drawn over it"
@@ -116,8 +130,14 @@ def main(arguments: list[str]) -> int:
         raise UserError("--heatmaps is empty; give a folder")
     if options.heatmaps is not None:
         files = with_heatmaps(user_path(options.heatmaps), found, places, user_path(options.model))
+    most = options.max_pixels
+    if most is not None and not 1 <= most <= MAX_PIXELS_ON_REQUEST:
+        raise UserError(f"--max-pixels must be 1 to {MAX_PIXELS_ON_REQUEST}; got {most}")
+    if options.roi == "":
+        raise UserError("--roi is empty; give a mask or a folder of masks")
     batches = import_batches(options)
     detector = load_as_asked(options)
+    reading = reading_of(detector, [file.path for file in files], options.roi)
     write = WRITERS[options.format]()
     level = options.false_discovery_rate
     names: list[Path] = []
@@ -129,7 +149,7 @@ def main(arguments: list[str]) -> int:
             write(str(file), float(f"{score:.7g}"), bool(verdict), float(f"{rank:.4g}"))
         return int(verdicts.sum())
 
-    with closing(score_files(detector, files)) as scored_parts:
+    with closing(score_files(detector, files, reading=reading)) as scored_parts:
         for part in scored_parts:
             show_progress()
             for file in part:
@@ -260,6 +280,8 @@ def load_as_asked(options: argparse.Namespace) -> Detector:
             raise UserError(f"--false-alarm-rate: {error}") from error
     if options.bit_depth is not None:
         detector.info.bit_depth = options.bit_depth
+    if options.max_pixels is not None:
+        detector.info.max_pixels = options.max_pixels
     if options.heatmaps is not None:
         require_map(detector)
     return detector

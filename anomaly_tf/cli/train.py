@@ -44,7 +44,19 @@ def _train(options: TrainOptions, arguments: list[str]) -> int:
         class_roles(config, names)  # a wrong class is refused before anything is loaded
     dataset = open_dataset(config)
     command = command_line("train", *arguments)
-    outcome = train_on(config, dataset, run, command, Console(verbosity()), bool(options.resume))
+    outcome = train_on(
+        config,
+        dataset,
+        run,
+        command,
+        Console(verbosity()),
+        bool(options.resume),
+        lambda approach, protocol: (
+            parse_train_options(
+                [*arguments, f"--approach={approach}", f"--protocol={protocol}"]
+            ).config
+        ),
+    )
     if outcome.info:
         print(describe_outcome(outcome.info))
         print(f"run: {printable(str(run.path))}\nnext: {_evaluation(run)}")

@@ -23,9 +23,14 @@ from anomaly_tf.config.sections import (
     TrainingConfig,
     UnseenConfig,
 )
+from anomaly_tf.errors import UserError
+from anomaly_tf.runs.checks import MAX_SIDE
 from anomaly_tf.runs.files import atomic_path
+from anomaly_tf.runs.limits import MAX_PIXELS, MAX_PIXELS_ON_REQUEST
+from anomaly_tf.runs.sections import TILE_SIDES, Tiling
 
-# Smaller images are too small for the convolutions; larger ones need too much memory.
+# Smaller images are too small for the convolutions; larger ones need too much memory, unless they
+# are cut into tiles.
 SMALLEST_SIDE, LARGEST_SIDE = 8, 1024
 ALL_CLASSES_NORMAL: tuple[Protocol, ...] = ("corruption", "classification")
 LearnsFrom = Literal["normal images", "normal and anomalous images", "classes"]
@@ -51,7 +56,17 @@ class Config(Checked):
             the four IDX files of an MNIST-like data set.
         data_dir: Folder in which downloaded or decoded data is cached.
         image_size: Size to which images are resized, such as 64 or 128x96 (height x width).
-            Default: the original size; for a folder at most 128 pixels on the longer side.
+            Default: the original size; for a folder at most 128 pixels on the longer side, unless
+            tile is given.
+        tile: Side in pixels of the square tiles into which large pictures are cut in training and
+            scoring, for approaches that learn from normal images only; the score of a picture is
+            the largest score of its tiles. Default: pictures are not cut.
+        overlap: Pixels that neighbouring tiles share, at most half a tile.
+        max_pixels: Largest number of pixels of an image file, which protects from files that claim
+            more than fits into memory; decoding takes up to 20 bytes for each.
+        roi: Region of the pictures that counts: a mask (white counts, black does not) of the size
+            of all pictures, or a folder with a mask for each picture, of the same name. What lies
+            outside is neither learnt nor scored nor drawn.
         max_broken: Largest share of unreadable files in a folder; above it, training is refused.
         seed: Random seed of the split, the weights and the batches.
         deterministic: Use deterministic operations only, so that a repeated run gives bit-identical
@@ -66,6 +81,8 @@ class Config(Checked):
     protocols: ClassVar[tuple[Protocol, ...]]
     learns_from: ClassVar[LearnsFrom]
     score_map: ClassVar[ScoreMap]
+    # Whether a .tflite file may have int8 weights and activations.
+    quantizable: ClassVar[bool] = True
     # Results of earlier work (class 0 unless noted); benchmark.py prints them beside ours.
     reported: ClassVar[dict[Protocol, str]] = {}
 
@@ -75,6 +92,10 @@ class Config(Checked):
     data: str = "fashion_mnist"
     data_dir: str = "data"
     image_size: int | str | None = None
+    tile: int | None = number(None, *TILE_SIDES)
+    overlap: int = number(32, 0)
+    max_pixels: int = number(MAX_PIXELS, 64, MAX_PIXELS_ON_REQUEST)
+    roi: str | None = None
     max_broken: float = number(0.1, 0, 1)
     seed: int = number(0, 0, 2**31 - 1)
     deterministic: bool = False
@@ -88,6 +109,9 @@ class Config(Checked):
         super().__post_init__()
         if self.normal_class == ():
             self._refuse("normal_class", "must hold at least one class; got none")
+        if self.roi == "":
+            self._refuse("roi", "is empty; give a mask or a folder, or leave it out")
+        self._check_tiles()
         self.size  # noqa: B018 - raises if it is not a size
         if self.protocol not in self.protocols:
             self._refuse(
@@ -100,6 +124,22 @@ class Config(Checked):
         """A copy with the protocol's defaults filled in."""
         return self
 
+    def require_quantization(self, quantize: str) -> None:
+        """Refuses a quantization under which the detector would lose quality.
+
+        Args:
+            quantize: As `TrainedDetector.export`.
+
+        Raises:
+            UserError: If it is refused.
+        """
+        if quantize in ("dynamic", "int8") and not self.quantizable:
+            raise UserError(
+                f"approach {self.approach} cannot be exported with quantize {quantize}: it "
+                "compares features, and rounding them to 256 levels changes them as much as "
+                "anomalies do; use float16, half the size of none with the same scores"
+            )
+
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width given by `image_size`; None if it is not set."""
@@ -109,13 +149,49 @@ class Config(Checked):
         if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
             self._refuse("image_size", f"must be like 64 or 128x96; got {self.image_size}")
         height, width = int(sides[0]), int(sides[-1])
-        if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in (height, width)):
+        least, most = self.side_limits
+        if not all(least <= side <= most for side in (height, width)):
+            tiles = f" with --tile {self.tile}" if self.tile else ""
             self._refuse(
                 "image_size",
-                f"must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels high and wide; got "
-                f"{self.image_size}",
+                f"must be {least} to {most} pixels high and wide{tiles}; got {self.image_size}",
             )
         return height, width
+
+    @property
+    def side_limits(self) -> tuple[int, int]:
+        """Smallest and largest height and width of the images."""
+        return (SMALLEST_SIDE, LARGEST_SIDE) if self.tile is None else (self.tile, MAX_SIDE)
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How pictures are cut into tiles; None if they are not."""
+        return None if self.tile is None else Tiling(self.tile, self.overlap)
+
+    def _check_tiles(self) -> None:
+        """Refuses tiles for approaches that learn from labels, and an overlap without effect."""
+        if self.tile is None:
+            if self.overlap != Config.overlap:
+                self._refuse("overlap", f"needs --tile; got {self.overlap} without it")
+            return
+        if self.overlap > self.tile // 2:
+            self._refuse(
+                "overlap",
+                f"must be at most half a tile, {self.tile // 2} pixels; got {self.overlap}",
+            )
+        if self.learns_from != "normal images":
+            self._refuse(
+                "tile",
+                "is for approaches that learn from normal images only, because the label of a "
+                f"picture is not that of its tiles; {self.approach} learns from "
+                f"{self.learns_from}; leave it out or choose another approach",
+            )
+        if self.protocol == "corruption":
+            self._refuse(
+                "tile",
+                "is not for protocol corruption, whose anomalies are copies of whole images in "
+                "memory; leave it out or choose another protocol",
+            )
 
 
 @dataclass(frozen=True)

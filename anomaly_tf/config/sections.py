@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from anomaly_tf.config.checked import Checked, number
-from anomaly_tf.runs.detector_info import THRESHOLD_SETTINGS
+from anomaly_tf.runs.sections import THRESHOLD_SETTINGS
 
 Protocol = Literal["imbalance", "one_class", "corruption", "unseen", "classification"]
 
@@ -196,7 +196,8 @@ class ThresholdConfig(Checked):
     Attributes:
         method: How the threshold is computed from the scores of the normal validation images.
             percentile: a percentile of these scores; conformal: a threshold that guarantees
-            false_alarm_rate.
+            false_alarm_rate; labelled: the threshold that separates them best from the labelled
+            anomalies of the validation set.
         percentile: Percentile of these scores, for method percentile.
         false_alarm_rate: Largest probability that a new normal image is an alarm, for method
             conformal; above 0 and below 1.
@@ -204,7 +205,7 @@ class ThresholdConfig(Checked):
 
     section: ClassVar[str] = "threshold."
 
-    method: Literal["percentile", "conformal"] = "percentile"
+    method: Literal["percentile", "conformal", "labelled"] = "percentile"
     percentile: float = number(95.0, 0, 100)
     false_alarm_rate: float = 0.05
 

@@ -6,6 +6,7 @@ The choice of an approach is made elsewhere, because this module does not depend
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,7 @@ from anomaly_tf.config import MAX_WHOLE, Config
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.split import Split
+from anomaly_tf.data.stored import Images, join, parts, subset
 
 # Number of images that are compared, and the smallest reliable number: eight images of a texture as
 # coarse as an eighth of their side reach 0.10 in one of twenty draws, five images reach 0.16.
@@ -91,7 +93,7 @@ def findings(dataset: ImageDataset, split: Split) -> Findings:
     )
 
 
-def alikeness(images: np.ndarray) -> float:
+def alikeness(images: Images) -> float:
     """Similarity of images by position: 1 if they are equal, about 0 if nothing recurs.
 
     The mean correlation of two different images, computed on grey thumbnails of 16x16 from which
@@ -103,7 +105,8 @@ def alikeness(images: np.ndarray) -> float:
     Returns:
         From -1 / (N - 1) to 1. Images without contrast have a correlation of 0 with all others.
     """
-    thumbnails = np.stack([_thumbnail(image) for image in images]).reshape(len(images), -1)
+    shrunk = [_thumbnail(image) for part in parts(images) for image in part]
+    thumbnails = np.stack(shrunk).reshape(len(images), -1)
     y, x = (axis.ravel() for axis in np.mgrid[-1 : 1 : THUMBNAIL * 1j, -1 : 1 : THUMBNAIL * 1j])
     light, _ = np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))
     residuals = thumbnails - (thumbnails @ light) @ light.T
@@ -168,17 +171,17 @@ def _unaligned(config: Config, found: Findings) -> str:
     )
 
 
-def _normal_sample(*sets: LabelledImages) -> np.ndarray:
-    """At most `COMPARED` normal images from the sets, uint8 `(N, H, W, C)`; others are not read."""
-    drawn: list[np.ndarray] = []
+def _normal_sample(*sets: LabelledImages) -> Images:
+    """At most `COMPARED` normal images from sets of the same images."""
+    drawn: list[Images] = []
     left = COMPARED
     for number, part in enumerate(sets):
         normal = np.flatnonzero(part.labels == 0)
         count = min(len(normal), left)
         chosen = np.random.default_rng(number).choice(normal, count, replace=False)
-        drawn.append(part.images[np.sort(chosen)])
+        drawn.append(subset(part.images, np.sort(chosen)))
         left -= count
-    return np.concatenate(drawn)
+    return reduce(join, drawn)
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:

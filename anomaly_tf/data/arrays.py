@@ -6,8 +6,10 @@ import numpy as np
 from PIL import Image
 
 from anomaly_tf.data.image_set import ImageSet
-from anomaly_tf.data.images import bits_of, fit_image
+from anomaly_tf.data.bit_depth import bits_of
+from anomaly_tf.data.images import fit_image
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.region import Region, blanked
 
 # Class numbers are int16.
 MAX_CLASSES = 32_000
@@ -38,11 +40,21 @@ def in_one_order(part: ImageSet) -> ImageSet:
     return part.take(order)
 
 
-def fit_array(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Resizes and converts one image, uint8 `(H, W, 1)` or `(H, W, 3)`, as `fit_image` does."""
+def fit_array(
+    image: np.ndarray, shape: tuple[int, int, int], region: Region | None = None
+) -> np.ndarray:
+    """Resizes and converts one image, uint8 `(H, W, 1)` or `(H, W, 3)`, as `fit_image` does.
+
+    Raises:
+        RegionError: If the region has another size than the image.
+    """
+    if region is not None:
+        region.require_size(image.shape[1], image.shape[0], "an image of the data set")
+        image = blanked(image, region.inside)
     if image.shape == shape:
         return image
-    return fit_image(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), shape)
+    plain = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return fit_image(plain, shape, region)
 
 
 def checked_images(name: str, images: np.ndarray, verb: str) -> np.ndarray:

@@ -19,14 +19,15 @@ import numpy as np
 
 from anomaly_tf.config import Config
 from anomaly_tf.data.image_set import LabelledImages
-from anomaly_tf.data.images import UnreadableImage
+from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.search import Search
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import parts
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
-from anomaly_tf.runs.detector_info import DataFacts, DetectorInfo
+from anomaly_tf.runs.detector_info import DetectorInfo
+from anomaly_tf.runs.sections import DataFacts
 from anomaly_tf.script import printable, shortened
 
 # Each set of a run, and its name in a message.
@@ -114,9 +115,11 @@ def own_images(part: LabelledImages, class_count: int) -> LabelledImages:
 def digest_of_sets(split: Split) -> str:
     """The digest in a checkpoint; it changes with the training or the validation set.
 
-    It covers the names of files, the images of arrays, and the classes of both.
+    It covers the names of files, the images of arrays, the classes of both, and the regions.
     """
     digest = hashlib.sha256()
+    if split.roi is not None:
+        digest.update(split.roi.digest_of((*split.train.files, *split.validation.files)).encode())
     for part in (split.train, split.validation):
         digest.update(repr((part.images.shape, part.files)).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(part.classes, np.int64).data)

@@ -62,6 +62,7 @@ def with_corruptions(split: Split, config: Config) -> Split:
         split.roles,
         split.class_names + corruption_names(config.corruption),
         left_out=split.left_out,
+        roi=split.roi,
     )
 
 

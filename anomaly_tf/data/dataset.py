@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.images import AS_USUAL, Reading
 from anomaly_tf.data.stored import Images
 
 # A training and a test set.
@@ -29,7 +30,8 @@ class ImageDataset:
         class_names: Name of each class number.
         masks: Image file to the file of its mask, which marks the anomaly.
         digests: Digest of the bytes of each image file.
-        bit_depth: Bit depth of the 16-bit image files; None if there are none.
+        reading: How the image files are read; its bit depth is None if there are no 16-bit files.
+            Its regions are also those of arrays.
         report: Lines for the user on how the images were read.
         left_out: The lines of the report on images that were left out.
         skipped: The reason for each skipped file.
@@ -41,7 +43,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     masks: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
-    bit_depth: int | None = None
+    reading: Reading = AS_USUAL
     report: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()

@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anomaly_tf.errors import UserError
+
 # A progressive JPEG has about ten scans, and each decodes all pixels.
 MAX_SCANS, MAX_SCANNED_PIXELS = 100, 1_000_000_000
 START_OF_SCAN = b"\xff\xda"
 CHUNK = 2**20
+
+
+class UnreadableImage(UserError):
+    """A file is not an image, or not a supported one; the message names the file."""
 
 
 class PixelBudget:

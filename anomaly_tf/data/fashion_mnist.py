@@ -22,9 +22,9 @@ from anomaly_tf.data.arrays import in_one_order
 from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable, TrainAndTest
 from anomaly_tf.data.idx import read_idx_folder
 from anomaly_tf.data.image_set import ImageSet
-from anomaly_tf.data.reachability import GIVE_UP_SECONDS, probe
 from anomaly_tf.data.tfds_sets import tfds_folder
 from anomaly_tf.errors import UserError
+from anomaly_tf.reachability import GIVE_UP_SECONDS, Unreachable, probe
 from anomaly_tf.runs.arrays import Announced, read_arrays
 from anomaly_tf.runs.caches import may_write
 from anomaly_tf.runs.files import atomic_path
@@ -80,7 +80,7 @@ def load_fashion_mnist(data_dir: Path) -> ImageDataset:
     for name, read in sources.items():
         try:
             train, test = _check_fashion_mnist(read())
-        except SourceUnavailable as error:
+        except (SourceUnavailable, Unreachable) as error:
             tried.append(f"{name} ({error})")
             if not may_write(cache):
                 raise UserError(

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anomaly_tf.data.images import AS_USUAL, Reading
 from anomaly_tf.data.mask_files import set_masks_apart
-from anomaly_tf.data.masks import pair_masks
+from anomaly_tf.data.mask_rules import pair_masks
 from anomaly_tf.data.roles import ANOMALY_NAMES, NORMAL_NAMES
 from anomaly_tf.data.search import LeftOut, Search
 from anomaly_tf.errors import UserError
@@ -62,14 +63,18 @@ class Layout:
     left_out: tuple[str, ...] = ()
 
 
-def recognise(folder: Path) -> Layout:
+def recognise(folder: Path, reading: Reading = AS_USUAL) -> Layout:
     """Recognises the layout of a folder by its names; `folders.py` lists the layouts.
+
+    Args:
+        folder: The folder.
+        reading: How files are read whose names leave open whether they are masks.
 
     Raises:
         UserError: If images lie both beside and in subfolders, or there is a `test/` without a
             `train/`.
     """
-    files, images, masks, notes, left_out = _search(folder)
+    files, images, masks, notes, left_out = _search(folder, reading)
     tops = {_top(file).lower() for file in files}
     divided = TRAIN in tops
     if TEST in tops and not divided:
@@ -105,15 +110,18 @@ def recognise(folder: Path) -> Layout:
     )
 
 
-def left_out_of(folder: Path, in_sets: Collection[str], masks: Collection[str]) -> tuple[str, ...]:
+def left_out_of(
+    folder: Path, in_sets: Collection[str], masks: Collection[str], reading: Reading
+) -> tuple[str, ...]:
     """Lines on the files of a folder that a run does not use, counted by reason.
 
     Args:
         folder: The folder in its current state.
         in_sets: Files of the run's sets.
         masks: Mask files that the run uses.
+        reading: How the run's files are read.
     """
-    _, images, truth, _, left_out = _search(folder)
+    _, images, truth, _, left_out = _search(folder, reading)
     _count_unused(folder, truth, masks, UNUSED, left_out)
     known = {*in_sets, *truth}
     for file in images:
@@ -132,11 +140,11 @@ class _Found(NamedTuple):
     left_out: LeftOut
 
 
-def _search(folder: Path) -> _Found:
+def _search(folder: Path, reading: Reading) -> _Found:
     search = Search()
     files = search.images_below(folder)
     beside = [file for file in files if _top(file).lower() != MASKS]
-    images, masks, notes = set_masks_apart(folder, beside)
+    images, masks, notes = set_masks_apart(folder, beside, reading)
     masks = [file for file in files if _top(file).lower() == MASKS] + masks
     return _Found(files, images, masks, notes, search.left_out)
 

@@ -17,28 +17,32 @@ from typing import Any
 import numpy as np
 
 from anomaly_tf.config import SMALLEST_SIDE, Config, FolderConfig
+from anomaly_tf.data.bit_depth import bits_of
 from anomaly_tf.data.contents import file_digest
+from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.folder_layout import Layout
 from anomaly_tf.data.images import (
     Header,
-    UnreadableImage,
-    bits_of,
+    Reading,
     decoded,
     fit_image,
     largest_value,
     read_header,
 )
+from anomaly_tf.data.roi import RegionFolder, Roi, require_sizes
 from anomaly_tf.data.split_checks import read_scan
-from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImages
+from anomaly_tf.data.stored import PART, ImageFiles, Images, Records, StoredImages, part_size
+from anomaly_tf.data.tiles import require_tiles_fit
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
 from anomaly_tf.runs.caches import may_write
+from anomaly_tf.runs.checks import MAX_SIDE
 from anomaly_tf.runs.files import atomic_folder, require_writable
 from anomaly_tf.script import printable, show_progress
 
 # Longer side to which larger images are resized, unless a size is given.
 MAX_SIDE_BY_DEFAULT = 128
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 # Subfolder of the data folder for the caches.
 CACHES = "folders"
 
@@ -68,65 +72,87 @@ class Scan:
     deep: list[str] = field(default_factory=list)
 
 
-def read_folder(folder: Path, layout: Layout, config: Config) -> tuple[Images, Scan]:
+def read_folder(
+    folder: Path, layout: Layout, config: Config, roi: Roi | None = None
+) -> tuple[Images, Scan]:
     """Reads every file of a layout, or opens the cache of an earlier run.
 
     Args:
         folder: The folder to which the layout's paths are relative.
         layout: The files to read.
         config: Image size, storage, cache and the allowed share of unreadable files.
+        roi: The regions of the images that count; None: everything.
 
     Returns:
         The readable images, in order; none if too many files have an unreadable header.
 
     Raises:
-        UserError: If the cache is damaged or the disk has no space for it.
+        UserError: If the cache is damaged or the disk has no space for it, or a mask of a region
+            does not fit its image.
     """
-    cache = Path(config.data_dir) / CACHES / _key(folder, layout, config)
+    cache = Path(config.data_dir) / CACHES / _key(folder, layout, config, roi)
     if cache.is_dir():
         stored, scan = _open_cache(cache)
         fits = _fits(len(stored) * int(np.prod(stored.shape[1:])), config.folder)
         return (stored[:] if fits else stored), scan
-    broken, sizes, deep = _read_headers(folder, layout.files)
+    asked = reading_asked(config)
+    broken, sizes, deep = _read_headers(folder, layout.files, asked)
     if len(broken) > config.max_broken * len(layout.files) or len(broken) == len(layout.files):
         return np.zeros((0, 1, 1, 1), np.uint8), Scan((1, 1, 1), [], 0, broken)
     files = [file for file in layout.files if file not in broken]
+    if roi is not None:
+        require_sizes(roi, folder, files, sizes[:, :2].tolist())
     frequent = Counter(map(tuple, sizes[:, :2].tolist())).most_common()
     counted = [[width, height, count] for (width, height), count in frequent]
-    bit_depth, lines = _bit_depth(folder, deep, config.folder.bit_depth)
+    bit_depth, lines = _bit_depth(folder, deep, asked)
     scan = Scan(
         *(_image_shape(sizes, config), counted, int(sizes[:, 2].sum()), broken),
         bit_depth=bit_depth,
         deep=lines,
     )
+    reading = reading_of(scan, config, roi)
     if _fits(len(files) * int(np.prod(scan.image_shape)), config.folder):
-        return _into_memory(folder, files, scan)
+        return _into_memory(folder, files, scan, reading)
     if not config.folder.cache or not may_write(cache):
-        return _left_as_files(folder, files, scan)
+        return _left_as_files(folder, files, scan, reading)
     require_writable(cache.parent, "--data-dir")
-    return _into_cache(folder, files, scan, cache)
+    return _into_cache(folder, files, scan, reading, cache)
 
 
-def _into_memory(folder: Path, files: list[str], scan: Scan) -> tuple[np.ndarray, Scan]:
+def reading_asked(config: Config) -> Reading:
+    """How the files of a folder are read, as far as the user says it."""
+    return Reading(config.folder.bit_depth, config.max_pixels)
+
+
+def reading_of(scan: Scan, config: Config, roi: Roi | None = None) -> Reading:
+    """How the files of a folder are read, with what was found in them."""
+    return dataclasses.replace(reading_asked(config), bit_depth=scan.bit_depth, roi=roi)
+
+
+def _into_memory(
+    folder: Path, files: list[str], scan: Scan, reading: Reading
+) -> tuple[np.ndarray, Scan]:
     images = np.empty((len(files), *scan.image_shape), np.uint8)
 
     def place(number: int, image: np.ndarray) -> None:
         images[number] = image
 
-    scan = _decode(folder, files, scan, place)
+    scan = _decode(folder, files, scan, reading, place)
     return images[: len(scan.digests)], scan
 
 
-def _left_as_files(folder: Path, files: list[str], scan: Scan) -> tuple[StoredImages, Scan]:
+def _left_as_files(
+    folder: Path, files: list[str], scan: Scan, reading: Reading
+) -> tuple[StoredImages, Scan]:
     """Decodes the files to find the unreadable ones, without keeping their content."""
-    scan = _decode(folder, files, scan, lambda number, image: None)
+    scan = _decode(folder, files, scan, reading, lambda number, image: None)
     files = [file for file in files if file not in scan.broken]
-    reader = ImageFiles(folder, files, scan.image_shape, scan.bit_depth)
+    reader = ImageFiles(folder, files, scan.image_shape, reading)
     return StoredImages(reader, np.arange(len(files)), scan.image_shape), scan
 
 
 def _into_cache(
-    folder: Path, files: list[str], scan: Scan, cache: Path
+    folder: Path, files: list[str], scan: Scan, reading: Reading, cache: Path
 ) -> tuple[StoredImages, Scan]:
     """Writes the decoded images one after the other into `images`, and the scan as JSON.
 
@@ -134,7 +160,9 @@ def _into_cache(
     """
     _require_space(cache, len(files) * int(np.prod(scan.image_shape)))
     with atomic_folder(cache, replace=False) as new, (new / "images").open("wb") as out:
-        scan = _decode(folder, files, scan, lambda number, image: out.write(image.tobytes()))
+        scan = _decode(
+            folder, files, scan, reading, lambda number, image: out.write(image.tobytes())
+        )
         (new / "scan.json").write_text(json.dumps(dataclasses.asdict(scan)), "utf-8")
     return _open_cache(cache)
 
@@ -153,7 +181,7 @@ def _open_cache(cache: Path) -> tuple[StoredImages, Scan]:
     return StoredImages(records, np.arange(len(scan.digests)), shape), scan
 
 
-def _key(folder: Path, layout: Layout, config: Config) -> str:
+def _key(folder: Path, layout: Layout, config: Config, roi: Roi | None) -> str:
     """Name of the cache; it depends on the content of the files and the options for reading them.
 
     Names, sizes and dates of files are not enough: archives, containers and cameras reuse them for
@@ -161,12 +189,17 @@ def _key(folder: Path, layout: Layout, config: Config) -> str:
     content updates the file's `ctime`, which no program can set. A renamed folder keeps its cache;
     a copy of a folder is decoded again.
     """
-    options = CACHE_VERSION, config.size, config.folder.bit_depth
+    options = CACHE_VERSION, config.size, config.tile is None, reading_asked(config)
     state = hashlib.sha256(repr(options).encode())
-    for file in layout.files:
-        facts: tuple[object, ...] = (file,)
-        if (folder / file).exists():
-            at = os.stat(folder / file)
+    files = [folder / file for file in layout.files]
+    if isinstance(roi, RegionFolder):
+        files += [roi.path / mask for mask in roi.masks.values()]
+    elif roi is not None:
+        state.update(roi.digest_of(()).encode())
+    for file in files:
+        facts: tuple[object, ...] = (os.path.relpath(file, folder),)
+        if file.exists():
+            at = os.stat(file)
             facts += at.st_size, at.st_mtime_ns, at.st_dev, at.st_ino, at.st_ctime_ns
         state.update(repr(facts).encode("utf-8", "surrogateescape"))
     return state.hexdigest()[:16]
@@ -206,12 +239,17 @@ def _image_shape(sizes: np.ndarray, config: Config) -> tuple[int, int, int]:
     if config.size:
         return (*config.size, channels)
     width, height = np.median(sizes[:, :2], axis=0)
-    factor = min(1.0, MAX_SIDE_BY_DEFAULT / max(width, height))
-    sides = (max(SMALLEST_SIDE, round(side * factor)) for side in (height, width))
-    return (*sides, channels)
+    largest = MAX_SIDE_BY_DEFAULT if config.tile is None else MAX_SIDE
+    factor = min(1.0, largest / max(width, height))
+    height, width = (max(SMALLEST_SIDE, round(side * factor)) for side in (height, width))
+    smallest = sizes[np.argmin(sizes[:, :2].min(axis=1)), :2].tolist()
+    require_tiles_fit(config.tiling, height, width, smallest)
+    return height, width, channels
 
 
-def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.ndarray, list[str]]:
+def _read_headers(
+    folder: Path, files: list[str], reading: Reading
+) -> tuple[dict[str, str], np.ndarray, list[str]]:
     """Reads the headers of all files.
 
     Returns:
@@ -221,7 +259,7 @@ def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.nd
 
     def header(file: str) -> Header | UnreadableImage:
         try:
-            return read_header(folder / file)
+            return read_header(folder / file, reading)
         except UnreadableImage as error:
             return error
 
@@ -237,18 +275,18 @@ def _read_headers(folder: Path, files: list[str]) -> tuple[dict[str, str], np.nd
     return broken, sizes[:good], deep
 
 
-def _bit_depth(folder: Path, files: list[str], given: int | None) -> tuple[int | None, list[str]]:
+def _bit_depth(folder: Path, files: list[str], asked: Reading) -> tuple[int | None, list[str]]:
     """The common bit depth of all 16-bit files, and lines about it.
 
     Args:
         folder: The folder to which the paths are relative.
         files: The 16-bit files.
-        given: The bit depth that the user gives, if any.
+        asked: How they are read, with the bit depth that the user gives, if any.
     """
 
     def largest(file: str) -> int:
         try:
-            return largest_value(folder / file)
+            return largest_value(folder / file, asked)
         except UnreadableImage:  # reported when all files are decoded
             return 0
 
@@ -256,8 +294,8 @@ def _bit_depth(folder: Path, files: list[str], given: int | None) -> tuple[int |
         return None, []
     values = dict(_in_parallel(largest, files, "measured"))
     value = max(values.values())
-    depth = given or bits_of(value)
-    source = "as given" if given else "--folder.bit-depth sets another"
+    depth = asked.bit_depth or bits_of(value)
+    source = "as given" if asked.bit_depth else "--folder.bit-depth sets another"
     lines = [f"16-bit files: {len(files)}, values up to {value}, read as {depth} bits ({source})"]
     if dark := [file for file, found in values.items() if found < 2 ** (depth - 2)]:
         lines.append(
@@ -269,7 +307,11 @@ def _bit_depth(folder: Path, files: list[str], given: int | None) -> tuple[int |
 
 
 def _decode(
-    folder: Path, files: list[str], scan: Scan, keep: Callable[[int, np.ndarray], object]
+    folder: Path,
+    files: list[str],
+    scan: Scan,
+    reading: Reading,
+    keep: Callable[[int, np.ndarray], object],
 ) -> Scan:
     """Decodes all files.
 
@@ -277,6 +319,7 @@ def _decode(
         folder: The folder to which the paths are relative.
         files: The files with a readable header.
         scan: Properties from the headers.
+        reading: How the files are read.
         keep: Called with the number, without gaps, and the image of each readable file.
 
     Returns:
@@ -286,17 +329,21 @@ def _decode(
     def decode(file: str) -> tuple[np.ndarray, str, str] | UnreadableImage:
         try:
             file_bytes = file_digest(folder / file)
-            with decoded(folder / file, scan.bit_depth) as image:
+            region = reading.region_of(folder / file)
+            asked = dataclasses.replace(reading, roi=region)
+            with decoded(folder / file, asked) as image:
                 content = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
                 content.update(image.tobytes())
-                return fit_image(image, scan.image_shape), content.hexdigest(), file_bytes
+                pixels = fit_image(image, scan.image_shape, region)
+                return pixels, content.hexdigest(), file_bytes
         except UnreadableImage as error:
             return error
 
     broken = dict(scan.broken)
     digests: list[str] = []
     file_digests: list[str] = []
-    for file, found in _in_parallel(decode, files, "decoded"):
+    at_once = part_size(scan.image_shape)
+    for file, found in _in_parallel(decode, files, "decoded", at_once):
         if isinstance(found, UnreadableImage):
             broken[file] = str(found)
             continue
@@ -307,13 +354,13 @@ def _decode(
 
 
 def _in_parallel(
-    call: Callable[[str], Any], files: list[str], verb: str
+    call: Callable[[str], Any], files: list[str], verb: str, at_once: int = PART
 ) -> Iterator[tuple[str, Any]]:
-    """Yields each file with the result of `call`; at most `PART` results are in memory."""
+    """Yields each file with the result of `call`; at most `at_once` results are in memory."""
     with ThreadPoolExecutor(available_threads()) as pool:
-        for start in range(0, len(files), PART):
-            if len(files) > PART:
+        for start in range(0, len(files), at_once):
+            if len(files) > at_once:
                 show_progress(start, len(files), f"images {verb}")
-            part = files[start : start + PART]
+            part = files[start : start + at_once]
             yield from zip(part, pool.map(call, part), strict=True)
     show_progress()

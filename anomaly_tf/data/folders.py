@@ -24,41 +24,55 @@ from anomaly_tf.data.arrays import dark_images
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.duplicates import find_duplicates
 from anomaly_tf.data.folder_layout import Layout, recognise
-from anomaly_tf.data.folder_reading import CACHES, Scan, read_folder
+from anomaly_tf.data.folder_reading import (
+    CACHES,
+    Scan,
+    read_folder,
+    reading_asked,
+    reading_of,
+)
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.masks import check_masks
+from anomaly_tf.data.roi import RegionFolder, Roi, describe, insides, regions_of, require_outside
 from anomaly_tf.data.roles import ANOMALY_NAMES
 from anomaly_tf.data.search import folders_of, no_images
-from anomaly_tf.data.stored import sample
+from anomaly_tf.data.stored import PART_BYTES
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.outputs import IsOwn, require_own_place
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.runs.sections import RoiFacts
 
 # Images that are checked for darkness.
 DARKNESS_SAMPLE = 500
 
 
-def load_folder(folder: Path, config: Config) -> ImageDataset:
+def load_folder(folder: Path, config: Config, facts: RoiFacts | None = None) -> ImageDataset:
     """Loads a folder of images; every file is decoded once, to find the unreadable ones.
 
     Args:
         folder: A folder with one of the layouts above.
-        config: Image size, storage and the allowed share of unreadable files.
+        config: Image size, storage, regions and the allowed share of unreadable files.
+        facts: As for `open_dataset`.
 
     Raises:
         UserError: If the folder has another layout, holds no image, or too many unreadable files.
     """
     folder = user_path(folder)
-    return load_layout(folder, recognise(folder), config)
+    if config.roi is not None:
+        require_outside(config.roi, folder)
+    return load_layout(folder, recognise(folder, reading_asked(config)), config, facts)
 
 
-def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
+def load_layout(
+    folder: Path, layout: Layout, config: Config, facts: RoiFacts | None = None
+) -> ImageDataset:
     """Loads the files of a layout, as `load_folder` does.
 
     Args:
         folder: The folder to which the layout's paths are relative.
         layout: Files and classes.
-        config: Image size, storage and the allowed share of unreadable files.
+        config: Image size, storage, regions and the allowed share of unreadable files.
+        facts: As for `open_dataset`.
 
     Raises:
         UserError: As `load_folder`.
@@ -68,20 +82,27 @@ def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
     cache: dict[Path, IsOwn] = {data_dir / CACHES / "any": Path.is_dir}
     require_own_place("--data-dir", data_dir, cache, read_from)
     _require_normal_images(folder, layout, config)
-    images, scan = read_folder(folder, layout, config)
+    roi = regions_of(config.roi, folder, layout.files, reading_asked(config), facts)
+    if config.protocol == "corruption" and isinstance(roi, RegionFolder):
+        raise UserError(
+            f"--roi {config.roi} is a folder, and protocol corruption takes one mask for all "
+            "pictures; give one"
+        )
+    images, scan = read_folder(folder, layout, config, roi)
     _require_readable(folder, layout, scan, config)
     good = np.array([file not in scan.broken for file in layout.files])
     files = tuple(file for file in layout.files if file not in scan.broken)
     readable = ImageSet(images, layout.classes[good], files)
     in_test = layout.in_test[good]
     found = find_duplicates(scan.digests, readable.classes, in_test)
-    masks = check_masks(folder, layout.masks, set(files))
+    masks = check_masks(folder, layout.masks, set(files), reading_asked(config))
     lines = [
         f"{folder}: {layout.words}",
         *report.counts(layout.class_names, readable.classes, in_test),
         report.sizes(scan),
         *scan.deep,
-        *dark_images(sample(images, DARKNESS_SAMPLE, seed=0)[:]),
+        *(describe(roi) if roi else ()),
+        *dark_images(_pixels(readable.sample(DARKNESS_SAMPLE, PART_BYTES), roi)),
         *report.skipped(scan.broken),
         *report.duplicates(found, files),
         *report.masks(layout.masks, masks.usable, masks.wrong),
@@ -98,11 +119,18 @@ def load_layout(folder: Path, layout: Layout, config: Config) -> ImageDataset:
         layout.class_names,
         masks=masks.usable,
         digests=dict(zip(files, scan.file_digests, strict=True)),
-        bit_depth=scan.bit_depth,
+        reading=reading_of(scan, config, roi),
         report=tuple(lines),
         left_out=tuple(line for line in lines if line.startswith(report.LEFT_OUT)),
         skipped=tuple(scan.broken.values()),
     )
+
+
+def _pixels(part: ImageSet, roi: Roi | None) -> np.ndarray:
+    """The pixels of images that are not blanked, uint8 `(N, C)`."""
+    images = part.images[:]
+    inside = insides(roi, part.files, *images.shape[1:3])
+    return images if inside is None else images[np.broadcast_to(inside, images.shape[:3])]
 
 
 def _require_normal_images(folder: Path, layout: Layout, config: Config) -> None:

@@ -18,7 +18,8 @@ from anomaly_tf.data.folders import load_layout
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.npz import load_npz
 from anomaly_tf.data.roles import ANOMALY_NAMES, NORMAL_NAMES, Roles
-from anomaly_tf.data.sources import ARRAYS, resized
+from anomaly_tf.data.roi import open_mask
+from anomaly_tf.data.sources import ARRAYS, fitted
 from anomaly_tf.data.split import Split
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo
@@ -38,7 +39,8 @@ def dataset_of_arrays(images: np.ndarray, labels: Any, config: Config) -> ImageD
         images: uint8 `(N, H, W)` or `(N, H, W, C)` with C 1 or 3.
         labels: A label for each image: 0 for normal and 1 for anomaly, or the names or numbers of
             classes. None means that all images are normal.
-        config: The size to which images are resized, if it is set.
+        config: The size to which images are resized, and the mask of the region that counts, if
+            they are set.
 
     Raises:
         UserError: If images or labels have another type or shape.
@@ -53,7 +55,8 @@ def dataset_of_arrays(images: np.ndarray, labels: Any, config: Config) -> ImageD
     part = ImageSet(images, classes)
     report = dark_images(images)
     dataset = ImageDataset(ARRAYS, part, part.take(slice(0)), names, report=report)
-    return dataset if config.size is None else resized(dataset, config.size)
+    region = None if config.roi is None else open_mask(config.roi, "arrays")
+    return fitted(dataset, config.size, region)
 
 
 def dataset_of_files(files: Sequence[str | Path], labels: Any, config: Config) -> ImageDataset:
@@ -112,7 +115,9 @@ def open_validation(path: Path, info: DetectorInfo) -> Split:
     classes = np.array([int(name) for name in stored.class_names], np.int16)[stored.train.classes]
     validation = LabelledImages.of(ImageSet(stored.train.images, classes), roles.normal)
     nothing = validation.take(slice(0))
-    split = Split(nothing, validation, nothing, roles, names)
+    # The run's own copy of the mask, because its images are its own.
+    region = info.roi.region if info.roi else None
+    split = Split(nothing, validation, nothing, roles, names, roi=region)
     if info.data and facts_of(split, len(names), {}).validation != info.data.validation:
         raise UserError(f"{path} is not the validation set of the run; restore it or train again")
     return split

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 
-from anomaly_tf.data.stored import Images, join, subset
+from anomaly_tf.data.stored import Images, join, sampled, subset
+from anomaly_tf.runs.limits import count_within
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,16 @@ class ImageSet:
     def take(self, chosen: slice | np.ndarray) -> ImageSet:
         """Selects images by a slice, an array of numbers or a mask."""
         return ImageSet(subset(self.images, chosen), self.classes[chosen], self._files_of(chosen))
+
+    def sample(self, count: int, size: int) -> ImageSet:
+        """At most `count` of the images, drawn at random, always the same, in their order.
+
+        Args:
+            count: Number of images.
+            size: Bytes of all of them; a single image may have more.
+        """
+        count = count_within(size, math.prod(self.images.shape[1:]), count)
+        return self.take(sampled(len(self), count, seed=0))
 
     def cut(self, away: np.ndarray) -> tuple[ImageSet, ImageSet]:
         """Splits off the images where the mask `away`, bool `(N,)`, is True; returns both sets."""
@@ -79,6 +91,11 @@ class LabelledImages(ImageSet):
     def normal(self) -> Images:
         """The normal images, uint8 `(M, H, W, C)`."""
         return subset(self.images, self.labels == 0)
+
+    @property
+    def normal_part(self) -> LabelledImages:
+        """The normal images with their classes and files."""
+        return self.take(self.labels == 0)
 
     @property
     def anomalies(self) -> Images:

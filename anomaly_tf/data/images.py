@@ -6,21 +6,29 @@ Imports only NumPy and Pillow.
 from __future__ import annotations
 
 import io
+import math
 import stat
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from anomaly_tf.data.decoding import PixelBudget, require_few_scans
+from anomaly_tf.data.bit_depth import eight_bits, is_deep, value_range
+from anomaly_tf.data.decoding import PixelBudget, UnreadableImage, require_few_scans
 from anomaly_tf.data.formats import FORMATS, what_else
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.limits import MAX_PIXELS, MAX_PIXELS_ON_REQUEST, require_memory
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.runs.region import Region, blanked
+
+if TYPE_CHECKING:
+    from anomaly_tf.data.roi import Roi
 
 # Pillow's names of JPEG files; an MPO holds several images, and the first is used.
 JPEG = ("JPEG", "MPO")
@@ -35,11 +43,8 @@ DAMAGE = (
     ArithmeticError,
     struct.error,
 )
-# Bit depths of cameras; those above 8 are stored in 16 bits.
-BIT_DEPTHS = (8, 10, 12, 14, 16)
-# An image of 50 million pixels takes 150 MB once decoded, and a gigabyte while it is rotated and
-# composited; a file of a few KB can claim many more pixels.
-MAX_PIXELS = 50_000_000
+# Memory for each pixel of an image while it is rotated, composited and copied into an array.
+BYTES_A_PIXEL = 20
 # Pixels that all threads together decode at the same time.
 PIXELS = PixelBudget(MAX_PIXELS)
 # TIFF tags; bit 1 of the first marks a page that is a smaller copy of another.
@@ -56,11 +61,34 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-class UnreadableImage(UserError):
-    """A file is not an image, or not a supported one; the message names the file."""
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read.
+
+    Attributes:
+        bit_depth: Bit depth of the grey levels in 16-bit files; white is `2 ** bit_depth - 1`.
+            None means 16, and is accepted only if the values of a file need 16 bits.
+        max_pixels: Largest number of pixels of a file, at most `MAX_PIXELS_ON_REQUEST`.
+        roi: The regions that count; pixels outside are blanked. None: everything counts.
+    """
+
+    bit_depth: int | None = None
+    max_pixels: int = MAX_PIXELS
+    roi: Roi | None = None
+
+    def region_of(self, path: Path) -> Region | None:
+        """The region of a picture; None if everything counts.
+
+        Raises:
+            RegionError: If its mask cannot be used.
+        """
+        return None if self.roi is None else self.roi.of(path)
 
 
-def open_image(path: Path, bit_depth: int | None = None) -> Image.Image:
+AS_USUAL = Reading()
+
+
+def open_image(path: Path, reading: Reading = AS_USUAL) -> Image.Image:
     """Decodes an image file to an upright image in mode `L` (grayscale) or `RGB`.
 
     The size in the file's header is checked before anything is decoded. Images are rotated by their
@@ -69,37 +97,40 @@ def open_image(path: Path, bit_depth: int | None = None) -> Image.Image:
 
     Args:
         path: The file.
-        bit_depth: Bit depth of the grey levels in a 16-bit file; white is `2 ** bit_depth - 1`.
-            None means 16, and is accepted only if the values of the file need 16 bits.
+        reading: Bit depth, the largest number of pixels, and the regions that count.
 
     Raises:
         UnreadableImage: If the file cannot be read, is not in one of `FORMATS`, is damaged, holds
-            floating-point values, has more than `MAX_PIXELS`, has values above `bit_depth`, or, if
+            floating-point values, has more than `max_pixels`, has values above `bit_depth`, or, if
             that is None, does not need 16 bits, so that its white level is unknown.
+        RegionError: If the mask of its region cannot be used or has another size.
     """
-    with decoded(path, bit_depth) as image:
+    with decoded(path, reading) as image:
         return image
 
 
 @contextmanager
-def decoded(path: Path, bit_depth: int | None = None) -> Iterator[Image.Image]:
+def decoded(path: Path, reading: Reading = AS_USUAL) -> Iterator[Image.Image]:
     """As `open_image`, as a context manager; work in its block counts as decoding.
 
-    All threads together decode at most `MAX_PIXELS` at the same time.
+    All threads together decode at most `MAX_PIXELS` at the same time, or one larger image.
     """
-    with _opened(path) as opened, PIXELS.taken(opened.width * opened.height):
+    with _opened(path, reading.max_pixels) as image, PIXELS.taken(image.width * image.height):
         try:
-            if opened.format in JPEG:
-                require_few_scans(path, opened.width * opened.height)
-            deep = _is_deep(opened)
-            image = ImageOps.exif_transpose(opened)
+            if image.format in JPEG:
+                require_few_scans(path, image.width * image.height)
+            deep = is_deep(image)
+            ImageOps.exif_transpose(image, in_place=True)
             if deep:
-                image = _eight_bits(path, image, bit_depth)
+                image = eight_bits(path, image, reading.bit_depth)
             image = _as_grey_or_colour(image)
         except UnreadableImage:
             raise
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
+        if (region := reading.region_of(path)) is not None:
+            region.require_size(*image.size, path)
+            image = region.blank(image)
         yield image
 
 
@@ -117,13 +148,13 @@ class Levels(NamedTuple):
     is_lossy: bool
 
 
-def read_levels(path: Path) -> Levels:
-    """Reads the file of a mask, upright.
+def read_levels(path: Path, reading: Reading = AS_USUAL) -> Levels:
+    """Reads the file of a mask, upright; its values are not changed by a bit depth.
 
     Raises:
         UnreadableImage: As `open_image`, but floating-point values are accepted.
     """
-    with _opened(path) as image:
+    with _opened(path, reading.max_pixels) as image:
         try:
             is_lossy = image.format in (*JPEG, "WEBP")
             image = ImageOps.exif_transpose(image)
@@ -144,22 +175,17 @@ def read_levels(path: Path) -> Levels:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
 
 
-def largest_value(path: Path) -> int:
+def largest_value(path: Path, reading: Reading = AS_USUAL) -> int:
     """The largest grey level in a 16-bit file, 0 to 65535; for colours accurate to 255.
 
     Raises:
         UnreadableImage: As `open_image`.
     """
-    with _opened(path) as image:
+    with _opened(path, reading.max_pixels) as image:
         try:
-            return _value_range(image)[1]
+            return value_range(image)[1]
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
-
-
-def bits_of(value: int) -> int:
-    """The smallest of `BIT_DEPTHS` that holds a grey level."""
-    return next((depth for depth in BIT_DEPTHS if value < 2**depth), BIT_DEPTHS[-1])
 
 
 class Header(NamedTuple):
@@ -178,13 +204,13 @@ class Header(NamedTuple):
     is_deep: bool
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, reading: Reading = AS_USUAL) -> Header:
     """Reads the size and kind of an image without decoding it.
 
     Raises:
         UnreadableImage: As `open_image`, except for damage after the header.
     """
-    with _opened(path) as image:
+    with _opened(path, reading.max_pixels) as image:
         try:
             # If a PNG has no EXIF before the pixels, getexif() would decode them.
             has_exif = image.format != "PNG" or "exif" in image.info
@@ -195,7 +221,7 @@ def read_header(path: Path) -> Header:
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
         width, height = image.size[::-1] if turned else image.size
-        return Header(width, height, grey, _is_deep(image))
+        return Header(width, height, grey, is_deep(image))
 
 
 class _File(io.BufferedReader):
@@ -214,7 +240,7 @@ class _File(io.BufferedReader):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """Opens an image and checks its size; only the header is read."""
     with ExitStack() as stack:
         try:
@@ -230,7 +256,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         except UnreadableImage:
             raise
         except Image.DecompressionBombError as error:
-            raise _too_large(path, "its header") from error
+            raise _too_large(path, "its header", MAX_PIXELS_ON_REQUEST) from error
         except UnidentifiedImageError as error:
             raise UnreadableImage(f"{path} {what_else(file)}") from error
         except IsADirectoryError as error:
@@ -240,8 +266,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         except DAMAGE as error:
             raise UnreadableImage(f"{path} is damaged ({error})") from error
         width, height = image.size
+        if width * height > max_pixels:
+            raise _too_large(path, f"{width} x {height}", max_pixels, width * height)
         if width * height > MAX_PIXELS:
-            raise _too_large(path, f"{width} x {height}")
+            try:
+                require_memory(BYTES_A_PIXEL * width * height, f"decoding {path}")
+            except UserError as error:
+                raise UnreadableImage(str(error)) from error
         if image.tile and image.tile[0][0] == "bmp_rle" and size > MAX_RLE_BYTES:
             raise UnreadableImage(f"{path} is a large run-length-encoded BMP; save it as PNG")
         if image.format == "TIFF":
@@ -265,7 +296,7 @@ def require_plain_tiff(path: Path, image: Image.Image) -> None:
     areas = ((box[2] - box[0]) * (box[3] - box[1]) for _, box, *_ in image.tile)  # type: ignore[attr-defined]
     if sum(areas) > MAX_TIMES_DECODED * image.width * image.height:
         raise UnreadableImage(f"{path} is damaged (more strips than rows); save it again")
-    if tags.get(PHOTOMETRIC) == 0 and _is_deep(image):
+    if tags.get(PHOTOMETRIC) == 0 and is_deep(image):
         raise UnreadableImage(
             f"{path} has 16 bits with 0 as white, which is not supported; save it with 8 bits"
         )
@@ -282,92 +313,56 @@ def require_plain_tiff(path: Path, image: Image.Image) -> None:
         raise UnreadableImage(f"{path} has several pages; save each as a separate image")
 
 
-def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+def fit_image(
+    image: Image.Image, shape: tuple[int, int, int], region: Region | None = None
+) -> np.ndarray:
     """Converts an image to the shape of a detector's input.
 
     Args:
         image: In mode `L` or `RGB`.
         shape: Height, width and channels, 1 or 3.
+        region: The pixels that count, in any size; the others are blanked again, because resizing
+            mixes them with those that count.
 
     Returns:
         uint8 `(H, W, C)`; resized by Pillow's bilinear filter (which averages when it shrinks)
         if the size differs.
     """
     height, width, channels = shape
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = _in_mode(image, "L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image, np.uint8).reshape(shape)
+    pixels = np.asarray(image, np.uint8).reshape(shape)
+    return pixels if region is None else blanked(pixels, region.at(height, width))
 
 
-def read_image(path: Path, shape: tuple[int, int, int], bit_depth: int | None = None) -> np.ndarray:
+def read_image(
+    path: Path, shape: tuple[int, int, int], reading: Reading = AS_USUAL
+) -> np.ndarray:
     """`open_image` and `fit_image` in one: uint8 `(H, W, C)`."""
-    with decoded(path, bit_depth) as image:
-        return fit_image(image, shape)
+    region = reading.region_of(path)
+    with decoded(path, replace(reading, roi=region)) as image:
+        return fit_image(image, shape, region)
 
 
-def _too_large(path: Path, size: str) -> UnreadableImage:
+def _too_large(path: Path, size: str, limit: int, pixels: float = math.inf) -> UnreadableImage:
+    """The error for an image of more pixels than `limit`."""
+    read = f"{limit // 10**6} million" if limit >= 10**6 else limit
+    remedy = "resize it or cut it into parts"
+    if pixels <= MAX_PIXELS_ON_REQUEST:
+        remedy = f"give --max-pixels {pixels}, {remedy}"
     return UnreadableImage(
-        f"{path} claims too many pixels ({size}); at most {MAX_PIXELS // 10**6} million are read: "
-        "resize it or cut it into parts"
+        f"{path} claims too many pixels ({size}); at most {read} are read: {remedy}"
     )
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """True if an image that is not yet decoded has more than 8 bits per channel."""
-    if image.mode.startswith("I"):
-        return True
-    tile = image.tile[0] if image.tile else None  # type: ignore[attr-defined]
-    stored = tile.args if tile else ""
-    return ";16" in str(stored if isinstance(stored, str) else (stored or [""])[0])
-
-
-def _value_range(image: Image.Image) -> tuple[int, int]:
-    """Smallest and largest value of a deep image; Pillow keeps the upper 8 bits of colours."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        return int(values.min()), int(values.max())
-    bands = image.getextrema()[:3]
-    return 0, 256 * max(int(high) for _, high in bands) + 255  # type: ignore[misc]
-
-
-def _eight_bits(path: Path, image: Image.Image, bit_depth: int | None) -> Image.Image:
-    """Converts a deep image to 8 bits; Pillow's own conversion would clip grey at 255."""
-    low, high = _value_range(image)
-    grey = image.mode.startswith("I")
-    if low < 0 or high >= 2**16:
-        raise UnreadableImage(
-            f"{path} holds values from {low} to {high}, outside the range of 16 bits; save it "
-            "with 8 or 16 bits"
-        )
-    fewer = bits_of(high)
-    if bit_depth is None and fewer < 16 and high > 0:
-        # A dark image cannot be distinguished from one of a camera with fewer bits.
-        remedy = f"give --bit-depth {fewer} or 16, or save it with 8 bits"
-        if not grey:
-            remedy = "give --bit-depth 16 for the second, or save it with 8 bits per colour"
-        raise UnreadableImage(
-            f"{path} has 16 bits and no value above {high}; white may be {2**fewer - 1} "
-            f"({fewer} bits) or 65535; {remedy}"
-        )
-    if bit_depth is not None and high >= 2**bit_depth and grey:
-        raise UnreadableImage(
-            f"{path} holds values up to {high}, more than the {bit_depth} bits of the other files; "
-            "remove it or give another bit depth"
-        )
-    if not grey:
-        if bit_depth not in (None, 16):
-            raise UnreadableImage(
-                f"{path} has {bit_depth}-bit colours stored in 16 bits, and only the upper 8 bits "
-                "can be read; save it with 8 bits per colour"
-            )
-        return image
-    white = 2 ** (bit_depth or 16) - 1
-    return Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // white).astype(np.uint8))
 
 
 def _as_grey_or_colour(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return _in_mode(image, "L" if image.mode in ("1", "L") else "RGB")
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image itself if it has the mode: `convert` would copy it."""
+    return image if image.mode == mode else image.convert(mode)

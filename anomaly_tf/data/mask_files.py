@@ -7,7 +7,7 @@
 | `crack/mask/1.png` | `crack/1.jpg` |
 | `crack/1_label.bmp` | `crack/1.jpg` |
 
-`masks.is_mask_folder` and `masks.image_of` list the other names. All except `ground_truth` may also
+`mask_rules.is_mask_folder` and `mask_rules.image_of` list the other names. All except `ground_truth` may also
 be classes, such as images of labels: their files must look like masks.
 """
 
@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_tf.data.masks import image_of, is_mask_folder, looks_like_mask
+from anomaly_tf.data.images import Reading
+from anomaly_tf.data.mask_rules import image_of, is_mask_folder, looks_like_mask
 from anomaly_tf.errors import UserError
 
 # Files that are examined per folder with the name of a mask folder.
@@ -29,12 +30,15 @@ MAX_EXAMINED = 20
 MAX_DOUBTED = 4
 
 
-def set_masks_apart(folder: Path, images: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+def set_masks_apart(
+    folder: Path, images: Sequence[str], reading: Reading
+) -> tuple[list[str], list[str], list[str]]:
     """Separates masks from images.
 
     Args:
         folder: The folder to which the paths are relative.
         images: Paths of the image files, without those in `ground_truth/`.
+        reading: How the files are read.
 
     Returns:
         Images, masks, and a line for the user on each folder that may hold masks.
@@ -51,7 +55,9 @@ def set_masks_apart(folder: Path, images: Sequence[str]) -> tuple[list[str], lis
     notes = []
     for place, files in places.items():
         chosen = np.unique(np.linspace(0, len(files) - 1, MAX_EXAMINED).astype(int))
-        examined = {files[number]: looks_like_mask(folder / files[number]) for number in chosen}
+        examined = {
+            files[number]: looks_like_mask(folder / files[number], reading) for number in chosen
+        }
         alike = {file: found for file, found in examined.items() if found is not None}
         if not any(alike.values()):
             notes.append(
@@ -68,10 +74,10 @@ def set_masks_apart(folder: Path, images: Sequence[str]) -> tuple[list[str], lis
             masks.update(files)
             notes.append(f"{place}: {len(files)} masks of anomalies, by name and content")
     others = [file for file in images if file not in masks]
-    return others, sorted(masks), notes + _doubts(folder, others)
+    return others, sorted(masks), notes + _doubts(folder, others, reading)
 
 
-def _doubts(folder: Path, images: Sequence[str]) -> list[str]:
+def _doubts(folder: Path, images: Sequence[str], reading: Reading) -> list[str]:
     """A line on each folder that may hold masks although its own name is not one for masks.
 
     All its files have the names of files in another folder, or some have the name of another file
@@ -88,8 +94,8 @@ def _doubts(folder: Path, images: Sequence[str]) -> list[str]:
         if all(len(by_stem[stem]) > 1 for stem in files):
             stems = list(files)[:MAX_DOUBTED]
             others = (file for stem in stems for file in by_stem[stem] if file != files[stem])
-            if all(looks_like_mask(folder / files[stem]) for stem in stems) and not any(
-                looks_like_mask(folder / file) for file in others
+            if all(looks_like_mask(folder / files[stem], reading) for stem in stems) and not any(
+                looks_like_mask(folder / file, reading) for file in others
             ):
                 notes.append(
                     f"WARNING: {place}/ is read as a class but looks like masks of images with "
@@ -101,8 +107,8 @@ def _doubts(folder: Path, images: Sequence[str]) -> list[str]:
                 added.setdefault(stem.removeprefix(base), {})[file] = files[base]
         for ending, longer in added.items():
             examined = list(longer)[:MAX_DOUBTED]
-            if all(looks_like_mask(folder / file) for file in examined) and not any(
-                looks_like_mask(folder / longer[file]) for file in examined
+            if all(looks_like_mask(folder / file, reading) for file in examined) and not any(
+                looks_like_mask(folder / longer[file], reading) for file in examined
             ):
                 notes.append(
                     f"WARNING: {len(longer)} images with {ending} after the name of another image "

@@ -11,6 +11,8 @@
 The split into training and validation set depends on the seed only, so that all approaches and
 protocols are validated on the same images. The validation set of `unseen` holds no unseen class.
 The validation set of `one_class` holds anomalies for the curves; they are not used for selection.
+Under the protocols with labelled anomalies, an approach that learns from normal images only has all
+of them in its validation set, or `MAX_VALIDATED` more than others.
 """
 
 from __future__ import annotations
@@ -31,11 +33,15 @@ from anomaly_tf.data.corruption_sets import room_for_corruptions, with_corruptio
 from anomaly_tf.data.cutting import random_share, stratified_cut
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.roi import require_same_roi
 from anomaly_tf.data.roles import Roles, class_roles, require_clear_guess
 from anomaly_tf.data.split import Split
+from anomaly_tf.data.stored import sampled
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo
 
+# Largest number of labelled anomalies that are added to a validation set.
+MAX_VALIDATED = 1000
 # Fewer cannot be divided into three sets.
 MIN_NORMAL, MIN_ANOMALIES = 4, 3
 
@@ -65,6 +71,7 @@ def make_split(config: Config, dataset: ImageDataset, info: DetectorInfo | None 
         require_clear_guess(config, dataset, roles)
     split = _divided(config, dataset, roles)
     if info:
+        require_same_roi(split.roi, info.roi, split.own_files)
         facts = facts_of(split, len(dataset.class_names), dataset.digests)
         require_same_content(dataset.name, info, facts)
     return with_corruptions(split, config)
@@ -74,6 +81,11 @@ def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
     """The three sets, without synthetic anomalies."""
     _require_enough(config, dataset, roles)
     train, validation, test = _three_sets(config, dataset, roles)
+    seen = np.isin(train.classes, roles.seen)
+    if config.learns_from == "normal images" and seen.any():
+        # Training does not use them, so that they serve to compare and for the threshold.
+        train, labelled = train.cut(seen)
+        validation = validation.joined(labelled.take(sampled(len(labelled), MAX_VALIDATED, 0)))
     observed = roles.unseen if config.protocol == "one_class" else ()
     if observed and not len(dataset.test) and len(test):
         # These anomalies are used in the test only.
@@ -95,7 +107,7 @@ def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
         *_unused(config, dataset, sets),
         *_masks_of_normal(dataset, masks),
     )
-    split = Split(*sets, roles, dataset.class_names, masks, left_out)
+    split = Split(*sets, roles, dataset.class_names, masks, left_out, dataset.reading.roi)
     _require_kinds(config, dataset, split)
     return room_for_corruptions(split, config)
 
@@ -111,7 +123,8 @@ def _unused(
     files = dataset.train.files + dataset.test.files
     first = next((f" (first: {file})" for file in files if file not in used), "")
     return (
-        f"left out: {unused} images of classes that protocol {config.protocol} does not use{first}",
+        f"left out: {unused} images that approach {config.approach} does not use under protocol "
+        f"{config.protocol}{first}",
     )
 
 
@@ -174,7 +187,10 @@ def _require_enough(config: Config, dataset: ImageDataset, roles: Roles) -> None
 
 def _require_kinds(config: Config, dataset: ImageDataset, split: Split) -> None:
     """Refuses a split that lacks normal images or anomalies that its protocol needs."""
-    needed = {"training": (split.train, (0, 1) if split.roles.seen else (0,))}
+    learns_normal = config.learns_from == "normal images"
+    needed = {"training": (split.train, (0,) if learns_normal or not split.roles.seen else (0, 1))}
+    if learns_normal and split.roles.seen:
+        needed["validation"] = split.validation, (0, 1)
     if len(split.test) or config.folder.test_fraction:
         kinds = (0, 1) if split.roles.seen or split.roles.unseen else (0,)
         needed["test"] = split.test, kinds

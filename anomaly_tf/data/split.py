@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.roi import Roi
 from anomaly_tf.data.roles import Roles
 
 
@@ -22,6 +23,7 @@ class Split:
         roles: The role of each class.
         class_names: Name of each class number in the three sets.
         masks: Test file to the file of its mask, which marks the anomaly.
+        roi: The regions of the images that count; None: everything.
         left_out: Lines for the user on the images that are in no set, and why.
     """
 
@@ -32,6 +34,12 @@ class Split:
     class_names: tuple[str, ...]
     masks: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    roi: Roi | None = None
+
+    @property
+    def own_files(self) -> list[str]:
+        """Paths of the images of all sets; none if they are not files."""
+        return [file for part in (self.train, self.validation, self.test) for file in part.files]
 
     @property
     def judged(self) -> np.ndarray:

@@ -28,7 +28,9 @@ from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.folder_layout import left_out_of
 from anomaly_tf.data.given import open_validation, save_validation
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
+from anomaly_tf.data.images import Reading
 from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roi import regions_of, require_same_roi
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.search import folders_of
 from anomaly_tf.data.sources import ARRAYS, open_dataset
@@ -67,7 +69,7 @@ def save_split(split: Split, dataset: ImageDataset, path: Path) -> None:
     content = {
         "folder": dataset.name,
         "image_shape": list(split.train.images.shape[1:]),
-        "bit_depth": dataset.bit_depth,
+        "bit_depth": dataset.reading.bit_depth,
         "class_names": list(dataset.class_names),
         "roles": dataclasses.asdict(split.roles),
         "masks": dict(split.masks),
@@ -96,29 +98,32 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     if info and config.data == ARRAYS and given.is_file():
         return with_corruptions(open_validation(given, info), config)
     if not path.is_file():
-        return make_split(config, open_dataset(config), info)
+        return make_split(config, open_dataset(config, info.roi if info else None), info)
     folder = Path(config.data)
     content = _read(path)
     height, width, channels = content["image_shape"]
     shape = height, width, channels
     # Earlier versions read all 16-bit files with 16 bits.
-    depth = content.get("bit_depth", 16)
+    reading = Reading(content.get("bit_depth", 16), config.max_pixels)
     roles = Roles(**{name: tuple(part) for name, part in content["roles"].items()})
-    parts = (_image_set(folder, content[name], shape, depth) for name in SETS)
+    own = [file for name in SETS for file in content[name]["files"]]
+    roi = regions_of(config.roi, folder, own, reading, info.roi if info else None)
+    reading = dataclasses.replace(reading, roi=roi)
+    parts = (_image_set(folder, content[name], shape, reading) for name in SETS)
     train, validation, test = (LabelledImages.of(part, roles.normal) for part in parts)
     masks, names = content["masks"], tuple(content["class_names"])
     known, known_masks = _known_digests(content), content.get("mask_digests")
-    files = [file for part in (train, validation, test) for file in part.files]
-    files += masks.values()
+    files = [*own, *masks.values()]
     gone = [file for file in files if not (folder / file).is_file()]
     if gone:
         raise UserError(
             f"{len(gone)} of the {len(files)} files of the run are not in {folder} "
             f"(first: {gone[0]}); restore them or give their new folder with --data"
         )
-    left_out = left_out_of(folder, files, masks.values())
-    split = Split(train, validation, test, roles, names, masks, left_out)
+    left_out = left_out_of(folder, files, masks.values(), reading)
+    split = Split(train, validation, test, roles, names, masks, left_out, roi)
     if info:
+        require_same_roi(roi, info.roi, own)
         require_same_protocol(config, info)
         require_same_kind(config.data, info, names, shape)
         if known is None and info.data is None:
@@ -178,8 +183,8 @@ def _known_digests(content: dict[str, Any]) -> FileDigests | None:
 
 
 def _image_set(
-    folder: Path, part: dict[str, Any], shape: tuple[int, int, int], bit_depth: int | None
+    folder: Path, part: dict[str, Any], shape: tuple[int, int, int], reading: Reading
 ) -> ImageSet:
     files, classes = tuple(part["files"]), np.array(part["classes"], np.int16)
-    images = StoredImages(ImageFiles(folder, files, shape, bit_depth), np.arange(len(files)), shape)
+    images = StoredImages(ImageFiles(folder, files, shape, reading), np.arange(len(files)), shape)
     return ImageSet(images, classes, files)

@@ -6,6 +6,7 @@ indexing by a slice or by numbers. Imports only NumPy and Pillow.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_tf.data.images import UnreadableImage, read_image
+from anomaly_tf.data.decoding import UnreadableImage
+from anomaly_tf.data.images import AS_USUAL, Reading, read_image
+from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
+from anomaly_tf.runs.region import RegionError
+from anomaly_tf.runs.limits import count_within
 
-# Number of images that are read or processed at a time.
-PART = 500
+# Images that are read or processed at a time: at most PART, of PART_BYTES or a single larger one.
+PART, PART_BYTES = 500, 2**26
 
 
 class StoredImages:
@@ -53,8 +58,19 @@ class StoredImages:
         """Reads the images of a slice, an array of numbers or a mask: uint8 `(n, H, W, C)`."""
         return self._read(self._numbers[chosen])
 
+    def rows(self, number: int) -> np.ndarray | Rows:
+        """One image, of which a slice of rows is taken; from a file of decoded images, only these.
+
+        Args:
+            number: Its number among these images.
+        """
+        stored = self._numbers[number]
+        if isinstance(self._read, Records):
+            return Rows(self._read, int(stored))
+        return self._read(np.array([stored]))[0]
+
     @property
-    def unreadable(self) -> UnreadableImage | None:
+    def unreadable(self) -> UserError | None:
         """The error of the last unreadable file; tf.data replaces it by an error of its own."""
         return getattr(self._read, "unreadable", None)
 
@@ -78,10 +94,14 @@ def subset(images: Images, chosen: slice | np.ndarray) -> Images:
 
 def sample(images: Images, count: int, seed: int) -> Images:
     """At most `count` of the images, drawn at random, in their original order."""
-    if len(images) <= count:
-        return images
-    drawn = np.random.default_rng(seed).choice(len(images), count, replace=False)
-    return subset(images, np.sort(drawn))
+    return images if len(images) <= count else subset(images, sampled(len(images), count, seed))
+
+
+def sampled(total: int, count: int, seed: int) -> np.ndarray:
+    """At most `count` of `total` numbers, drawn at random, sorted."""
+    if total <= count:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
 def join(first: Images, second: Images) -> Images:
@@ -92,16 +112,27 @@ def join(first: Images, second: Images) -> Images:
 
 
 def apply(call: Callable[[np.ndarray], np.ndarray], images: Images) -> np.ndarray:
-    """The results of `call` for all images, `(N, ...)`; at most `PART` are read at a time."""
-    if isinstance(images, np.ndarray) or len(images) <= PART:
+    """The results of `call` for all images, `(N, ...)`; some are read at a time, see `parts`."""
+    if isinstance(images, np.ndarray) or len(images) <= part_size(images.shape[1:]):
         return call(images[:])
     return np.concatenate([call(part) for part in parts(images)])
 
 
 def parts(images: Images) -> Iterator[np.ndarray]:
-    """All images, uint8 `(n, H, W, C)`, at most `PART` at a time."""
-    for start in range(0, len(images), PART):
-        yield images[start : start + PART]
+    """All images, uint8 `(n, H, W, C)`, `part_size` at a time."""
+    size = part_size(images.shape[1:])
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
+def part_size(image_shape: tuple[int, ...]) -> int:
+    """Number of images `(H, W, C)` that are read or processed at a time."""
+    return count_within(PART_BYTES, math.prod(image_shape), PART)
+
+
+def bounded_sample(images: Images, count: int, seed: int, size: int) -> Images:
+    """As `sample`, of fewer images if they are large: at most `size` bytes, or one image."""
+    return sample(images, count_within(size, math.prod(images.shape[1:]), count), seed)
 
 
 class ImageFiles:
@@ -111,7 +142,7 @@ class ImageFiles:
         folder: The folder to which the paths are relative.
         files: Paths inside the folder.
         image_shape: Height, width and channels to which each image is converted; see `read_image`.
-        bit_depth: Bit depth of the 16-bit files; see `open_image`.
+        reading: How they are read.
     """
 
     def __init__(
@@ -119,27 +150,28 @@ class ImageFiles:
         folder: Path,
         files: Sequence[str],
         image_shape: tuple[int, int, int],
-        bit_depth: int | None = None,
+        reading: Reading = AS_USUAL,
     ) -> None:
         self._folder, self._files, self._shape = folder, files, image_shape
-        self._bit_depth = bit_depth
-        self.unreadable: UnreadableImage | None = None
+        self._reading = reading
+        self.unreadable: UserError | None = None
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """Reads the files with these numbers: uint8 `(n, H, W, C)`.
 
         Raises:
             UnreadableImage: If one of them is missing or damaged.
+            RegionError: If its mask is.
         """
         images = np.empty((len(numbers), *self._shape), np.uint8)
 
         def read(place: int) -> None:
             path = self._folder / self._files[numbers[place]]
-            images[place] = read_image(path, self._shape, self._bit_depth)
+            images[place] = read_image(path, self._shape, self._reading)
 
         try:
             list(self._pool.map(read, range(len(numbers))))
-        except UnreadableImage as error:
+        except (UnreadableImage, RegionError) as error:
             self.unreadable = error
             raise
         return images
@@ -172,3 +204,27 @@ class Records:
             if read != size:
                 raise OSError(f"{self._file.name} is truncated at image {number}; remove it")
         return images
+
+    def rows(self, number: int, top: int, end: int) -> np.ndarray:
+        """Reads the rows from `top` to `end` of one image: uint8 `(end - top, W, C)`."""
+        height, width, channels = self._shape
+        rows = np.empty((end - top, width, channels), np.uint8)
+        begin = (number * height + top) * width * channels
+        if os.preadv(self._file.fileno(), [rows.data], begin) != rows.nbytes:
+            raise OSError(f"{self._file.name} is truncated at image {number}; remove it")
+        return rows
+
+
+class Rows:
+    """One of the images of `Records`; a slice reads its rows.
+
+    Args:
+        records: The images.
+        number: Number of the image.
+    """
+
+    def __init__(self, records: Records, number: int) -> None:
+        self._records, self._number = records, number
+
+    def __getitem__(self, chosen: slice) -> np.ndarray:
+        return self._records.rows(self._number, chosen.start, chosen.stop)

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from anomaly_tf.data.arrays import MAX_CLASSES, dark_images, fit_array, in_one_order
-from anomaly_tf.data.dataset import ImageDataset, SourceUnavailable
+from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet
-from anomaly_tf.data.reachability import probe
 from anomaly_tf.errors import UserError
+from anomaly_tf.reachability import Unreachable, probe
+from anomaly_tf.runs.region import Region
 
 # TFDS retries an unreachable host for minutes, so a small file of the same host is probed first.
 TFDS_PROBE = "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz"
@@ -25,7 +26,9 @@ TFDS_PROBE = "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx
 NAME = r"\w+(/[\w.-]+){0,2}(:[\d*][\d.*]*)?"
 
 
-def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
+def load_tfds(
+    name: str, size: tuple[int, int] | None = None, region: Region | None = None
+) -> ImageDataset:
     """Loads a data set of TensorFlow Datasets with the features `image` and `label`.
 
     A data set prepared in `tfds_folder` is read without a network; TFDS downloads any other.
@@ -33,6 +36,7 @@ def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
     Args:
         name: Its name in TFDS: `mnist`, `cifar10`, `plant_village`, `name/config:version`.
         size: Height and width that every image is resized to; may be None if all have one size.
+        region: The pixels that count, in the original size; None: all.
 
     Returns:
         Splits `train` and `test`, both in a fixed order although TFDS shuffles; `test` is empty if
@@ -62,9 +66,9 @@ def load_tfds(name: str, size: tuple[int, int] | None = None) -> ImageDataset:
                 f"got splits {', '.join(builder.info.splits)} and {len(class_names or ())} names; "
                 "choose another data set"
             )
-        train = _read_tfds_split(builder, "train", shape)
+        train = _read_tfds_split(builder, "train", shape, region)
         has_test = "test" in builder.info.splits
-        test = _read_tfds_split(builder, "test", shape) if has_test else train.take(slice(0))
+        test = _read_tfds_split(builder, "test", shape, region) if has_test else train.take(slice(0))
     used = ("train", "test") if has_test else ("train",)
     examples = sum(builder.info.splits[split].num_examples for split in used)
     unlabelled, splits = examples - len(train) - len(test), set(builder.info.splits) - set(used)
@@ -91,7 +95,7 @@ def _tfds_errors(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except SourceUnavailable as error:
+    except Unreachable as error:
         raise UserError(
             f"tfds:{name} is not prepared in {tfds_folder()}, and {error}; connect to the "
             "internet, or set TFDS_DATA_DIR to the folder that holds it"
@@ -144,14 +148,16 @@ def _tfds_image_shape(
     return (*(wanted or shape[:2]), shape[-1])
 
 
-def _read_tfds_split(builder: Any, split: str, shape: tuple[int, int, int]) -> ImageSet:
+def _read_tfds_split(
+    builder: Any, split: str, shape: tuple[int, int, int], region: Region | None
+) -> ImageSet:
     import tensorflow_datasets as tfds
 
     count = builder.info.splits[split].num_examples
     images, classes = np.empty((count, *shape), np.uint8), np.full(count, -1, np.int16)
     examples = builder.as_dataset(split=split, shuffle_files=False)
     for number, example in enumerate(tfds.as_numpy(examples)):
-        images[number] = fit_array(example["image"], shape)
+        images[number] = fit_array(example["image"], shape, region)
         classes[number] = example["label"]
     known = classes >= 0
     if not known.all():

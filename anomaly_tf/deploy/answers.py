@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo
+from anomaly_tf.runs.limits import require_memory
+from anomaly_tf.script import printable
+
+# Memory of an image in tiles for each pixel: it, its map and its reconstruction.
+BYTES_A_PIXEL = 12
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Converts the exceptions that a runtime raises on a model to a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each runtime raises its own kinds
+        reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
+        raise UserError(
+            f"the model cannot score these images ({reason}); create it again"
+        ) from error
 
 
 def check_shapes(
@@ -19,18 +40,21 @@ def check_shapes(
     """Checks that the metadata matches the model.
 
     Args:
-        info: Metadata with `image_shape`.
+        info: Metadata with `image_shape`, and `tiling` if the model takes tiles.
         image_shape: Height, width and channels of the model's input.
         outputs: Name of each output of the model to its shape for one image.
         wanted: Names of required outputs.
 
     Raises:
-        ValueError: If they do not match.
+        ValueError: If they do not match, or an image would take too much memory.
     """
-    expected = tuple(info.image_shape)
+    expected = info.input_shape
     if image_shape != expected:
         raise ValueError(f"it takes images {image_shape}, not {expected}")
     shapes = {"score": (), "error_map": expected[:2], "reconstruction": expected}
+    if info.tiling is not None:  # otherwise the model's own memory is checked
+        pixels = math.prod(info.image_shape[:2])
+        require_memory(BYTES_A_PIXEL * pixels, f"an image of {info.image_shape}")
     for name in wanted:
         if name not in outputs or outputs[name] != shapes.get(name, outputs[name]):
             raise ValueError(f"it has no output {name} for images {expected}")

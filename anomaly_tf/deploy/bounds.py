@@ -6,6 +6,7 @@ image and record a `Step` for each operation; this module sums the steps. Import
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,3 +101,29 @@ def in_shape(sides: Iterable[int | None]) -> tuple[int, ...]:
     if len(shape) > MAX_RANK:
         raise ValueError(f"a tensor in it has {len(shape)} dimensions")
     return tuple(int(side or 0) for side in shape)
+
+
+def index_sizes(equation: str, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+    """The size of each index of an Einstein sum, such as of `npd,pde->npe`.
+
+    Args:
+        equation: The sum; each index is a letter.
+        shapes: Shapes of its operands.
+
+    Raises:
+        ValueError: If the equation does not fit the shapes.
+    """
+    operands, arrow, result = equation.partition("->")
+    sizes: dict[str, int] = {}
+    for indices, shape in zip(operands.split(","), shapes, strict=True):
+        for index, size in zip(indices, shape, strict=True):
+            if not index.isalpha() or sizes.setdefault(index, size) != size:
+                raise ValueError(f"an Einstein sum in it, {equation}, does not fit its shapes")
+    if not arrow or not set(result) <= set(sizes):
+        raise ValueError(f"an Einstein sum in it, {equation}, gives other indices than it takes")
+    return sizes
+
+
+def contraction(equation: str, shapes: Sequence[Sequence[int]]) -> int:
+    """Number of multiplications of an Einstein sum; raises `ValueError` as `index_sizes`."""
+    return math.prod(index_sizes(equation, shapes).values())

@@ -10,21 +10,30 @@ import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from anomaly_tf.data.images import read_image
-from anomaly_tf.deploy.answers import check_answer, checked_images
-from anomaly_tf.detection.threshold import conformal_threshold, p_values, percentile_threshold
+from anomaly_tf.data.images import Reading, read_image
+from anomaly_tf.deploy.answers import check_answer, checked_images, one_line
+from anomaly_tf.deploy.pickling import CHANGEABLE, Origin, digests_of, forked, load_again
+from anomaly_tf.deploy.regions import Regional, reading_of
+from anomaly_tf.detection.regional import infer_inside
+from anomaly_tf.detection.threshold import (
+    conformal_threshold,
+    labelled_threshold,
+    p_values,
+    percentile_threshold,
+)
+from anomaly_tf.detection.tiling import infer_in_tiles
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import command_line
-from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale, Threshold
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.files import OwnedFolder
+from anomaly_tf.runs.limits import MAX_PIXELS
 from anomaly_tf.runs.paths import user_path
-from anomaly_tf.script import printable
+from anomaly_tf.runs.sections import HeatScale, Threshold
 
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
@@ -32,11 +41,9 @@ if TYPE_CHECKING:
 
 # Quantization of a `.tflite` file; see `TrainedDetector.export`.
 Quantization = Literal["none", "float16", "dynamic", "int8"]
-# Metadata of a detector that can be changed after loading.
-CHANGEABLE = ("threshold", "heat_scale", "bit_depth")
 
 
-class Detector(ABC):
+class Detector(Regional, ABC):
     """A detector with its threshold.
 
     >>> detector = anomaly_tf.Detector.load("runs/mine")  # or a SavedModel's folder, or a .tflite
@@ -64,7 +71,7 @@ class Detector(ABC):
 
     def __init__(self, info: DetectorInfo) -> None:
         self.info = info
-        self._origin: _Origin | None = None
+        self._origin: Origin | None = None
         self._process = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -72,7 +79,7 @@ class Detector(ABC):
             name = type(self).__name__
             raise TypeError(f"cannot pickle this {name}: it was not saved; use its method save")
         changed = {name: getattr(self.info, name) for name in CHANGEABLE}
-        return _load_again, (self._origin, _digests(self.info), changed)
+        return load_again, (Detector.load, self._origin, digests_of(self.info), changed)
 
     def single_threaded(self) -> Self:
         """A copy that uses one thread in the process that it is pickled to."""
@@ -95,7 +102,7 @@ class Detector(ABC):
             trust: As for `load`.
             settings: Attributes to set after loading, by name.
         """
-        self._origin = _Origin(path.absolute(), trust, settings or {})
+        self._origin = Origin(path.absolute(), trust, settings or {})
         return self
 
     def _keep(self, folder: OwnedFolder) -> None:
@@ -121,7 +128,7 @@ class Detector(ABC):
 
     @abstractmethod
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Computes the outputs of at least one checked image."""
+        """Computes the outputs of at least one checked image, or tile."""
 
     @property
     def threshold(self) -> float:
@@ -135,20 +142,34 @@ class Detector(ABC):
         return height, width, channels
 
     @property
-    def threshold_method(self) -> str:
-        """Method and value of the threshold, in words: `percentile 95`, `conformal 0.05`."""
-        return f"{self.info.threshold.method} {self.info.threshold.setting:g}"
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the model takes: of an image, or of a tile."""
+        return self.info.input_shape
 
-    def set_threshold(self, config: ThresholdConfig) -> None:
-        """Sets the threshold from the stored scores of normal validation images.
+    @property
+    def reading(self) -> Reading:
+        """How image files are read for the detector."""
+        return Reading(self.info.bit_depth, self.info.max_pixels or MAX_PIXELS, self.region)
+
+    @property
+    def threshold_method(self) -> str:
+        """Method of the threshold, in words: `percentile 95`, `conformal 0.05`, `labelled`."""
+        return str(self.info.threshold)
+
+    def set_threshold(self, config: ThresholdConfig | Threshold) -> None:
+        """Sets the threshold from the stored scores of validation images.
 
         Raises:
-            ValueError: If there are too few scores for the false-alarm rate.
+            ValueError: If there are too few scores for the false-alarm rate, or none of anomalies
+                for method `labelled`.
         """
         if config.method == "conformal":
-            self.set_false_alarm_rate(config.false_alarm_rate)
+            self.set_false_alarm_rate(config.false_alarm_rate or 0.0)
+        elif config.method == "percentile":
+            self.set_percentile(config.percentile or 0.0)
         else:
-            self.set_percentile(config.percentile)
+            value = labelled_threshold(self.info.calibration)
+            self.info.threshold = Threshold(value, config.method)
 
     def set_percentile(self, percentile: float) -> None:
         """Sets the threshold to a percentile of the stored scores, in [0, 100]."""
@@ -173,6 +194,8 @@ class Detector(ABC):
     def score(self, images: np.ndarray) -> np.ndarray:
         """Anomaly scores, each independent of the other images.
 
+        If the detector was trained on tiles, the score is the largest one of the image's tiles.
+
         Args:
             images: uint8 `(N, H, W, C)`; the channel axis may be omitted for grayscale images.
 
@@ -188,7 +211,7 @@ class Detector(ABC):
         """Verdicts int8 `(N,)`, 1 = anomaly, 0 = normal; see `score` for images and errors."""
         return (self.score(images) >= self.threshold).astype(np.int8)
 
-    def read(self, path: str | Path) -> np.ndarray:
+    def read(self, path: str | Path, roi: str | Path | None = None) -> np.ndarray:
         """Reads an image file as input of the detector.
 
         The image is upright, in grey or colour, and resized by Pillow's bilinear filter with
@@ -196,17 +219,22 @@ class Detector(ABC):
 
         Args:
             path: An image file of any size.
+            roi: As for `score_files`.
 
         Returns:
             uint8 `(H, W, C)` of `image_shape`.
 
         Raises:
-            UserError: A `ValueError`; if the file cannot be read.
+            UserError: A `ValueError`; if the file or its mask cannot be read.
         """
-        return read_image(user_path(path), self.image_shape, self.info.bit_depth)
+        path = user_path(path)
+        return read_image(path, self.image_shape, reading_of(self, [path], roi))
 
     def score_files(
-        self, files: Iterable[str | Path], on_error: Literal["raise", "nan"] = "raise"
+        self,
+        files: Iterable[str | Path],
+        on_error: Literal["raise", "nan"] = "raise",
+        roi: str | Path | None = None,
     ) -> np.ndarray:
         """Anomaly scores of image files, which are read by `read` on all threads of the processor.
 
@@ -214,6 +242,8 @@ class Detector(ABC):
             files: Paths of image files.
             on_error: Handling of files that cannot be read: `raise` raises an error, `nan` issues a
                 `UserWarning` and returns the score NaN.
+            roi: The region that counts: a mask for all files, or a folder with a mask for each;
+                required if the detector was trained with such a folder. Default: `region`.
 
         Returns:
             float32 `(N,)`, in the order of the files, higher is more anomalous.
@@ -224,7 +254,7 @@ class Detector(ABC):
         """
         from anomaly_tf.deploy.file_scoring import scores_of
 
-        return scores_of(self, files, on_error)
+        return scores_of(self, files, on_error, roi)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """Conformal p-values float64 `(N,)`: how rarely normal images have scores as high.
@@ -277,6 +307,8 @@ class Detector(ABC):
         large images its maximum. Detectors without such a map have Grad-CAM, the regions that
         support the predicted class; it is available for runs and not for exported files.
 
+        If the detector was trained on tiles, their maps are cross-faded where they overlap.
+
         Takes the same images as `score`.
 
         Raises:
@@ -327,74 +359,42 @@ class Detector(ABC):
         Raises:
             ValueError: As `score`, or if the detector lacks one of the outputs.
         """
-        images = checked_images(images, self.image_shape)
         for name in names:
             if name not in self.outputs:
                 raise ValueError(
                     f"expected a detector with {name}; approach {self.info.approach} has "
                     f"{', '.join(self.outputs)}"
                 )
+        return self._answers(checked_images(images, self.image_shape), names)
+
+    def score_blank(self) -> None:
+        """Scores a blank image, or a blank tile, to try the model.
+
+        Raises:
+            UserError: If the model gives no score, or an invalid one.
+        """
+        self._model_answers(np.zeros((1, *self.input_shape), np.uint8), ("score",))
+
+    def _answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Computes outputs of checked images, through tiles if the model takes tiles."""
         if not len(images):  # refused by some operations; a blank image gives the shapes
             blank = self._answers(np.zeros((1, *self.image_shape), np.uint8), names)
             return {name: output[:0] for name, output in blank.items()}
-        return self._answers(images, names)
+        inside, tiling = self.inside_of(images), self.info.tiling
+        by_maximum = self.info.image_score == "maximum" and "error_map" in self.outputs
+        if tiling is not None:
+            return infer_in_tiles(self._model_answers, images, names, tiling, inside, by_maximum)
+        if inside is not None:
+            return infer_inside(self._model_answers, images, names, inside, by_maximum)
+        return self._model_answers(images, names)
 
-    def _answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Computes and checks the outputs of at least one image."""
+    def _model_answers(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Computes and checks the outputs of at least one image of the model's input."""
         if not self.survives_fork and self._process != os.getpid():
             raise forked()
-        try:
+        with one_line():
             outputs = self._infer(images, names)
-        except UserError:
-            raise
-        except Exception as error:  # each runtime raises its own kinds
-            reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
-            raise UserError(
-                f"the model cannot score these images ({reason}); create it again"
-            ) from error
         for name in names:
-            self._check_answer(name, outputs.get(name), len(images))
+            classes = len(self.info.class_names or ())
+            check_answer(name, outputs.get(name), self.input_shape, classes, len(images))
         return outputs
-
-    def _check_answer(self, name: str, values: np.ndarray | None, count: int) -> None:
-        check_answer(name, values, self.image_shape, len(self.info.class_names or ()), count)
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Arguments for loading a detector again; see `Detector._loaded_from`."""
-
-    path: Path
-    trust: bool
-    settings: dict[str, Any]
-
-
-def _load_again(origin: _Origin, digests: tuple[object, ...], changed: dict[str, Any]) -> Detector:
-    """Loads a detector when it is unpickled, and restores the settings that were changed.
-
-    Raises:
-        UserError: As `Detector.load`, or if the path now holds another model.
-    """
-    detector = Detector.load(origin.path, origin.trust)
-    if _digests(detector.info) != digests:
-        raise UserError(
-            f"{origin.path} is no longer the detector that was pickled (another digest); load it "
-            "again with Detector.load"
-        )
-    for name, value in changed.items():
-        setattr(detector.info, name, value)
-    for name, value in origin.settings.items():
-        setattr(detector, name, value)
-    return detector
-
-
-def forked() -> UserError:
-    """The error for a forked process in which TensorFlow would deadlock."""
-    return UserError(
-        "TensorFlow does not work in a process forked from one that used it; start processes with "
-        'multiprocessing.get_context("spawn")'
-    )
-
-
-def _digests(info: DetectorInfo) -> tuple[object, ...]:
-    return info.model_sha256, info.files_sha256

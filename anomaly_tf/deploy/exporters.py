@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,31 +23,42 @@ import tensorflow as tf
 from anomaly_tf.approaches.configs import foreign_cache, load_config
 from anomaly_tf.config import Config
 from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.roi import Roi
+from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split
-from anomaly_tf.data.stored import Images, apply
+from anomaly_tf.data.tiles import tiles_of
 from anomaly_tf.deploy.conversion import convert
 from anomaly_tf.deploy.detector import Quantization
 from anomaly_tf.deploy.litert import LiteRTDetector, write_file
+from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.deploy.trial import remember
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.caches import only_read
-from anomaly_tf.runs.detector_info import Calibration, DetectorInfo
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.files import atomic_folder, folder_error, require_writable, sha256
+from anomaly_tf.runs.limits import count_within
 from anomaly_tf.runs.outputs import (
     EXPORT_FORMAT,
     export_outputs,
     require_own_place,
 )
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.runs.region import BLANK
+from anomaly_tf.runs.sections import LABELLED, Calibration
 from anomaly_tf.script import quiet_libraries
 
 if TYPE_CHECKING:
     from anomaly_tf.deploy.keras_run import TrainedDetector
 
 # Number of images for the calibration of the activation ranges of int8.
-REPRESENTATIVE_IMAGES = 500
+REPRESENTATIVE_IMAGES, REPRESENTATIVE_BYTES = 500, 2**29
+# What a program without this package has to do with a model of tiles.
+TILES = (
+    "along each side a tile begins every (tile - overlap) pixels, and the last one ends at the "
+    "border; the score of an image is the largest score of its tiles"
+)
 
 
 def export(detector: TrainedDetector, path: Path, quantization: Quantization, batch: int) -> None:
@@ -62,9 +74,10 @@ def export(detector: TrainedDetector, path: Path, quantization: Quantization, ba
     require_writable(path.parent, "path")
     require_own_place("path", path.parent, export_outputs(path), [run.path])
     config = load_config(run.config)
+    config.require_quantization(quantization)
     with only_read(foreign_cache(str(run.path), None)):
-        validation = open_split(config, run.split, detector.info).validation
-    write_export(detector, path, quantization, batch, validation, config)
+        split = open_split(config, run.split, detector.info)
+    write_export(detector, path, quantization, batch, split, config)
 
 
 def write_export(
@@ -72,7 +85,7 @@ def write_export(
     path: Path,
     quantization: Quantization,
     batch: int,
-    validation: LabelledImages,
+    split: Split,
     config: Config,
 ) -> None:
     """Writes a .tflite file, or the folder of a SavedModel if `path` has another suffix."""
@@ -80,16 +93,18 @@ def write_export(
         if path.suffix != ".tflite":
             export_saved_model(detector, path)
             return
+        validation, roi = split.validation, split.roi
         samples = _representative(validation, config)
-        export_tflite(detector, path, quantization, batch, validation.normal, samples)
+        export_tflite(detector, path, quantization, batch, validation, samples, roi)
 
 
 def _representative(validation: LabelledImages, config: Config) -> np.ndarray:
     """Validation images for the activation ranges of int8, uint8 `(N, H, W, C)`."""
     # An approach that learns from normal images only uses no anomalies, not even for the ranges.
     learnt = config.learns_from == "normal images"
-    images = validation.normal if learnt else validation.images
-    chosen = np.random.default_rng(0).permutation(len(images))[:REPRESENTATIVE_IMAGES]
+    images = tiles_of(validation.normal if learnt else validation.images, config.tiling)
+    count = count_within(REPRESENTATIVE_BYTES, math.prod(images.shape[1:]), REPRESENTATIVE_IMAGES)
+    chosen = np.random.default_rng(0).permutation(len(images))[:count]
     return images[chosen]
 
 
@@ -97,7 +112,7 @@ def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
     """Writes a SavedModel that can be used without this package.
 
     Signature `serve`, also `serving_default`: `images`, uint8 `(N, h, w, C)` of any N and any
-    size (resized inside if it is not the detector's), to the detector's outputs and
+    size (resized inside if it is not the detector's), or tiles, to the detector's outputs and
     `is_anomaly`, bool `(N,)`: score >= threshold. Signature `with_threshold` takes a scalar
     `threshold` as well.
 
@@ -110,13 +125,17 @@ def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
     """
     folder = user_path(folder)
     model = _exported_model(detector)
-    height, width, channels = detector.image_shape
+    height, width, channels = detector.input_shape
     images = tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")
     threshold = tf.TensorSpec((), tf.float32, name="threshold")
     own_threshold = detector.threshold
 
     def with_threshold(images: tf.Tensor, threshold: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = model(_resized(images, height, width), training=False)
+        if detector.info.tiling is None:
+            images = _resized(images, height, width)
+        # A picture is not resized to a tile.
+        images = tf.ensure_shape(images, (None, height, width, channels))
+        outputs = model(images, training=False)
         if "reconstruction" in outputs:
             grey = tf.round((outputs["reconstruction"] + 1.0) * 127.5)
             outputs["reconstruction"] = tf.cast(tf.clip_by_value(grey, 0.0, 255.0), tf.uint8)
@@ -144,8 +163,9 @@ def export_tflite(
     path: Path,
     quantization: Quantization,
     batch_size: int,
-    normal_images: Images,
+    validation: LabelledImages,
     samples: np.ndarray,
+    roi: Roi | None = None,
 ) -> None:
     """Writes a LiteRT file with its own threshold, computed from the scores of the file itself.
 
@@ -156,8 +176,9 @@ def export_tflite(
         path: The .tflite file to write; an existing one is replaced.
         quantization: See `conversion.convert`.
         batch_size: Images per call of the file.
-        normal_images: uint8 `(N, H, W, C)`, the run's normal validation images.
+        validation: The run's validation images.
         samples: uint8 `(M, H, W, C)`, for the calibration of the activation ranges of int8.
+        roi: The regions of the images that count; None: everything.
 
     Raises:
         OSError: If the files cannot be written.
@@ -173,13 +194,14 @@ def export_tflite(
         model_bytes=len(model),
     )
     exported = LiteRTDetector(model, metadata)
-    scores = np.sort(apply(exported.score, normal_images))
+    scores = np.sort(score_set(exported, validation.normal_part, roi))
     metadata.calibration = Calibration(len(scores), scores.tolist())
     metadata.score_statistics = {"normal": score_statistics(scores)}
-    if detector.info.threshold.method == "conformal":
-        exported.set_false_alarm_rate(detector.info.threshold.setting)
-    else:
-        exported.set_percentile(detector.info.threshold.setting)
+    threshold = detector.info.threshold
+    if threshold.method == LABELLED:
+        scores = np.sort(score_set(exported, validation.take(validation.labels == 1), roi))
+        metadata.calibration.anomaly_scores = scores.tolist()
+    exported.set_threshold(threshold)
     write_file(path, model, metadata)
 
 
@@ -198,8 +220,7 @@ def _resized(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
         return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
     right = tf.reduce_all(tf.equal(tf.shape(images)[1:3], (height, width)))
-    resized = tf.cond(right, lambda: images, resize)
-    return tf.ensure_shape(resized, (None, height, width, images.shape[-1]))
+    return tf.cond(right, lambda: images, resize)
 
 
 def _metadata(detector: TrainedDetector) -> DetectorInfo:
@@ -216,6 +237,8 @@ def _metadata(detector: TrainedDetector) -> DetectorInfo:
             "colours": "grayscale" if detector.image_shape[-1] == 1 else "RGB",
             "resizing": "bilinear, averaging when it shrinks",
             "scaling": "inside the model",
+            **({"level_outside_of_region": BLANK} if info.roi else {}),
+            **({"tiles": TILES} if info.tiling else {}),
         },
         source={
             "model_sha256": info.model_sha256,

@@ -14,7 +14,7 @@ from typing import Any
 from tensorflow.core.framework import types_pb2
 from tensorflow.python.framework import dtypes, tensor_util
 
-from anomaly_tf.deploy.bounds import FOR_EACH_VALUE, Step, Trace, in_shape
+from anomaly_tf.deploy.bounds import FOR_EACH_VALUE, Step, Trace, contraction, in_shape
 from anomaly_tf.deploy.graph_shapes import MAX_KNOWN, RULES, VALUES, Call, Tensor
 
 
@@ -155,6 +155,11 @@ def _add_step(operation: str, call: Call, outputs: list[Tensor], trace: Trace) -
         counts += 2 * values * kernel.count // max(kernel.shape[-1], 1)
         places = values // max(kernel.shape[-1], 1)
         workspace = 8 * places * math.prod(kernel.shape[:2])
+    elif operation == "DepthwiseConv2dNative":
+        counts += 2 * values * math.prod(call.inputs[1].shape[:2])
+    elif operation == "Einsum":
+        counts += 2 * contraction(call.text("equation"), [one.shape for one in call.inputs])
+        workspace = 4 * sum(one.count for one in call.inputs)
     elif operation == "Conv2DBackpropInput":
         kernel, source = call.inputs[1], call.inputs[2]
         places = math.prod(source.shape[:3])

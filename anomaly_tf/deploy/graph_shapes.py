@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from anomaly_tf.deploy.bounds import index_sizes
+
 # Largest number of values that are computed; sizes, axes and paddings have few.
 MAX_KNOWN = 64
 _KEYS = itertools.count()
@@ -126,6 +128,18 @@ def _convolved(call: Call) -> tuple[int, ...]:
     return (call.inputs[0].shape[0], *sides, kernel[3])
 
 
+def _convolved_by_channel(call: Call) -> tuple[int, ...]:
+    kernel = call.inputs[1].shape
+    sides = _places(call, kernel[:2], call.numbers("dilations") or [1] * 4)
+    return (call.inputs[0].shape[0], *sides, kernel[2] * kernel[3])
+
+
+def _contracted(call: Call) -> tuple[int, ...]:
+    equation = call.text("equation")
+    sides = index_sizes(equation, [one.shape for one in call.inputs])
+    return tuple(sides[letter] for letter in equation.partition("->")[2])
+
+
 def _pooled(call: Call) -> tuple[int, ...]:
     batch, _, _, channels = call.inputs[0].shape
     return (batch, *_places(call, call.numbers("ksize")[1:3], [1] * 4), channels)
@@ -234,20 +248,22 @@ def _transposed(call: Call) -> tuple[int, ...]:
 
 
 SAME = (
-    "Abs BiasAdd Cast EnsureShape Exp Identity LeakyRelu Log Neg ReadVariableOp Relu Round Rsqrt "
-    "Sigmoid Softmax Sqrt Square Tanh"
+    "Abs BiasAdd Cast EnsureShape Exp Identity LeakyRelu Log Neg ReadVariableOp Relu Relu6 Round "
+    "Rsqrt Sigmoid Softmax Sqrt Square Tanh"
 )
 BROADCAST = "AddV2 Equal GreaterEqual Less Maximum Minimum Mul RealDiv SelectV2 Sub"
 RULES: dict[str, Rule] = {
     **dict.fromkeys(SAME.split(), _same),
     **dict.fromkeys(BROADCAST.split(), _broadcast),
-    **dict.fromkeys(("All", "Max", "Mean", "Sum"), _reduced),
+    **dict.fromkeys(("All", "Max", "Mean", "Min", "Sum"), _reduced),
     **dict.fromkeys(("AvgPool", "MaxPool"), _pooled),
     **dict.fromkeys(("Pad", "PadV2"), _padded),
     **dict.fromkeys(("ResizeBilinear", "ScaleAndTranslate"), _resized),
     "ConcatV2": _joined,
     "Conv2D": _convolved,
     "Conv2DBackpropInput": _spread,
+    "DepthwiseConv2dNative": _convolved_by_channel,
+    "Einsum": _contracted,
     "MatMul": _multiplied,
     "Pack": _packed,
     "Reshape": _reshaped,

@@ -16,7 +16,14 @@ import keras
 from keras import tree
 from keras.src.backend.common import global_state
 
-from anomaly_tf.deploy.bounds import FOR_EACH_VALUE, Step, Trace, in_shape, require_few_steps
+from anomaly_tf.deploy.bounds import (
+    FOR_EACH_VALUE,
+    Step,
+    Trace,
+    contraction,
+    in_shape,
+    require_few_steps,
+)
 
 # Limits of integers in a description; the longest axis in the detectors of this package is a
 # flattened image, of at most 1024 x 1024 x 3 values.
@@ -116,6 +123,10 @@ def _step(operation: Any, read: list[Any], written: list[Any], keys: _Keys) -> S
             counts += 2 * weights * places
             # The columns that are summed into the output.
             workspace = 4 * weights * places // max(source[-1], 1)
+        elif hasattr(operation, "equation"):
+            counts += 2 * contraction(operation.equation, [source, kernel.shape])
+        elif hasattr(operation, "depth_multiplier"):
+            counts += 2 * values * math.prod(kernel.shape[:2])
         else:
             counts += 2 * values * weights // max(kernel.shape[-1], 1)
     elif hasattr(operation, "pool_size"):

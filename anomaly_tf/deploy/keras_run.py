@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 from pathlib import Path
@@ -10,23 +11,27 @@ from typing import get_args
 import keras
 import numpy as np
 
-from anomaly_tf.data.stored import Images, sample
+from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.roi import Roi
 from anomaly_tf.deploy.answers import as_uint8, check_shapes, checked_images
 from anomaly_tf.deploy.detector import Detector, Quantization
 from anomaly_tf.deploy.origin import TRUST, check_keras_file, refused
+from anomaly_tf.deploy.regions import views
 from anomaly_tf.deploy.trial import KERAS, remember, require_first_score
 from anomaly_tf.detection.scoring import GradCam, Scorer
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.checks import OUTPUTS
-from anomaly_tf.runs.detector_info import DetectorInfo, HeatScale
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import atomic_folder, atomic_path, require_new_folder, sha256, write_json
 from anomaly_tf.runs.outputs import files_of_run, identity
 from anomaly_tf.runs.paths import user_path
+from anomaly_tf.runs.sections import HeatScale
 
 # Heat maps are transparent up to the 0.9 quantile of the pixels of normal images, and full red from
-# the 0.999 quantile; the quantiles are measured on HEAT_IMAGES normal images.
-HEAT_QUANTILES, HEAT_IMAGES = (0.9, 0.999), 200
+# the 0.999 quantile; they are measured on HEAT_IMAGES normal images, or fewer of HEAT_BYTES, and of
+# these on HEAT_PIXELS pixels in a grid.
+HEAT_QUANTILES, HEAT_IMAGES, HEAT_BYTES, HEAT_PIXELS = (0.9, 0.999), 200, 2**29, 2**25
 
 
 class TrainedDetector(Detector):
@@ -153,14 +158,22 @@ class TrainedDetector(Detector):
         """Writes `detector.json` only, for a new threshold."""
         write_json(run.detector, self.info.to_json())
 
-    def set_heat_scale(self, normal: Images, unit: str) -> None:
+    def set_heat_scale(self, normal: ImageSet, unit: str, roi: Roi | None = None) -> None:
         """Sets the colour scale of heat maps from the maps of normal validation images.
 
         Args:
-            normal: uint8 `(N, H, W, C)`, at least one.
+            normal: Normal images, at least one.
             unit: Meaning of a value of the map, in words.
+            roi: The regions of the images that count; None: everything.
         """
-        maps = self.explain(sample(normal, HEAT_IMAGES, seed=0)[:])
+        chosen = normal.sample(HEAT_IMAGES, HEAT_BYTES)
+        step = math.ceil(math.sqrt(math.prod(chosen.images.shape[:3]) / HEAT_PIXELS))
+        found = []
+        for view, images in views(self, chosen, roi):
+            maps, inside = view.explain(images), view.inside_of(images)
+            counted = maps[:, ::step, ::step] if inside is None else maps[inside][:: step**2]
+            found.append(counted.ravel())
+        maps = np.concatenate(found)
         low, high = map(float, np.quantile(maps, HEAT_QUANTILES))
         if high <= low:  # maps that are 0, or the same, nearly everywhere
             high = max(float(maps.max()), low + (low or 1.0))
@@ -168,7 +181,12 @@ class TrainedDetector(Detector):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels that the detector takes."""
+        """Height, width and channels of the input images."""
+        return super().image_shape if self.info.tiling else self.input_shape
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the model takes: of an image, or of a tile."""
         return tuple(self.model.input_shape[1:])
 
     @property
@@ -185,12 +203,12 @@ class TrainedDetector(Detector):
         """As `Detector.explain`, but always available: without an error map, Grad-CAM is used."""
         if self._grad_cam:
             images = checked_images(images, self.image_shape)
-            maps = self._grad_cam(images)
-            self._check_answer("error_map", maps, len(images))
-            return maps
+            return self._answers(images, ("error_map",))["error_map"]
         return super().explain(images)
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        if self._grad_cam and names == ("error_map",):
+            return {"error_map": self._grad_cam(images)}
         with self._tracing:
             if names not in self._scorers:
                 self._scorers[names] = Scorer(self.model, names)

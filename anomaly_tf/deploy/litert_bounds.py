@@ -93,6 +93,8 @@ def _step(
         # An address for each pixel under the kernel.
         places = values // max(kernel[-1 if name[0] == "D" else 0], 1)
         workspace = 8 * places * math.prod(kernel[1:3])
+    elif name == "BATCH_MATMUL":
+        counts += 2 * values * max(shapes[0][-2:], default=0)
     elif name in POOLS:
         counts += values * window
     elif name == "TRANSPOSE_CONV" and len(shapes) > 2:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from anomaly_tf.deploy.detector import Detector, forked
+from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.pickling import forked
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.paths import user_path

@@ -35,26 +35,27 @@ CLASSES = {
     "keras": "DTypePolicy",
     "keras.initializers": "GlorotUniform Ones Zeros",
     "keras.layers": (
-        "Activation AveragePooling2D BatchNormalization Concatenate Conv2D Conv2DTranspose "
-        "Cropping2D Dense Dropout Flatten InputLayer LeakyReLU MaxPooling2D Permute ReLU Rescaling "
-        "Reshape ZeroPadding2D"
+        "Activation Add AveragePooling2D BatchNormalization Concatenate Conv2D Conv2DTranspose "
+        "Cropping2D Dense DepthwiseConv2D Dropout EinsumDense Flatten InputLayer LeakyReLU "
+        "MaxPooling2D Permute ReLU Rescaling Reshape ZeroPadding2D"
     ),
     "keras.src.models.functional": "Functional",
     "keras.src.ops.core": "Cast",
     "keras.src.ops.image": "Resize",
     "keras.src.ops.nn": "Relu Softmax",
     "keras.src.ops.numpy": (
-        "Absolute Add Clip Concatenate Exp GetItem Less Log Max Maximum Mean Multiply "
-        "Negative Pad Split Sqrt Square Stack Subtract Sum Transpose TrueDivide Where"
+        "Absolute Add Clip Concatenate Exp GetItem Less Log Max Maximum Mean Min Multiply Negative "
+        "Pad Split Sqrt Square Stack Subtract Sum Transpose TrueDivide Where"
     ),
 }
 # Operations that a SavedModel's signatures may call: arithmetic on their inputs.
 OPERATIONS = (
-    "Abs AddV2 All AvgPool BiasAdd Cast ConcatV2 Const Conv2D Conv2DBackpropInput EnsureShape "
-    "Equal Exp GreaterEqual Identity LeakyRelu Less Log MatMul Max MaxPool Maximum Mean "
-    "Minimum Mul Neg NoOp Pack Pad PadV2 ReadVariableOp RealDiv Relu Reshape ResizeBilinear Round "
-    "Rsqrt ScaleAndTranslate SelectV2 Shape Sigmoid Softmax Split Sqrt Square Squeeze "
-    "StatefulPartitionedCall StatelessIf StridedSlice Sub Sum Tanh Transpose"
+    "Abs AddV2 All AvgPool BiasAdd Cast ConcatV2 Const Conv2D Conv2DBackpropInput "
+    "DepthwiseConv2dNative Einsum EnsureShape Equal Exp GreaterEqual Identity LeakyRelu Less Log "
+    "MatMul Max MaxPool Maximum Mean Min Minimum Mul Neg NoOp Pack Pad PadV2 ReadVariableOp "
+    "RealDiv Relu Relu6 Reshape ResizeBilinear Round Rsqrt ScaleAndTranslate SelectV2 Shape "
+    "Sigmoid Softmax Split Sqrt Square Squeeze StatefulPartitionedCall StatelessIf StridedSlice "
+    "Sub Sum Tanh Transpose"
 )
 # Operations of the functions that TensorFlow adds to save and restore weights. They write files, so
 # that no signature may call them; `tf.saved_model.load` does not run them.

@@ -10,18 +10,23 @@ OPACITY = 0.8
 WEAK, STRONG = (255, 220, 0), (220, 0, 0)
 
 
-def overlay(image: Image.Image, strength: np.ndarray) -> Image.Image:
+def overlay(
+    image: Image.Image, strength: np.ndarray, inside: np.ndarray | None = None
+) -> Image.Image:
     """Draws a heat map over its image: transparent at 0, through yellow to red at 1.
 
     Args:
         image: The image, of any size.
         strength: float32 `(H, W)` in [0, 1], in the detector's size; resized to the image.
+        inside: bool in the size of the image; nothing is drawn where it is False.
 
     Returns:
         An RGB image of the same size.
     """
     stretched = Image.fromarray(strength).resize(image.size, Image.Resampling.BILINEAR)
     strength = np.asarray(stretched)[..., np.newaxis]
+    if inside is not None:
+        strength = strength * inside[..., np.newaxis]
     colour = np.array(WEAK) * (1 - strength) + np.array(STRONG) * strength
     opacity = OPACITY * strength
     mixed = np.asarray(image.convert("RGB")) * (1 - opacity) + colour * opacity

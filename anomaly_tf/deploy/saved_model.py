@@ -16,12 +16,12 @@ from anomaly_tf.deploy.trial import SAVED_MODEL, require_first_score
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import EXPORT_FIELDS, DetectorInfo
 from anomaly_tf.runs.files import atomic_folder, require_new_folder, sha256, write_json
+from anomaly_tf.runs.limits import images_at_a_time
 from anomaly_tf.runs.outputs import SAVED_MODEL_METADATA
 from anomaly_tf.runs.paths import user_path
 
 # TensorFlow Serving ignores this folder of a SavedModel.
 METADATA = SAVED_MODEL_METADATA
-BATCH = 500
 # Files in the folder of a SavedModel that TensorFlow reads.
 READ_FOLDERS = ("assets/", "variables/")
 READ_SUFFIXES = (".cpb", ".pb", ".pbtxt")
@@ -68,8 +68,7 @@ class SavedModelDetector(Detector):
         elif not trust:
             raise UserError(f"{folder / METADATA} records no digests of the model's files; {TRUST}")
         if not trust:
-            height, width, channels = info.image_shape
-            check_saved_model(folder, (height, width, channels))
+            check_saved_model(folder, info.input_shape)
             require_first_score(SAVED_MODEL, folder, info)
         try:
             detector = cls(tf.saved_model.load(str(folder)), info)._loaded_from(folder, trust)
@@ -99,12 +98,13 @@ class SavedModelDetector(Detector):
 
     def _check_signature(self) -> None:
         """Raises `ValueError` or `KeyError` if the metadata does not match the model."""
-        # The signature takes images of any size; only the channels are fixed.
-        channels = self._serve.structured_input_signature[1]["images"].shape[-1]
+        # The signature takes images of any size, or tiles; the channels are fixed.
+        images = self._serve.structured_input_signature[1]["images"].shape
         outputs = {
             name: tuple(spec.shape[1:]) for name, spec in self._serve.structured_outputs.items()
         }
-        shape = (*self.image_shape[:2], channels)
+        sides = zip(images[1:3], self.input_shape[:2], strict=True)
+        shape = (*(side or own for side, own in sides), images[-1])
         check_shapes(self.info, shape, outputs, self.info.outputs)
 
     @property
@@ -114,8 +114,9 @@ class SavedModelDetector(Detector):
 
     def _infer(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for start in range(0, len(images), BATCH):
-            outputs = self._serve(images=tf.constant(images[start : start + BATCH]))
+        together = images_at_a_time(images.shape[1:])
+        for start in range(0, len(images), together):
+            outputs = self._serve(images=tf.constant(images[start : start + together]))
             for name in names:
                 parts[name].append(outputs[name].numpy())
         return {name: np.concatenate(part) for name, part in parts.items()}

@@ -6,8 +6,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
 from anomaly_tf.deploy import trial
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.loading import load_detector
@@ -45,7 +43,7 @@ def main(kind: str, path: str) -> int:
 def _score_once(detector: Detector) -> None:
     """Scores a blank image; an invalid output is not reported here, but when images are scored."""
     try:
-        detector.score(np.zeros((1, *detector.image_shape), np.uint8))
+        detector.score_blank()
     except UserError as error:
         if error.__cause__ is not None:  # raised by the runtime, such as for lack of memory
             raise

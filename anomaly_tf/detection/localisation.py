@@ -8,12 +8,15 @@ import numpy as np
 from scipy import ndimage
 
 
-def localisation_metrics(masks: np.ndarray, maps: np.ndarray) -> dict[str, Any]:
+def localisation_metrics(
+    masks: np.ndarray, maps: np.ndarray, inside: np.ndarray | None = None
+) -> dict[str, Any]:
     """All metrics of localisation that are computed from maps and masks.
 
     Args:
         masks: bool `(N, H, W)`, True where the defects are.
         maps: float32 `(N, H, W)`, raw; higher is more anomalous.
+        inside: bool `(H, W)` or `(N, H, W)`, True where pixels count; None: everywhere.
 
     Returns:
         `pixel_auroc`; `aupro`, the area under the per-region overlap to a false-positive rate of
@@ -22,19 +25,21 @@ def localisation_metrics(masks: np.ndarray, maps: np.ndarray) -> dict[str, Any]:
     Raises:
         ValueError: As `pixel_auroc`.
     """
+    masks = masks if inside is None else masks & inside
     return {
-        "pixel_auroc": pixel_auroc(masks, maps),
-        "aupro": area_under_per_region_overlap(masks, maps),
+        "pixel_auroc": pixel_auroc(masks, maps, inside),
+        "aupro": area_under_per_region_overlap(masks, maps, inside=inside),
         "n_masks": int(masks.any(axis=(1, 2)).sum()),
     }
 
 
-def pixel_auroc(masks: np.ndarray, maps: np.ndarray) -> float:
+def pixel_auroc(masks: np.ndarray, maps: np.ndarray, inside: np.ndarray | None = None) -> float:
     """AUROC over all pixels of all images: a large defect counts as much as many small ones.
 
     Args:
         masks: bool `(N, H, W)`, True where the defects are.
         maps: float32 `(N, H, W)`, raw; higher is more anomalous.
+        inside: As for `localisation_metrics`; it covers the defects.
 
     Returns:
         From 0 to 1; 0.5 is chance.
@@ -43,12 +48,14 @@ def pixel_auroc(masks: np.ndarray, maps: np.ndarray) -> float:
         ValueError: If the arrays have other types or different shapes, the maps are not finite, or
             there is no defect pixel or no normal pixel.
     """
-    _check(masks, maps)
+    normal = _check(masks, maps, inside)
     defect = maps[masks]
-    return _area_under_roc(defect, np.full(len(defect), 1 / len(defect)), maps[~masks], limit=1)
+    return _area_under_roc(defect, np.full(len(defect), 1 / len(defect)), maps[normal], limit=1)
 
 
-def area_under_per_region_overlap(masks: np.ndarray, maps: np.ndarray, limit: float = 0.3) -> float:
+def area_under_per_region_overlap(
+    masks: np.ndarray, maps: np.ndarray, limit: float = 0.3, inside: np.ndarray | None = None
+) -> float:
     """AU-PRO: area under the per-region-overlap curve at low false-positive rates.
 
     The curve plots, for every threshold, the detected share of a region, averaged over all regions,
@@ -63,6 +70,7 @@ def area_under_per_region_overlap(masks: np.ndarray, maps: np.ndarray, limit: fl
         masks: bool `(N, H, W)`, True where the defects are.
         maps: float32 `(N, H, W)`, raw; higher is more anomalous.
         limit: Largest false-positive rate, above 0 and at most 1.
+        inside: As for `localisation_metrics`; it covers the defects.
 
     Returns:
         From 0 to 1; `limit / 2` is chance.
@@ -70,12 +78,12 @@ def area_under_per_region_overlap(masks: np.ndarray, maps: np.ndarray, limit: fl
     Raises:
         ValueError: As `pixel_auroc`, or if `limit` is out of range.
     """
-    _check(masks, maps)
+    normal = _check(masks, maps, inside)
     if not 0 < limit <= 1:
         raise ValueError(f"limit must be above 0 and at most 1; got {limit}")
     weights = np.concatenate([_pixel_weights(mask) for mask in masks])
     # With these weights, the share of defect pixels above a threshold is the mean over regions.
-    return _area_under_roc(maps[masks], weights / weights.sum(), maps[~masks], limit)
+    return _area_under_roc(maps[masks], weights / weights.sum(), maps[normal], limit)
 
 
 def _pixel_weights(mask: np.ndarray) -> np.ndarray:
@@ -112,7 +120,8 @@ def _area_under_roc(
     return min(float(weights @ areas / limit), 1.0)  # the sum of the weights may round up
 
 
-def _check(masks: np.ndarray, maps: np.ndarray) -> None:
+def _check(masks: np.ndarray, maps: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
+    """Checks masks and maps; returns the normal pixels, bool `(N, H, W)`."""
     if masks.dtype != bool or maps.dtype != np.float32 or masks.ndim != 3:
         raise ValueError(
             "masks must be bool (N, H, W) and maps float32 (N, H, W); "
@@ -120,12 +129,13 @@ def _check(masks: np.ndarray, maps: np.ndarray) -> None:
         )
     if masks.shape != maps.shape:
         raise ValueError(f"masks and maps must have one shape; got {masks.shape}, {maps.shape}")
-    defect = int(masks.sum())
-    if not 0 < defect < masks.size:
+    normal = ~masks if inside is None else ~masks & inside
+    if not masks.any() or not normal.any():
         raise ValueError(
-            f"masks must hold defect pixels and normal ones; got {defect} and {masks.size - defect}"
+            f"masks must hold defect pixels and normal ones; got {masks.sum()} and {normal.sum()}"
         )
     if not np.isfinite(maps).all():
         raise ValueError(
             f"maps must be finite; got {int((~np.isfinite(maps)).sum())} values that are not"
         )
+    return normal

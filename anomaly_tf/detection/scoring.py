@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from anomaly_tf.data.stored import Images
+from anomaly_tf.runs.limits import images_at_a_time
 
 
 class Scorer:
@@ -19,13 +20,16 @@ class Scorer:
     Args:
         detector: Model from uint8 images `(N, H, W, C)` to a dictionary with `score` `(N,)`.
         outputs: Names of the outputs to compute.
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass. Default: 500, or fewer if they are large.
     """
 
     def __init__(
-        self, detector: keras.Model, outputs: tuple[str, ...] = ("score",), batch_size: int = 500
+        self,
+        detector: keras.Model,
+        outputs: tuple[str, ...] = ("score",),
+        batch_size: int | None = None,
     ) -> None:
-        self.batch_size = batch_size
+        self.batch_size = batch_size or images_at_a_time(detector.input_shape[1:])
         model = keras.Model(detector.input, {name: detector.output[name] for name in outputs})
         # One graph for all batch sizes; Keras's `predict` traces one for each, and takes 50 ms to
         # start. It is traced here, and not in the threads that call it.
@@ -59,11 +63,12 @@ class GradCam:
 
     Args:
         detector: Model with the outputs `features` and `evidence`.
-        batch_size: Images per pass.
+        batch_size: Images per pass. Default: 500, or fewer if they are large.
     """
 
-    def __init__(self, detector: keras.Model, batch_size: int = 500) -> None:
-        self._detector, self._batch_size = detector, batch_size
+    def __init__(self, detector: keras.Model, batch_size: int | None = None) -> None:
+        self._detector = detector
+        self._batch_size = batch_size or images_at_a_time(detector.input_shape[1:])
         self._tracing = threading.Lock()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.sections import LABELLED, Calibration
 
 if TYPE_CHECKING:
     from anomaly_tf.config import ThresholdConfig
@@ -96,12 +97,47 @@ def conformal_rank(size: int, rate: float) -> int:
     return size + 1 - min(alarms, size)
 
 
-def require_calibration(config: ThresholdConfig, size: int) -> None:
-    """Refuses, before starting work, too few normal validation images for the false-alarm rate.
+def labelled_threshold(calibration: Calibration) -> float:
+    """Computes the threshold that separates normal images and labelled anomalies best.
+
+    The mean of detection rate and of 1 - false-alarm rate is largest (W. Youden, Index for Rating
+    Diagnostic Tests, Cancer 3, 1950). The threshold is midway between the two nearest scores; of
+    several the lowest.
+
+    Args:
+        calibration: Scores of normal and anomalous validation images.
+
+    Returns:
+        The threshold, in units of the score.
 
     Raises:
-        UserError: If `size` images are too few.
+        ValueError: If there are no scores of normal images or of anomalies, or one is not finite.
     """
+    kinds = calibration.scores, calibration.anomaly_scores or ()
+    normal, anomalies = (np.sort(_checked(np.array(scores))) for scores in kinds)
+    scores = np.unique(np.concatenate([normal, anomalies]))
+    cuts = (scores[1:] + scores[:-1]) / 2 if len(scores) > 1 else scores
+    false_alarms = 1 - np.searchsorted(normal, cuts) / len(normal)
+    detected = 1 - np.searchsorted(anomalies, cuts) / len(anomalies)
+    return float(cuts[np.argmax(detected - false_alarms)])
+
+
+def require_calibration(config: ThresholdConfig, size: int, n_anomalies: int) -> None:
+    """Refuses, before starting work, too few validation images for the threshold.
+
+    Args:
+        config: The threshold.
+        size: Number of normal validation images.
+        n_anomalies: Number of labelled anomalies in the validation set that may be used.
+
+    Raises:
+        UserError: If they are too few.
+    """
+    if config.method == LABELLED and not n_anomalies:
+        raise UserError(
+            "--threshold.method labelled needs labelled anomalies in the validation set, and "
+            "there are none; give some for training under protocol imbalance, or use percentile"
+        )
     if config.method == "conformal":
         try:
             conformal_rank(size, config.false_alarm_rate)
@@ -136,7 +172,7 @@ def _checked(normal_scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(normal_scores, np.float64)
     if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():
         raise ValueError(
-            f"expected finite scores of at least one normal image, shape (N,); got shape "
+            f"expected finite scores of at least one image, shape (N,); got shape "
             f"{scores.shape} with {np.count_nonzero(~np.isfinite(scores))} not finite"
         )
     return scores

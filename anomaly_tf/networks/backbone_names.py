@@ -2,7 +2,8 @@
 
 A stage is a run of layers whose outputs have one size and one number of channels; stage 1 is the
 nearest to the image. Sources: EfficientNet-Lite0, the variant without squeeze-and-excitation of
-M. Tan, Q. Le: EfficientNet, ICML 2019.
+M. Tan, Q. Le: EfficientNet, ICML 2019; M. Sandler et al.: MobileNetV2, CVPR 2018; K. He et al.:
+Deep residual learning, CVPR 2016.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ def _stages(strides: tuple[int, ...], channels: tuple[int, ...]) -> tuple[Stage,
     return tuple(map(Stage, strides, channels))
 
 
-# Stages 1, 2, ... of each backbone.
+# Stages 1, 2, ... of each backbone. The weights of all but the default are downloaded by Keras.
 BACKBONES = {
-    DEFAULT_BACKBONE: _stages((2, 4, 8, 16, 16, 32, 32), (16, 24, 40, 80, 112, 192, 320)),
+    DEFAULT_BACKBONE: _stages((2, 4, 8, 16, 16, 32, 32, 32), (16, 24, 40, 80, 112, 192, 192, 320)),
+    "mobilenet_v2": _stages((2, 4, 8, 16, 16, 32, 32), (16, 24, 32, 64, 96, 160, 320)),
+    "resnet50": _stages((4, 8, 16, 32), (256, 512, 1024, 2048)),
 }
 
 
@@ -53,11 +56,14 @@ def require_stages(name: str, stages: tuple[int, ...]) -> None:
         )
 
 
-def deepest_stage(name: str, stride: int) -> int:
-    """Number of the last stage with this stride.
+def stage_of(name: str, stride: int) -> int:
+    """Number of the stage that describes patches at a stride.
 
-    >>> [deepest_stage("efficientnet_lite0", stride) for stride in (4, 8, 16, 32)]
-    [2, 3, 5, 7]
+    Of several stages it is the last one; of those of stride 32 the first, because the others hold
+    most of a network's weights.
+
+    >>> [stage_of("efficientnet_lite0", stride) for stride in (4, 8, 16, 32)]
+    [2, 3, 5, 6]
 
     Raises:
         ValueError: If the backbone has no such stage.
@@ -66,4 +72,4 @@ def deepest_stage(name: str, stride: int) -> int:
     if not found:
         strides = sorted({stage.stride for stage in BACKBONES[name]})
         raise ValueError(f"stride of backbone {name} must be one of {strides}; got {stride}")
-    return found[-1]
+    return found[0 if stride == 32 else -1]

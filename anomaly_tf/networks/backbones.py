@@ -6,8 +6,9 @@ import keras
 from keras import KerasTensor, layers
 
 from anomaly_tf.networks import efficientnet_lite
-from anomaly_tf.networks.backbone_names import require_stages
+from anomaly_tf.networks.backbone_names import DEFAULT_BACKBONE, require_stages
 from anomaly_tf.networks.efficientnet_lite import Convolution
+from anomaly_tf.networks.keras_applications import application
 
 
 def build_backbone(
@@ -17,57 +18,62 @@ def build_backbone(
 
     Args:
         name: Name in `backbone_names.BACKBONES`.
-        image_shape: Height, width and channels (1 or 3) of the images.
+        image_shape: Height, width and channels of the images: 3, or 1, which is repeated.
         stages: Numbers of stages, from 1, in any order.
 
     Returns:
         Model `backbone` from images `(N, H, W, C)`, float32 in [-1, 1], to a list of feature maps
-        `(N, ceil(H / stride), ceil(W / stride), channels)`, one for each of `stages`. A grey image
-        is repeated to three channels.
+        `(N, ceil(H / stride), ceil(W / stride), channels)`, one for each of `stages`. For a single
+        stage Keras gives the map itself when the model runs, and the list in a functional model.
 
     Raises:
-        UserError: If the weights are missing or damaged.
+        UserError: If the weights are missing or damaged, or cannot be downloaded.
         ValueError: If the name, the shape or a stage is wrong.
     """
     require_stages(name, stages)
-    if image_shape[-1] not in (1, 3):
-        raise ValueError(f"images must have 1 or 3 channels; got shape {image_shape}")
-    image = x = keras.Input(image_shape, dtype="float32", name="images")
-    if image_shape[-1] == 1:
-        x = layers.Concatenate(dtype="float32", name="rgb")([x, x, x])
-    model = keras.Model(image, _efficientnet_lite0(x, stages), name="backbone")
+    if len(image_shape) != 3 or image_shape[-1] not in (1, 3):
+        raise ValueError(f"images must be (H, W, 1) or (H, W, 3); got {image_shape}")
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # the functions of Keras have no argument for it
+    try:
+        image = x = keras.Input(image_shape, name="images")
+        if image_shape[-1] == 1:
+            x = layers.Concatenate(name="rgb")([x, x, x])
+        default = name == DEFAULT_BACKBONE
+        outputs = _efficientnet_lite0(x, max(stages)) if default else application(name, x)
+        model = keras.Model(image, [outputs[stage] for stage in stages], name="backbone")
+    finally:
+        keras.config.set_dtype_policy(policy)
     model.trainable = False
     return model
 
 
-def _efficientnet_lite0(x: KerasTensor, stages: tuple[int, ...]) -> list[KerasTensor]:
-    """Outputs of stages; each is that of the last projection, which no activation follows."""
+def _efficientnet_lite0(x: KerasTensor, deepest: int) -> dict[int, KerasTensor]:
+    """Outputs of the stages up to the deepest one, by number; no activation follows them."""
     weights = efficientnet_lite.load_weights()
 
     def convolved(x: KerasTensor, convolution: Convolution) -> KerasTensor:
         name, stride = convolution.name, convolution.stride
         sizes = {"kernel_size": convolution.kernel[:2], "strides": stride, "padding": "same"}
-        names = {"name": name, "dtype": "float32"}
         if convolution.depthwise:
-            layer = layers.DepthwiseConv2D(**sizes, depthwise_initializer="zeros", **names)
+            layer = layers.DepthwiseConv2D(**sizes, depthwise_initializer="zeros", name=name)
         else:
             filters = convolution.kernel[3]
-            layer = layers.Conv2D(filters, **sizes, kernel_initializer="zeros", **names)
+            layer = layers.Conv2D(filters, **sizes, kernel_initializer="zeros", name=name)
         x = layer(x)
         layer.set_weights([weights[f"{name}_kernel"], weights[f"{name}_bias"]])
-        return layers.ReLU(6.0, name=f"{name}_relu", dtype="float32")(x) if convolution.relu else x
+        return layers.ReLU(6.0, name=f"{name}_relu")(x) if convolution.relu else x
 
     # (p - 127) / 128 for pixels p from 0 to 255
-    x = layers.Rescaling(127.5 / 128, 0.5 / 128, dtype="float32", name="rescaling")(x)
+    x = layers.Rescaling(127.5 / 128, 0.5 / 128, name="rescaling")(x)
     x = convolved(x, efficientnet_lite.STEM)
     outputs = {}
-    for stage in range(1, max(stages) + 1):
+    for stage in range(1, deepest + 1):
         for number, block in enumerate(efficientnet_lite.blocks(stage), 1):
             before = x
             for convolution in block:
                 x = convolved(x, convolution)
-            if number > 1:
-                name = f"stage{stage}_block{number}_add"
-                x = layers.Add(dtype="float32", name=name)([x, before])
+            if x.shape == before.shape:
+                x = layers.Add(name=f"stage{stage}_block{number}_add")([x, before])
         outputs[stage] = x
-    return [outputs[stage] for stage in stages]
+    return outputs

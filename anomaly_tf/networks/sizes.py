@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from anomaly_tf.config import Checked, number
+from anomaly_tf.networks.backbone_names import BACKBONES, DEFAULT_BACKBONE
 
 
 def halvings(image_shape: tuple[int, ...]) -> int:
@@ -131,3 +132,53 @@ class ClassifierNetworks(Networks):
     def filters_for(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Channels of the blocks for images `(H, W, C)`; raises as `for_image`."""
         return self._halving("filters", image_shape, (32, 48, 64, 96, 128), least=2)
+
+
+# Larger ones show nothing more.
+MAX_ENLARGEMENT = 4.0
+
+
+@dataclass(frozen=True)
+class FeatureNetworks(Networks):
+    """A pretrained network and the stages that describe patches.
+
+    Attributes:
+        backbone: Pretrained network. efficientnet_lite0 is installed with this package; Keras
+            downloads the others when they are first used.
+        strides: Strides in pixels of the stages whose outputs describe a patch, finest first.
+        grid: Distance in pixels between neighbouring patches, not below the finest stride.
+        enlarge_to: Smaller images are enlarged inside the model until the shorter side has this
+            many pixels, at most four times.
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+    strides: tuple[int, ...] = (8, 16)
+    grid: int = number(8, 2, 32)
+    enlarge_to: int = number(128, 8, 1024)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backbone not in BACKBONES:
+            self._refuse("backbone", f"must be one of {', '.join(BACKBONES)}; got {self.backbone}")
+        known = sorted({stage.stride for stage in BACKBONES[self.backbone]})
+        if not self.strides or list(self.strides) != sorted(set(self.strides) & set(known)):
+            words = ", ".join(map(str, known))
+            self._refuse("strides", f"must be some of {words}, rising; got {list(self.strides)}")
+        if self.grid not in known or self.grid < self.strides[0]:
+            words = ", ".join(str(stride) for stride in known if stride >= self.strides[0])
+            self._refuse("grid", f"must be one of {words}; got {self.grid}")
+
+    def input_size(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of what the backbone sees of images `(H, W, C)`."""
+        factor = min(max(1.0, self.enlarge_to / min(image_shape[:2])), MAX_ENLARGEMENT)
+        height, width = (round(factor * side) for side in image_shape[:2])
+        return height, width
+
+    def grid_size(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of the grid of patches of images `(H, W, C)`."""
+        height, width = (-(-side // self.grid) for side in self.input_size(image_shape))
+        return height, width
+
+    def n_patches(self, image_shape: tuple[int, ...]) -> int:
+        """Number of patches of an image `(H, W, C)`."""
+        return math.prod(self.grid_size(image_shape))

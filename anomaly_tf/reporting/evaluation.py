@@ -14,9 +14,12 @@ from anomaly_tf.config import Config
 from anomaly_tf.data.corruption_sets import corruption_sweep
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.masks import MaskedImages, masked_images
+from anomaly_tf.data.roi import Roi, insides
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.explained import shrunk_maps, shrunk_size
+from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.detection.localisation import localisation_metrics
 from anomaly_tf.detection.metrics import (
     auroc_by_class,
@@ -29,6 +32,8 @@ from anomaly_tf.runs.files import atomic_path, write_json
 from anomaly_tf.runs.outputs import SCORES_HEAD, is_plot
 from anomaly_tf.script import csv_cell
 
+# Longest side of maps and masks for pixel metrics, in pixels.
+MAX_SIDE = 1024
 TRAINING_FACTS = (
     "status",
     "n_weights",
@@ -70,7 +75,7 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
         config: The run's configuration.
     """
     test, roles, names = split.test, split.roles, split.class_names
-    scores = apply(detector.score, test.images)
+    scores = score_set(detector, test, split.roi)
     info = detector.info
     training = info.training
     all_normal = len(roles.normal) == len(info.class_names) > 1
@@ -114,8 +119,8 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
     if test.files:
         metrics["most_unusual_normal"] = _most_unusual(test, scores)
     if split.masks and "error_map" in detector.outputs:
-        masked = masked_images(split, config, detector.image_shape)
-        metrics |= _localisation(detector, masked)
+        masked = masked_images(split, config, shrunk_size(detector.image_shape, MAX_SIDE))
+        metrics |= _localisation(detector, masked, split.roi)
     compared = masked if metrics.get("n_masks") else None
     return Evaluation(metrics, scores, examples, predicted, compared)
 
@@ -177,12 +182,19 @@ def _most_unusual(test: LabelledImages, scores: np.ndarray) -> list[dict[str, An
     return [{"file": test.files[number], "score": float(scores[number])} for number in order]
 
 
-def _localisation(detector: Detector, masked: MaskedImages) -> dict[str, Any]:
-    """Pixel metrics of the error maps; anomalies without a mask are left out."""
+def _localisation(detector: Detector, masked: MaskedImages, roi: Roi | None) -> dict[str, Any]:
+    """Pixel metrics of the error maps; anomalies without a mask are left out.
+
+    Masks and maps of larger images are shrunk to `MAX_SIDE`.
+    """
     truth = masked.masks
+    inside = insides(roi, masked.part.files, *truth.shape[1:])
+    if inside is not None:
+        truth = truth & inside
     if not truth.any() or truth.all():
         return {"pixel_auroc": None, "aupro": None, "n_masks": 0}
-    return localisation_metrics(truth, detector.explain(masked.part.images[:]))
+    maps = shrunk_maps(detector, masked.part, truth.shape[1:], roi)
+    return localisation_metrics(truth, maps, inside)
 
 
 def _auroc_by_strength(

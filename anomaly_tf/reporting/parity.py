@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from anomaly_tf.data.roi import RegionFolder
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import apply, subset
 from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.detection.metrics import detection_metrics
+from anomaly_tf.runs.limits import count_within
 
 # Largest allowed loss of an export in AUROC, or in the accuracy of a classifier.
 ALLOWED_LOSS = 0.002
 # Largest number of timed calls, and their approximate total time.
 TIMED_CALLS, TIMED_SECONDS = 100, 0.5
-TIMED_IMAGES = 2000
+TIMED_IMAGES, TIMED_BYTES = 2000, 2**29
 
 
 def compare(trained: Detector, exported: Detector, split: Split, path: Path) -> dict[str, Any]:
@@ -34,21 +38,27 @@ def compare(trained: Detector, exported: Detector, split: Split, path: Path) -> 
         `trained` and `exported`, each with `auroc` (None without anomalies), `accuracy` (None if it
         is not a classifier), `threshold`, `false_alarm_rate`, `size_bytes`, `latency_ms` (median of
         one image, or of one batch of an exported file with a fixed batch size) and
-        `images_per_second` (up to `TIMED_IMAGES` in one call); `n_test`, the number of test images
-        that the metrics use; `score_difference_largest` and `score_difference_mean`;
-        `verdicts_changed` among these images; `lost`, the largest loss of AUROC or accuracy.
+        `images_per_second` (up to `TIMED_IMAGES`, or `TIMED_BYTES`, in one call); `n_test`, the
+        number of test images that the metrics use; `score_difference_largest` and
+        `score_difference_mean`; `verdicts_changed` among these images; `lost`, the largest loss of
+        AUROC or accuracy.
     """
     test, judged = split.test, split.judged
     report: dict[str, Any] = {"path": str(path), "n_test": int(judged.sum())}
     scores, verdicts = {}, {}
-    many, rest = test.images[:TIMED_IMAGES], subset(test.images, slice(TIMED_IMAGES, None))
-    few = test.images[: exported.info.batch_size or 1]
+    timed = count_within(TIMED_BYTES, math.prod(test.images.shape[1:]), TIMED_IMAGES)
+    many, rest = test.images[:timed], subset(test.images, slice(timed, None))
+    batch = exported.info.batch_size or 1
+    few = test.images[: batch if exported.info.tiling is None else 1]  # a batch of tiles is in one
     for name, detector in (("trained", trained), ("exported", exported)):
         latency = median_seconds(detector.score, few)
         start = time.perf_counter()
         first = detector.score(many)
         seconds = time.perf_counter() - start
-        scores[name] = np.concatenate([first, apply(detector.score, rest)])
+        if isinstance(split.roi, RegionFolder):
+            scores[name] = score_set(detector, test, split.roi)
+        else:
+            scores[name] = np.concatenate([first, apply(detector.score, rest)])
         metrics = detection_metrics(test.labels[judged], scores[name][judged], detector.threshold)
         verdicts[name] = scores[name][judged] >= detector.threshold
         report[name] = {

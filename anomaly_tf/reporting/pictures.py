@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from anomaly_tf.data.split import Split
 from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.deploy.explained import Explained, explained, shrunk
 from anomaly_tf.reporting import plots
 from anomaly_tf.reporting.examples import PICTURES, image_name
 from anomaly_tf.runs.directory import RunDirectory
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # A line of history.csv has some hundred bytes.
 MAX_HISTORY = 16 * 2**20
+# Longest side of the images in plots; a plot has about 150 pixels for each.
+LONGEST = 512
 Drawings = dict[str, Callable[[], Figure]]
 
 
@@ -95,13 +98,13 @@ def _explanations(detector: Detector, split: Split, evaluation: Evaluation) -> D
         return "\n".join([*map(printable, lines), f"{scores[number]:.3g}"])
 
     @cache
-    def explained() -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def of_all_groups() -> Explained:
         """Images, maps and reconstructions of all groups, computed in one pass."""
-        images = test.images[np.concatenate([chosen for _, chosen in groups.values()])]
-        return images, *detector.explain_and_reconstruct(images)
+        chosen = np.concatenate([chosen for _, chosen in groups.values()])
+        return explained(detector, test.take(chosen), LONGEST, split.roi)
 
     def drawn(title: str, chosen: np.ndarray, first: int) -> Figure:
-        images, maps, rebuilt = explained()
+        images, maps, rebuilt = of_all_groups()
         part = slice(first, first + len(chosen))
         return plots.explanations(
             f"{title} (score below the name; threshold {detector.threshold:.3g})",
@@ -127,7 +130,8 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
     part, n_normal = evaluation.masked.part, evaluation.masked.n_normal
     count = min(PICTURES, len(part) - n_normal)
     shown = np.linspace(n_normal, len(part) - 1, count).astype(int)
-    images = part.images[shown]
+    images, maps, _ = explained(detector, part.take(shown), LONGEST, split.roi)
+    masks = evaluation.masked.masks[shown]
 
     def caption(number: int) -> str:
         name = split.class_names[part.classes[number]]
@@ -136,8 +140,8 @@ def _localisation(detector: Detector, split: Split, evaluation: Evaluation) -> F
     return plots.localisation(
         "Error map, and the outline of the mask",
         images,
-        detector.explain(images),
-        evaluation.masked.masks[shown],
+        maps,
+        shrunk(masks.astype(np.float32), maps.shape[1:]) > 0,
         detector.heat_scale,
         [caption(number) for number in shown],
     )

@@ -23,9 +23,9 @@ from sklearn.metrics import (
 
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.reporting.text import SHORT, caption, plain
-from anomaly_tf.runs.detector_info import HeatScale
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.runs.outputs import PLOT, SOFTWARE
+from anomaly_tf.runs.sections import HeatScale
 
 NORMAL, ANOMALY, LINE = "#1f6fb2", "#d9602b", "#333333"
 # Outline of a defect; visible on grey images and on the yellow and red of a map.

@@ -13,6 +13,8 @@ from typing import Any
 # Outputs that a detector may have.
 OUTPUTS = ("score", "error_map", "reconstruction", "probabilities")
 MAX_FLOAT32 = 3.4028235e38
+# Longest side of the images of a detector.
+MAX_SIDE = 2**14
 # A check of a value: a predicate, and the allowed values in words.
 Check = tuple[Callable[[Any], bool], str]
 # Name of a value to its check.
@@ -100,7 +102,7 @@ def is_digest(value: Any) -> bool:
 
 def is_shape(value: Any) -> bool:
     """True for the height, width and channels of an image."""
-    sides = is_list(value, lambda side: is_whole(side, 1, 2**14))
+    sides = is_list(value, lambda side: is_whole(side, 1, MAX_SIDE))
     return sides and len(value) == 3 and value[2] in (1, 3)
 
 

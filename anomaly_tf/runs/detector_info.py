@@ -14,27 +14,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from anomaly_tf.runs.checks import (
     OUTPUTS,
     Check,
     are_files,
-    are_measures,
     are_outputs,
-    is_digest,
     is_list,
-    is_number,
     is_shape,
     is_text,
     is_whole,
     parse_json,
 )
+from anomaly_tf.runs.limits import MAX_PIXELS_ON_REQUEST
+from anomaly_tf.runs.sections import (
+    COUNT,
+    DIGEST,
+    TEXT,
+    THRESHOLD_SETTINGS,
+    Calibration,
+    DataFacts,
+    HeatScale,
+    RoiFacts,
+    Threshold,
+    Tiling,
+    TrainingFacts,
+    entry,
+    one_of,
+)
 
 # The scores of a million calibration images take 20 MB.
 MAX_BYTES, MAX_VALUES = 64 * 2**20, 2_000_000
-# Each threshold method, and its option.
-THRESHOLD_SETTINGS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
 
 # Required fields of each kind of detector, with a dot after a section.
 EXPORT_FIELDS = (
@@ -66,14 +75,6 @@ RUN_FIELDS = (
     "training.train_seconds",
     "training.images_per_second",
 )
-
-
-def _entry(check: Check | None = None, default: Any = None) -> Any:
-    """A field of the record, with the check of its value, if there is one."""
-    return field(default=default, metadata={"check": check})
-
-
-_TEXT: Check = is_text, "text"
 _NAME: Check = (lambda value: is_text(value) and value.isprintable()), "a word"
 _VERSIONS: Check = (
     (lambda value: isinstance(value, dict) and all(map(is_text, value.values()))),
@@ -83,134 +84,11 @@ _ROLES: Check = (
     (lambda value: isinstance(value, dict) and all(isinstance(p, list) for p in value.values())),
     "lists of class numbers",
 )
-_SCORE: Check = is_number, "a finite number"
-_NOT_NEGATIVE: Check = (lambda value: is_number(value, 0)), "a number of at least 0"
-_COUNT: Check = (lambda value: is_whole(value, 0, 2**53)), "a whole number of at least 0"
 _BIT_DEPTH: Check = (lambda value: is_whole(value, 8, 16)), "a whole number from 8 to 16"
-_DIGEST: Check = is_digest, "64 hexadecimal digits"
-
-
-def _one_of(*values: str) -> Check:
-    return (lambda value: value in values), f"one of {', '.join(values)}"
-
-
-def _number_to(high: float) -> Check:
-    return (lambda value: is_number(value, 0, high)), f"a number from 0 to {high:g}"
-
-
-@dataclass
-class Threshold:
-    """Threshold on the anomaly score.
-
-    Attributes:
-        value: Scores of at least this value are anomalies.
-        method: How it was computed, `percentile` or `conformal`.
-        percentile: The percentile of the calibration scores, for method `percentile`.
-        false_alarm_rate: The guaranteed false-alarm rate, for method `conformal`.
-    """
-
-    value: float = _entry(_SCORE)
-    method: str = _entry(_one_of(*THRESHOLD_SETTINGS))
-    percentile: float | None = _entry(_number_to(100))
-    false_alarm_rate: float | None = _entry(_number_to(1))
-
-    @property
-    def setting(self) -> float:
-        """The percentile or the false-alarm rate from which it was computed."""
-        return getattr(self, THRESHOLD_SETTINGS[self.method])
-
-
-@dataclass
-class Calibration:
-    """Scores of the normal validation images, sorted.
-
-    Attributes:
-        size: Number of scores.
-        scores: The scores.
-    """
-
-    size: int = _entry(_COUNT)
-    scores: list[float] = _entry(
-        ((lambda value: is_list(value, is_number)), "finite numbers, at least one")
-    )
-
-
-@dataclass
-class HeatScale:
-    """Colour scale of heat maps, computed from the maps of normal validation images.
-
-    Attributes:
-        low: Values of the map up to this one are transparent.
-        high: Values of the map from this one are full red.
-        low_quantile: Share of the pixels of normal images up to `low`.
-        high_quantile: Share of the pixels of normal images up to `high`.
-        unit: Meaning of a value of the map, in words.
-    """
-
-    low: float = _entry(_NOT_NEGATIVE)
-    high: float = _entry(((lambda value: is_number(value) and value > 0), "a number above 0"))
-    low_quantile: float = _entry(_number_to(1))
-    high_quantile: float = _entry(_number_to(1))
-    unit: str = _entry(_TEXT)
-
-    def strength(self, heat: np.ndarray) -> np.ndarray:
-        """Scales maps `(...)` to float32 in [0, 1], from transparent to full red."""
-        width = self.high - self.low
-        return np.clip((heat - self.low) / width, 0, 1).astype(np.float32)
-
-
-@dataclass
-class DataFacts:
-    """Digests of the sets of a run, to check that its data is unchanged; see `data/contents.py`.
-
-    Attributes:
-        train: Digest of the training images and their classes.
-        validation: Digest of the validation images and their classes.
-        test: Digest of the test images and their classes.
-        n_test: Number of test images.
-    """
-
-    train: str = _entry(_DIGEST)
-    validation: str = _entry(_DIGEST)
-    test: str = _entry(_DIGEST)
-    n_test: int = _entry(_COUNT)
-
-
-@dataclass
-class TrainingFacts:
-    """Facts about the training of a run.
-
-    Attributes:
-        status: `running`, `completed`, `interrupted` or `non_finite_loss`.
-        command: The command line.
-        reproduce: A command line that repeats it from the run's own configuration.
-        hardware: The machine, in one line.
-        n_train: Number of training images.
-        n_validation: Number of validation images.
-        n_weights: Number of weights of the detector.
-        chosen_by: Criterion by which the epoch was selected.
-        epochs: Number of finished epochs.
-        best_epoch: The selected epoch, from 1; 0 if the first one was not finished.
-        steps: Number of finished steps of the first epoch, if it was not finished.
-        validation: Metrics of the selected epoch on the validation set, by name.
-        train_seconds: Duration of training.
-        images_per_second: Training images per second.
-    """
-
-    status: str = _entry(_TEXT)
-    command: str = _entry(_TEXT)
-    reproduce: str | None = _entry(_TEXT)
-    hardware: str = _entry(_TEXT)
-    n_train: int = _entry(_COUNT)
-    n_validation: int = _entry(_COUNT)
-    n_weights: int = _entry(_COUNT)
-    chosen_by: str = _entry(_TEXT)
-    epochs: int = _entry(_COUNT)
-    best_epoch: int = _entry(_COUNT)
-    steps: int | None = _entry(_COUNT)
-    validation: dict[str, float] = _entry((are_measures, "names, each with a finite number"))
-    train_seconds: float = _entry(_NOT_NEGATIVE)
-    images_per_second: float = _entry(_NOT_NEGATIVE)
+_PIXELS: Check = (
+    (lambda value: is_whole(value, 1, MAX_PIXELS_ON_REQUEST)),
+    f"a whole number from 1 to {MAX_PIXELS_ON_REQUEST}",
+)
 
 
 @dataclass
@@ -230,9 +108,13 @@ class DetectorInfo:
         roles: Numbers of the classes that are `normal`, `seen` and `unseen`.
         seed: Seed of the run.
         image_shape: Height, width and channels.
+        tiling: How pictures are cut into tiles; None if the model takes whole images.
         bit_depth: Bit depth of the 16-bit files; None if there were none in training.
+        max_pixels: Largest number of pixels of a file; None for runs of earlier versions.
+        roi: The regions of images that count; None if everything does.
         data: Digests of its sets; runs only.
-        image_score: How the score is computed from the map: `mean`, `maximum` or `none`.
+        image_score: How the score of an image, or of a tile, is computed from its map: `mean`,
+            `maximum` or `none`.
         heat_scale: Colour scale of heat maps; None for runs of earlier versions.
         training: Facts about the training; runs only.
         versions: Versions of the libraries that trained it; runs only.
@@ -250,36 +132,39 @@ class DetectorInfo:
         others: Further keys of the file, unchanged.
     """
 
-    format: str | None = _entry()
-    format_version: int | None = _entry()
-    approach: str = _entry(_NAME)
-    protocol: str | None = _entry(_NAME)
-    dataset: str = _entry(_TEXT)
-    class_names: list[str] = _entry(((lambda value: is_list(value, is_text)), "a list of names"))
-    roles: dict[str, Any] | None = _entry(_ROLES)
-    seed: int | None = _entry(_COUNT)
-    image_shape: list[int] = _entry((is_shape, "height, width and channels, 1 or 3"))
-    bit_depth: int | None = _entry(_BIT_DEPTH)
+    format: str | None = entry()
+    format_version: int | None = entry()
+    approach: str = entry(_NAME)
+    protocol: str | None = entry(_NAME)
+    dataset: str = entry(TEXT)
+    class_names: list[str] = entry(((lambda value: is_list(value, is_text)), "a list of names"))
+    roles: dict[str, Any] | None = entry(_ROLES)
+    seed: int | None = entry(COUNT)
+    image_shape: list[int] = entry((is_shape, "height, width and channels, 1 or 3"))
+    tiling: Tiling | None = None
+    bit_depth: int | None = entry(_BIT_DEPTH)
+    max_pixels: int | None = entry(_PIXELS)
+    roi: RoiFacts | None = None
     data: DataFacts | None = None
-    image_score: str | None = _entry(_one_of("mean", "maximum", "none"))
+    image_score: str | None = entry(one_of("mean", "maximum", "none"))
     heat_scale: HeatScale | None = None
     training: TrainingFacts = None  # type: ignore[assignment]
-    versions: dict[str, str] | None = _entry(_VERSIONS)
+    versions: dict[str, str] | None = entry(_VERSIONS)
     threshold: Threshold = None  # type: ignore[assignment]
     calibration: Calibration = None  # type: ignore[assignment]
-    score_statistics: dict[str, Any] | None = _entry()
-    outputs: list[str] = _entry((are_outputs, f"score and others of {', '.join(OUTPUTS[1:])}"))
-    preprocessing: dict[str, Any] | None = _entry()
-    source: dict[str, Any] | None = _entry()
-    files_sha256: dict[str, str] | None = _entry(
+    score_statistics: dict[str, Any] | None = entry()
+    outputs: list[str] = entry((are_outputs, f"score and others of {', '.join(OUTPUTS[1:])}"))
+    preprocessing: dict[str, Any] | None = entry()
+    source: dict[str, Any] | None = entry()
+    files_sha256: dict[str, str] | None = entry(
         (are_files, "paths inside the folder, each with 64 hexadecimal digits")
     )
-    quantization: str | None = _entry()
-    batch_size: int = _entry(
+    quantization: str | None = entry()
+    batch_size: int = entry(
         ((lambda value: is_whole(value, 1, 4096)), "a whole number from 1 to 4096")
     )
-    model_sha256: str | None = _entry(_DIGEST)
-    model_bytes: int = _entry(((lambda value: is_whole(value, 1, 2**53)), "a whole number above 0"))
+    model_sha256: str | None = entry(DIGEST)
+    model_bytes: int = entry(((lambda value: is_whole(value, 1, 2**53)), "a whole number above 0"))
     others: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -326,10 +211,19 @@ class DetectorInfo:
         heat = record.heat_scale
         if heat is not None and not heat.low < heat.high:
             raise ValueError(f"heat_scale.high must be above low; got {heat.low} and {heat.high}")
+        if record.tiling is not None:
+            _require_tiles(record.tiling, record.image_shape)
         scores, size = record.calibration.scores, record.calibration.size
         if size not in (None, len(scores)):
             raise ValueError(f"calibration.size is {size}, but there are {len(scores)} scores")
         return record
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the model takes: of an image, or of a tile."""
+        height, width, channels = self.image_shape
+        tile = self.tiling and self.tiling.tile
+        return tile or height, tile or width, channels
 
     @classmethod
     def from_json(cls, info: dict[str, Any]) -> Self:
@@ -354,7 +248,9 @@ class DetectorInfo:
 
 
 SECTIONS: dict[str, type[Any]] = {
+    "roi": RoiFacts,
     "data": DataFacts,
+    "tiling": Tiling,
     "heat_scale": HeatScale,
     "training": TrainingFacts,
     "threshold": Threshold,
@@ -363,7 +259,12 @@ SECTIONS: dict[str, type[Any]] = {
 
 
 # Required fields of optional sections.
-WHOLE = {"data": ("train", "validation", "test", "n_test"), "heat_scale": ("low", "high", "unit")}
+WHOLE = {
+    "roi": ("source", "sha256"),
+    "data": ("train", "validation", "test", "n_test"),
+    "heat_scale": ("low", "high", "unit"),
+    "tiling": ("tile", "overlap"),
+}
 
 
 def _checks(record: type[Any], prefix: str = "") -> Iterator[tuple[str, Check]]:
@@ -381,6 +282,17 @@ CHECKS: dict[str, Check] = {
         for name, check in _checks(record, f"{section}.")
     },
 }
+
+
+def _require_tiles(tiling: Tiling, image_shape: list[int] | None) -> None:
+    """Raises `ValueError` if tiles overlap too much or are larger than the images."""
+    if tiling.overlap > tiling.tile // 2:
+        raise ValueError(
+            f"tiling.overlap must be at most half of tiling.tile; got {tiling.overlap} and "
+            f"{tiling.tile}"
+        )
+    if image_shape is not None and tiling.tile > min(image_shape[:2]):
+        raise ValueError(f"tiling.tile is {tiling.tile}, larger than the images {image_shape}")
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

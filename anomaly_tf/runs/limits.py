@@ -15,6 +15,12 @@ from anomaly_tf.errors import UserError
 MAX_GB, MAX_SECONDS = "ANOMALY_TF_MAX_GB", "ANOMALY_TF_MAX_SECONDS"
 DEFAULTS = {MAX_GB: 2.0, MAX_SECONDS: 30.0}
 GB = 10**9
+# Images that a model computes together: 500, or fewer with 2 million pixels, 128 of 128 x 128.
+MAX_BATCH, PIXELS_AT_A_TIME = 500, 2**21
+# An image of 50 million pixels takes up to a gigabyte while it is decoded; a file of a few KB can
+# claim many more pixels. With `--max-pixels`, up to 134 million are read, such as 11,585 x 11,585:
+# Pillow itself refuses 179 million, by a limit of the whole process that other code may rely on.
+MAX_PIXELS, MAX_PIXELS_ON_REQUEST = 50_000_000, 2**27
 # Lower bound for one thread of an ordinary processor, in the networks of the approaches.
 OPERATIONS_A_SECOND = 20 * 10**9
 
@@ -73,6 +79,16 @@ def require_operations(count: int, what: str) -> None:
             f"{operation_limit():.2g}; if this is intended, set {MAX_SECONDS}={needed} in the "
             "environment"
         )
+
+
+def images_at_a_time(image_shape: tuple[int, ...], pixels: int = PIXELS_AT_A_TIME) -> int:
+    """Number of images `(H, W, ...)` that a model computes together, of at most `pixels`."""
+    return count_within(pixels, math.prod(image_shape[:2]), MAX_BATCH)
+
+
+def count_within(size: int, each: int, most: int) -> int:
+    """How many items of size `each` fit into `size`: at least 1, and not more than `most`."""
+    return max(1, min(most, size // each))
 
 
 def free_memory() -> int | None:

@@ -14,9 +14,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from anomaly_tf.config import LearnsFrom
 from anomaly_tf.data.image_set import LabelledImages
+from anomaly_tf.data.roi import Roi
+from anomaly_tf.deploy.explained import explained
 from anomaly_tf.deploy.keras_run import TrainedDetector
-from anomaly_tf.detection.scoring import Scorer
-from anomaly_tf.runs.detector_info import DetectorInfo
+from anomaly_tf.deploy.regions import views
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.training.checkpoint import Progress, save_checkpoint
@@ -24,6 +25,8 @@ from anomaly_tf.training.checkpoint import Progress, save_checkpoint
 # Largest number of epochs after which TensorBoard gets images and histograms; numbers are written
 # after every epoch.
 MAX_PICTURES = 30
+# Longest side of the images for TensorBoard.
+LONGEST = 256
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -82,23 +85,23 @@ class Validation(keras.callbacks.Callback):
         on_improvement: Called with epoch (from 1), metrics and scores whenever the criterion is the
             best so far.
         best: The best value so far, if the training resumes.
+        roi: The regions of the images that count; None: everything.
     """
 
     def __init__(
         self,
-        detector: keras.Model,
+        detector: TrainedDetector,
         images: LabelledImages,
         criterion: str,
         log_dir: Path,
         on_improvement: Callable[[int, dict[str, float], np.ndarray], None],
         best: float = -math.inf,
+        roi: Roi | None = None,
     ) -> None:
         super().__init__()
-        # One scorer, whose graph is used in every epoch.
-        wanted = (name for name in ("score", "probabilities") if name in detector.output)
-        self._score = Scorer(detector, tuple(wanted))
+        self._detector = detector
         self._images = images  # an array, or images on disk that are read each time
-        self._criterion = criterion
+        self._criterion, self._roi = criterion, roi
         self._writer = tf.summary.create_file_writer(str(log_dir))
         self._on_improvement = on_improvement
         self._best = best
@@ -106,7 +109,14 @@ class Validation(keras.callbacks.Callback):
     def measure(self) -> tuple[dict[str, float], np.ndarray]:
         """Metrics of the current weights, by name, and scores `(N,)` of the validation set."""
         labels = self._images.labels
-        outputs = self._score(self._images.images)
+        wanted = tuple(
+            name for name in ("score", "probabilities") if name in self._detector.outputs
+        )
+        inferred = [
+            view.infer(part, wanted)
+            for view, part in views(self._detector, self._images, self._roi)
+        ]
+        outputs = {name: np.concatenate([part[name] for part in inferred]) for name in wanted}
         scores = outputs["score"]
         measures = {"val_normal_score": float(scores[labels == 0].mean())}
         if labels.any():
@@ -181,37 +191,42 @@ class Pictures(keras.callbacks.Callback):
     """Writes originals, reconstructions and maps of the same images to TensorBoard.
 
     Args:
-        groups: Name to uint8 images `(N, H, W, C)`.
+        detector: The detector in training.
+        groups: Name to images; drawn with at most `LONGEST` pixels a side.
         log_dir: TensorBoard folder.
         progress: Stores the scale of the maps.
+        roi: The regions of the images that count; None: everything.
     """
 
-    def __init__(self, groups: dict[str, np.ndarray], log_dir: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        detector: TrainedDetector,
+        groups: dict[str, LabelledImages],
+        log_dir: Path,
+        progress: Progress,
+        roi: Roi | None = None,
+    ) -> None:
         super().__init__()
-        self._groups, self._progress = groups, progress
+        self._detector, self._groups, self._progress = detector, groups, progress
+        self._roi = roi
         self._writer = tf.summary.create_file_writer(str(log_dir))
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Creates the detector for maps, whose graph is used in every epoch."""
-        self._detector = TrainedDetector(self.model.detector, DetectorInfo())
         self._group = "grad_cam"
-        if "error_map" in self._detector.outputs:
-            self._group = "reconstructions" if self._detector.reconstructs else "error_maps"
+        if "error_map" in detector.outputs:
+            self._group = "reconstructions" if detector.reconstructs else "error_maps"
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes one image per group, after at most `MAX_PICTURES` epochs."""
         if not has_pictures(epoch, self.params["epochs"]):
             return
         shown = {
-            name: self._detector.explain_and_reconstruct(images)
+            name: explained(self._detector, images, LONGEST, self._roi)
             for name, images in self._groups.items()
         }
         # All epochs have the scale of the first one, so that they can be compared.
-        largest = max(float(maps.max()) for maps, _ in shown.values())
+        largest = max(float(part.maps.max()) for part in shown.values())
         scale = self._progress.picture_scale = self._progress.picture_scale or largest or 1.0
         with self._writer.as_default(step=epoch):
-            for name, images in self._groups.items():
-                maps, rebuilt = shown[name]
+            for name, (images, maps, rebuilt) in shown.items():
                 rows = [images / 255.0]
                 if rebuilt is not None:
                     rows.append(rebuilt / 255.0)

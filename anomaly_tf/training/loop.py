@@ -145,12 +145,13 @@ def _train(
     if progress.epochs:
         write_history(run.history, progress.history)
     validation = Validation(
-        model.detector,
+        recorder.detector,
         setup.split.validation,
         CRITERIA[config.learns_from],
         run.tensorboard / "validation",
         recorder.save,
         recorder.best,
+        setup.split.roi,
     )
     status, *said = _fit(setup, run, model, recorder, validation, progress, console)
     recorder.finish(status, progress.epochs)
@@ -178,7 +179,7 @@ def _fit(
             epochs=training.epochs,
             steps_per_epoch=setup.n_steps,
             callbacks=[
-                *_callbacks(setup.config, setup.split.validation, run, validation, progress),
+                *_callbacks(setup, run, recorder, validation, progress),
                 Checkpoints(run, progress, recorder.seconds),
                 lines,
             ],
@@ -214,12 +215,13 @@ def _notes(setup: TrainingSetup, progress: Progress) -> Notes:
 
 
 def _callbacks(
-    config: Config,
-    images: LabelledImages,
+    setup: TrainingSetup,
     run: RunDirectory,
+    recorder: Recorder,
     validation: Validation,
     progress: Progress,
 ) -> list[keras.callbacks.Callback]:
+    images = setup.split.validation
     groups = {
         name: _examples(images, label)
         for label, name in enumerate(("normal", "anomaly"))
@@ -228,7 +230,7 @@ def _callbacks(
     log_dir = run.tensorboard / "validation"
     settings = {
         name: value if isinstance(value, (bool, int, float, str)) else str(value)
-        for name, value in flatten(config).items()
+        for name, value in flatten(setup.config).items()
     }
     with tf.summary.create_file_writer(str(run.tensorboard)).as_default():
         hparams.hparams_config(
@@ -243,15 +245,15 @@ def _callbacks(
         StopOnNonFiniteLoss(),
         FinishEpoch(),
         validation,
-        Pictures(groups, log_dir, progress),
+        Pictures(recorder.detector, groups, log_dir, progress, setup.split.roi),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         hparams.KerasCallback(str(run.tensorboard), settings),
     ]
 
 
-def _examples(images: LabelledImages, label: int) -> np.ndarray:
+def _examples(images: LabelledImages, label: int) -> LabelledImages:
     """A few images with a label: one of each class, or several of a single class."""
     numbers = np.flatnonzero(images.labels == label)
     _, one_of_each = np.unique(images.classes[numbers], return_index=True)
     chosen = numbers[one_of_each] if len(one_of_each) > 1 else numbers
-    return images.images[chosen[:PICTURES_PER_GROUP]]
+    return images.take(chosen[:PICTURES_PER_GROUP])

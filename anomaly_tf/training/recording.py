@@ -11,12 +11,14 @@ import numpy as np
 
 from anomaly_tf.approaches.base import Approach
 from anomaly_tf.data.contents import facts_of
+from anomaly_tf.data.roi import facts_of_roi
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.program import command_line
-from anomaly_tf.runs.detector_info import Calibration, DetectorInfo, TrainingFacts
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import uninterrupted
+from anomaly_tf.runs.sections import Calibration, TrainingFacts
 from anomaly_tf.training.callbacks import CRITERIA, LAST_EPOCH
 from anomaly_tf.training.device import Device, describe_cpu
 from anomaly_tf.training.setup import TrainingSetup
@@ -43,12 +45,12 @@ class Recorder:
         self.saved = False
         self.best = -math.inf
         # One detector for the whole training: its weights change, and its graphs are reused.
-        self._detector = TrainedDetector(model.detector, _first_info(setup, run, model, command))
+        self.detector = TrainedDetector(model.detector, _first_info(setup, run, model, command))
 
     @property
     def info(self) -> DetectorInfo | None:
         """Content of `detector.json`; None if no epoch could be kept."""
-        return self._detector.info if self.saved else None
+        return self.detector.info if self.saved else None
 
     def resume(self) -> None:
         """Restores the best epoch of an interrupted training; only a better one replaces it."""
@@ -61,7 +63,7 @@ class Recorder:
         kept = info.training
         self.best = self._value(kept.best_epoch, kept.validation, kept.steps)
         kept.status = "running"
-        self._detector.info, self.saved = info, True
+        self.detector.info, self.saved = info, True
 
     def _value(self, epoch: int, measures: dict[str, float], steps: int | None) -> float:
         """Value of the criterion for a detector; for `LAST_EPOCH`, the length of its training.
@@ -87,7 +89,7 @@ class Recorder:
         optimizers = self._model.optimizers.values()
         steps = max((int(optimizer.iterations) for optimizer in optimizers), default=0)
         if steps and self._value(0, measures, steps) > self.best:
-            self._detector.info.training.steps = steps
+            self.detector.info.training.steps = steps
             self.save(0, measures, scores)
 
     def save(self, epoch: int, measures: dict[str, float], scores: np.ndarray) -> None:
@@ -101,28 +103,30 @@ class Recorder:
         labels = self._setup.split.validation.labels
         normal = np.sort(scores[labels == 0])
         kinds = {"normal": normal, "anomaly": scores[labels == 1]}
-        detector, info = self._detector, self._detector.info
+        detector, info = self.detector, self.detector.info
         with uninterrupted():
             info.training.best_epoch, info.training.validation = epoch, measures
             if epoch:
                 info.training.steps = None
             info.calibration = Calibration(len(normal), normal.tolist())
+            if self._setup.split.roles.seen:
+                info.calibration.anomaly_scores = np.sort(kinds["anomaly"]).tolist() or None
             info.score_statistics = {
                 name: score_statistics(part) for name, part in kinds.items() if len(part)
             }
             self._record_progress(epoch)
             detector.set_threshold(self._setup.config.threshold)
-            unit = self._setup.config.score_map.unit
-            detector.set_heat_scale(self._setup.split.validation.normal, unit)
+            unit, split = self._setup.config.score_map.unit, self._setup.split
+            detector.set_heat_scale(split.validation.normal_part, unit, split.roi)
             detector.write(self._run)
             self.saved = True
 
     def finish(self, status: str, epochs: int) -> None:
         """Records the status of training with the best epoch."""
         if self.saved:
-            self._detector.info.training.status = status
+            self.detector.info.training.status = status
             self._record_progress(epochs)
-            self._detector.save_info(self._run)
+            self.detector.save_info(self._run)
 
     def kept(self) -> str:
         """The weights that the run holds, for a message."""
@@ -132,7 +136,7 @@ class Recorder:
 
     def best_weights(self) -> str:
         """The weights that the run holds and their metric, for a message."""
-        training = self._detector.info.training
+        training = self.detector.info.training
         return f"{describe_epoch(training)} ({describe_choice(training)})"
 
     def seconds(self) -> float:
@@ -142,7 +146,7 @@ class Recorder:
     def _record_progress(self, epochs: int) -> None:
         seconds = self.seconds()
         images = epochs * self._setup.n_images
-        facts = self._detector.info.training
+        facts = self.detector.info.training
         facts.epochs, facts.train_seconds = epochs, round(seconds, 1)
         facts.images_per_second = round(images / seconds, 1)
 
@@ -171,9 +175,12 @@ def _first_info(
         roles=dataclasses.asdict(split.roles),
         seed=config.seed,
         image_shape=list(setup.image_shape),
-        bit_depth=setup.dataset.bit_depth,
+        tiling=config.tiling,
+        bit_depth=setup.dataset.reading.bit_depth,
+        max_pixels=config.max_pixels,
+        roi=facts_of_roi(split.roi, config.roi, split.own_files),
         data=facts_of(split, len(setup.dataset.class_names), setup.dataset.digests),
-        image_score=config.score_map.rule(setup.image_shape),
+        image_score=config.score_map.rule(setup.input_shape),
         training=training,
         versions={
             name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")

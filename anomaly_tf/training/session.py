@@ -5,10 +5,13 @@ Imports TensorFlow only after the data is checked.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from anomaly_tf.choice import describe_choice
-from anomaly_tf.config import Config
+from anomaly_tf.approaches.auto.options import AutoConfig
+from anomaly_tf.choice import choose, describe_choice
+from anomaly_tf.config import Config, Protocol
 from anomaly_tf.data.advice import advice, findings
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.duplicates import copies
@@ -35,6 +38,7 @@ def train_on(
     command: str,
     console: Console,
     resume: bool = False,
+    configured: Callable[[str, Protocol], Config] | None = None,
 ) -> Outcome:
     """Trains on a data set, after reporting how it was read and divided.
 
@@ -45,6 +49,8 @@ def train_on(
         command: The command that repeats the training, recorded with the run.
         console: Output of messages.
         resume: Whether to resume an interrupted training.
+        configured: For `auto`: function from an approach and a protocol to a configuration with the
+            other options of the user.
 
     Raises:
         UserError: If the data is not sufficient for the protocol or the threshold; also as
@@ -57,26 +63,41 @@ def train_on(
             (console.doubt if line.startswith(DOUBT) else console.say)(line)
     for line in copies(dataset):
         console.doubt(line)
+    candidates: tuple[Config, ...] = ()
+    if isinstance(config, AutoConfig):
+        assert configured
+        found = findings(dataset, make_split(replace(config, protocol="one_class"), dataset))
+        choice = choose(found, use_labels=config.protocol == "imbalance")
+        console.say(f"approach: {choice.reason}")
+        candidates = tuple(configured(*candidate) for candidate in choice.candidates)
+        config = candidates[0]
     split = _divided(config, dataset, run, resume)
     for line in split.left_out[len(dataset.left_out) :]:
         console.leave_out(line)
-    require_calibration(config.threshold, int((split.validation.labels == 0).sum()))
+    n_normal, n_anomalies = (int((split.validation.labels == label).sum()) for label in (0, 1))
+    require_calibration(config.threshold, n_normal, n_anomalies if split.roles.seen else 0)
     for line in describe_guess(config, dataset, split.roles):
         (console.doubt if line.startswith(DOUBT) else console.say)(line)
 
     # Imported late: TensorFlow takes seconds, and wrong options should be reported immediately.
     import_tensorflow()
-    from anomaly_tf.training import loop
+    from anomaly_tf.training import comparison, loop
 
     console.say(
         f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
         f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
         f"{len(split.test)} test images"
     )
+    if config.tiling is not None:
+        count = len(config.tiling.places(split.train.images.shape[1:]))
+        console.say(f"tiles: {count} of {config.tile}x{config.tile} pixels in each image")
     if not resume:
         found = findings(dataset, split)
-        for line in (*describe_choice(config, found), *advice(config, found)):
+        choice_lines = () if candidates else describe_choice(config, found)
+        for line in (*choice_lines, *advice(config, found)):
             console.say(line)
+    if len(candidates) > 1:
+        return comparison.train_best(candidates, dataset, run, command, console)
     return loop.train(config, dataset, split, run, command, resume=resume, console=console)
 
 

@@ -22,7 +22,6 @@ from anomaly_tf.config import (
     TrainingConfig,
 )
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.images import UnreadableImage
 from anomaly_tf.data.pipelines import (
     anomaly_clusters,
     balanced_batches,
@@ -32,12 +31,15 @@ from anomaly_tf.data.pipelines import (
     normal_batches,
 )
 from anomaly_tf.data.split import Split
-from anomaly_tf.data.stored import StoredImages, sample
-from anomaly_tf.errors import OptionError
+from anomaly_tf.data.stored import Images, StoredImages, bounded_sample
+from anomaly_tf.data.tiles import require_tiles_fit, tiles_of
+from anomaly_tf.errors import OptionError, UserError
 from anomaly_tf.training.device import Device, select_device
 
 # Pixels of a default batch: 128 images of 64 x 64, 32 of 128 x 128.
 MAX_PIXELS = 2**19
+# Size of the images for `adapt`.
+ADAPT_BYTES = 2**30
 # Largest number of times that an epoch of a small set draws each normal image.
 MAX_DRAWS = 30
 
@@ -76,14 +78,15 @@ class TrainingSetup:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
+        """Height, width and channels of the images."""
         return self.split.train.images.shape[1:]
 
     @property
     def batch_size(self) -> int:
         """Number of images per batch."""
-        given = self.config.training.batch_size
-        return given or default_batch_size(len(self.split.train), self.image_shape)
+        size = self.config.training.batch_size
+        assert size  # set by `resolve`
+        return size
 
     @property
     def n_steps(self) -> int:
@@ -91,18 +94,24 @@ class TrainingSetup:
         training = self.config.training
         if isinstance(training, TrainingConfig):
             return training.steps_per_epoch
-        return math.ceil(self._n_normal / self.batch_size)
+        return math.ceil(len(self.normal) / self.batch_size)
 
     @property
     def n_images(self) -> int:
         """Number of images per epoch that are trained on."""
         if isinstance(self.config.training, TrainingConfig):
             return self.n_steps * self.batch_size
-        return self._n_normal
+        return len(self.normal)
 
     @property
-    def _n_normal(self) -> int:
-        return int((self.split.train.labels == 0).sum())
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the model takes: of an image, or of a tile."""
+        return _input_shape(self.config, self.split)
+
+    @property
+    def normal(self) -> Images:
+        """Normal training images, uint8 `(N, H, W, C)`, or their tiles."""
+        return tiles_of(self.split.train.normal, self.config.tiling)
 
     def build(self) -> Approach:
         """Builds an untrained model from the configuration's seed.
@@ -119,11 +128,12 @@ class TrainingSetup:
         keras.config.set_dtype_policy(config.training.precision)
         classes = len(self.dataset.class_names)
         try:
-            model = build_model(config, self.image_shape, classes, self.device.jit_compile)
+            model = build_model(config, self.input_shape, classes, self.device.jit_compile)
         finally:
             keras.config.set_dtype_policy(before)
         if model.adapts_to:
-            model.adapt(sample(self.split.train.normal, model.adapts_to, config.seed)[:])
+            chosen = bounded_sample(self.normal, model.adapts_to, config.seed, ADAPT_BYTES)
+            model.adapt(chosen[:])
         return model
 
     def batches(self, first_step: int = 0) -> tf.data.Dataset:
@@ -132,11 +142,11 @@ class TrainingSetup:
         length = self.batch_size, config.training.epochs * self.n_steps - first_step
         order = config.seed, first_step
         if not isinstance(sampling, SamplingConfig):
-            batches = each_once(train.normal, self.batch_size, first_step)
+            batches = each_once(self.normal, self.batch_size, first_step)
         elif config.learns_from == "classes":
             batches = classified_batches(train.images, train.classes, *length, sampling, *order)
         elif not isinstance(sampling, BalancedSamplingConfig):
-            batches = normal_batches(train.normal, *length, sampling, *order)
+            batches = normal_batches(self.normal, *length, sampling, *order)
         elif config.protocol == "corruption":
             batches = corrupted_batches(train.normal, config.corruption, *length, sampling, *order)
         else:
@@ -145,14 +155,14 @@ class TrainingSetup:
             batches = balanced_batches(train.normal, anomalies, clusters, *length, sampling, *order)
         if self.device.is_gpu:
             return batches.apply(tf.data.experimental.prefetch_to_device(self.device.name))
-        if isinstance(train.images, StoredImages):
+        if isinstance(self.normal, StoredImages):
             return batches
         # One thread prepares a batch in a fraction of a step; more would slow the step down.
         options = tf.data.Options()
         options.threading.private_threadpool_size = 1
         return batches.with_options(options)
 
-    def unreadable(self) -> UnreadableImage | None:
+    def unreadable(self) -> UserError | None:
         """The error of a training image that could not be read; None if there is none."""
         images = self.split.train.images
         return images.unreadable if isinstance(images, StoredImages) else None
@@ -172,15 +182,20 @@ def resolve(config: Config, split: Split) -> Config:
     if config.protocol not in ALL_CLASSES_NORMAL:
         names = tuple(split.class_names[number] for number in split.roles.normal)
     image_shape = split.train.images.shape[1:]
-    batch_size = config.training.batch_size or default_batch_size(len(split.train), image_shape)
+    require_tiles_fit(config.tiling, *image_shape[:2])
+    input_shape, each = _input_shape(config, split), 1
+    if config.tiling is not None:
+        each = len(config.tiling.places(image_shape))
+    batch_size = config.training.batch_size
+    batch_size = batch_size or default_batch_size(each * len(split.train), input_shape)
     training: dict[str, Any] = {"batch_size": batch_size}
-    normal = int((split.train.labels == 0).sum())
+    normal = each * int((split.train.labels == 0).sum())
     if isinstance(config.training, TrainingConfig):
         share = 0.5 if config.learns_from == "normal and anomalous images" else 1.0
         most = math.ceil(MAX_DRAWS * normal / (share * batch_size))
         training["steps_per_epoch"] = min(config.training.steps_per_epoch, most)
     try:
-        networks = config.networks.for_image(image_shape)  # type: ignore[attr-defined]
+        networks = config.networks.for_image(input_shape)  # type: ignore[attr-defined]
     except OptionError as error:  # more layers than pixels to halve
         raise error.as_user_error() from error
     changes: dict[str, Any] = {
@@ -189,8 +204,13 @@ def resolve(config: Config, split: Split) -> Config:
         "networks": networks,
     }
     if isinstance(config, OnePassConfig):
-        config.require_images(normal, image_shape)
+        config.require_images(normal, input_shape)
     return dataclasses.replace(config.for_protocol(), **changes)
+
+
+def _input_shape(config: Config, split: Split) -> tuple[int, int, int]:
+    height, width, channels = split.train.images.shape[1:]
+    return (config.tile or height, config.tile or width, channels)
 
 
 def _is_open(config: Config, split: Split) -> bool:
@@ -203,8 +223,8 @@ def default_batch_size(images: int, image_shape: tuple[int, ...]) -> int:
     """The default batch size: 128, or fewer with at most `MAX_PIXELS`; an even number.
 
     Args:
-        images: Number of training images, which is an upper limit.
-        image_shape: Height, width, channels.
+        images: Number of training images or tiles, which is an upper limit.
+        image_shape: Their height, width, channels.
     """
     fitting = max(MAX_PIXELS // (image_shape[0] * image_shape[1]), 16)
     return max(2, min(128, fitting, images) // 2 * 2)

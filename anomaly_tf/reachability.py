@@ -6,16 +6,18 @@ import threading
 import urllib.request
 from urllib.parse import urlsplit
 
-from anomaly_tf.data.dataset import SourceUnavailable
-
 GIVE_UP_SECONDS = 8.0
+
+
+class Unreachable(Exception):
+    """A host cannot be reached, for the reason in the message."""
 
 
 def probe(url: str) -> None:
     """Requests the headers of a file, for at most `GIVE_UP_SECONDS`.
 
     Raises:
-        SourceUnavailable: If its host does not answer in time, or does not serve the file.
+        Unreachable: If its host does not answer in time, or does not serve the file.
     """
     answer: list[Exception | None] = []
 
@@ -34,4 +36,4 @@ def probe(url: str) -> None:
     asking.join(GIVE_UP_SECONDS)
     problem = answer[0] if answer else f"no answer within {GIVE_UP_SECONDS:g} s"
     if problem is not None:
-        raise SourceUnavailable(f"{urlsplit(url).netloc} cannot be reached: {problem}")
+        raise Unreachable(f"{urlsplit(url).netloc} cannot be reached: {problem}")

@@ -1,0 +1,195 @@
+"""PaDiM, approach `padim`: a Gaussian of patch features for each position.
+
+T. Defard, A. Setkov, A. Loesch, R. Audigier: PaDiM: a Patch Distribution Modeling Framework for
+Anomaly Detection and Localization, ICPR workshops 2021. A pretrained network describes each patch
+of an image by a vector, of which some channels, drawn at random, are kept. For each position, the
+vectors of normal images have a Gaussian distribution; the error of a patch is its Mahalanobis
+distance. The images must show the same thing at the same position.
+
+Unlike in the paper, normal images may be of several kinds, such as two materials in one folder:
+k-means of the images' mean features finds them, and each has its own Gaussians, whose covariances
+are shrunk towards the covariance within all kinds, because a kind may have few images. An image
+belongs to the kind with the smallest mean distance.
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+from sklearn.cluster import KMeans
+
+from anomaly_tf.approaches.base import Approach
+from anomaly_tf.approaches.padim.options import PadimConfig, PadimNetworks
+from anomaly_tf.networks.features import (
+    FEATURE_LENGTH,
+    RIDGE,
+    build_features,
+    distance_detector,
+    mean_length,
+)
+
+# Smallest mean number of images of a kind.
+MIN_IMAGES_PER_KIND = 25
+# Largest number of images, and of their bytes, for the means of the channels and the kinds.
+MAX_IMAGES, MAX_BYTES = 1000, 200 * 10**6
+# A distance beyond all others.
+FAR = 1e6
+
+
+def build_distances(grid: tuple[int, int], dimensions: int, kinds: int) -> keras.Model:
+    """A model from the kept channels to the distances from the nearest kind of normal images.
+
+    The Mahalanobis distance of x is the length of (x - mean) W, where W W^T is the inverse of the
+    covariance.
+
+    Args:
+        grid: Height and width of the features.
+        dimensions: Number of channels.
+        kinds: Number of kinds.
+
+    Returns:
+        A model from float32 `(N, h, w, D)` to float32 `(N, h, w)`, at least 0, with the layer
+        `gaussians`, whose weights are the matrices `(h w, D, kinds, D)` and biases.
+    """
+    vectors = keras.Input((*grid, dimensions), name="vectors")
+    places = grid[0] * grid[1]
+    x = layers.Reshape((places, dimensions), dtype="float32")(vectors)
+    gaussians = layers.EinsumDense(
+        "npd,pdke->npke",
+        output_shape=(places, kinds, dimensions),
+        bias_axes="pke",
+        dtype="float32",
+        name="gaussians",
+    )
+    distances = ops.sqrt(ops.sum(ops.square(gaussians(x)), axis=-1))  # (N, places, kinds)
+    typical = ops.mean(distances, axis=1, keepdims=True)
+    nearest = ops.min(typical, axis=-1, keepdims=True)
+    chosen = ops.min(ops.where(nearest < typical, FAR, distances), axis=-1)
+    return keras.Model(vectors, layers.Reshape(grid, dtype="float32")(chosen), name="distances")
+
+
+class Padim(Approach):
+    """Means and covariances of normal patches.
+
+    `fit` takes normal images, float32 `(N, H, W, C)` in [-1, 1]; `adapt` must be called before.
+
+    Args:
+        image_shape: Height, width, channels.
+        networks: The pretrained network and the sizes of the Gaussians.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], networks: PadimNetworks) -> None:
+        super().__init__("padim", (FEATURE_LENGTH,))
+        self.adapts_to = min(MAX_IMAGES, max(1, MAX_BYTES // math.prod(image_shape)))
+        features = build_features(image_shape, networks)
+        height, width, channels = features.output_shape[1:]
+        size = min(networks.dimensions, channels)
+        # Each of its outputs is one channel of the features on a scale that `adapt` sets.
+        kept = layers.Conv2D(size, 1, dtype="float32", name="channels")
+        image = keras.Input(image_shape, name="image")
+        self.vectors = keras.Model(image, kept(features(image)), name="vectors")
+        chosen = np.sort(np.random.permutation(channels)[:size])
+        kept.set_weights([np.eye(channels)[None, None, :, chosen], np.zeros(size)])
+        self.distances = build_distances((height, width), size, networks.kinds)
+        self.detector = distance_detector(self.vectors, self.distances, PadimConfig.score_map)
+
+        def variable(name: str, *shape: int, initializer: str = "zeros") -> keras.Variable:
+            return self.add_weight(shape, initializer, trainable=False, name=name)
+
+        kinds, places = networks.kinds, height * width
+        self.centres = variable("centres", kinds, size)  # of the mean vectors of images
+        self.spread = variable("spread", size, initializer="ones")
+        self.counts = variable("counts", kinds)
+        self.means = variable("means", kinds, places, size)
+        self.scatters = variable("scatters", kinds, places, size, size)  # sums of (x - m)(x - m)^T
+
+    def adapt(self, images: np.ndarray) -> None:
+        """Scales the channels, and finds the kinds of normal images.
+
+        Args:
+            images: At most `adapts_to` normal training images, uint8 `(N, H, W, C)`.
+        """
+        channels = self.vectors.get_layer("channels")
+        kernel, _ = channels.get_weights()
+        means, squares = [], []
+        for start in range(0, len(images), 32):
+            batch = images[start : start + 32] / np.float32(127.5) - 1
+            vectors = np.array(self.vectors(batch, training=False))
+            means.append(vectors.mean(axis=(1, 2)))
+            squares.append(np.square(vectors).mean(axis=(1, 2)))
+        of_images = np.concatenate(means)
+        mean = of_images.mean(axis=0)
+        variance = np.concatenate(squares).mean(axis=0) - mean**2
+        scale = 1 / np.sqrt(np.maximum(variance, 1e-6))
+        channels.set_weights([kernel * scale, -mean * scale])
+        of_images = (of_images - mean) * scale
+        spread = np.maximum(of_images.std(axis=0), 1e-3)
+        count = max(1, min(self.centres.shape[0], len(images) // MIN_IMAGES_PER_KIND))
+        centres = np.full(self.centres.shape, FAR)  # of no kind, which no image is near
+        found = KMeans(count, n_init=5, random_state=0).fit(of_images / spread)
+        centres[:count] = found.cluster_centers_
+        self.centres.assign(centres)
+        self.spread.assign(spread)
+
+    def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Adds the vectors of a batch to the means and scatters of their kinds.
+
+        T. Chan, G. Golub, R. LeVeque: Updating Formulae and a Pairwise Algorithm for Computing
+        Sample Variances, COMPSTAT 1982.
+        """
+        vectors = self.vectors(data, training=False)
+        places, size = self.means.shape[1:]
+        vectors = tf.reshape(vectors, [-1, places, size])
+        images = tf.reduce_mean(vectors, axis=1) / self.spread.value
+        away = tf.reduce_sum((images[:, tf.newaxis] - self.centres.value) ** 2, axis=-1)
+        belongs = tf.one_hot(tf.argmin(away, axis=1), self.centres.shape[0])
+        counts, means, scatters = [], [], []
+        for kind in range(self.centres.shape[0]):
+            weights = belongs[:, kind, tf.newaxis, tf.newaxis]
+            before, added = self.counts.value[kind], tf.reduce_sum(weights)
+            after = tf.maximum(before + added, 1.0)
+            mean = tf.reduce_sum(weights * vectors, axis=0) / tf.maximum(added, 1.0)
+            centred = tf.transpose(weights * (vectors - mean), [1, 2, 0])
+            shift = mean - self.means.value[kind]
+            moved = shift[:, :, tf.newaxis] * shift[:, tf.newaxis] * before * added / after
+            counts.append(before + added)
+            means.append(self.means.value[kind] + shift * added / after)
+            scatters.append(
+                self.scatters.value[kind] + tf.matmul(centred, centred, transpose_b=True) + moved
+            )
+        self.counts.assign(tf.stack(counts))
+        self.means.assign(tf.stack(means))
+        self.scatters.assign(tf.stack(scatters))
+        return self.track({FEATURE_LENGTH: mean_length(vectors)})
+
+    def finish_epoch(self) -> None:
+        """Sets the detector's weights from the means and scatters."""
+        counts, means = np.array(self.counts), np.array(self.means)
+        scatters = np.array(self.scatters)
+        places, size = means.shape[1:]
+        within = scatters.sum(axis=0) / counts.sum()
+        matrices = np.zeros((places, size, len(counts), size), np.float32)
+        biases = np.zeros((places, len(counts), size), np.float32)
+        for kind, count in enumerate(counts):
+            own = kind if count else int(counts.argmax())  # a kind without images repeats another
+            share = size / (size + counts[own])
+            covariance = (1 - share) * scatters[own] / counts[own] + share * within
+            ridge = RIDGE * np.trace(covariance, axis1=1, axis2=2) / size
+            covariance += np.maximum(ridge, 1e-4)[:, np.newaxis, np.newaxis] * np.eye(size)
+            root = np.linalg.inv(np.linalg.cholesky(covariance)).transpose(0, 2, 1)
+            matrices[:, :, kind] = root
+            biases[:, kind] = -np.einsum("pd,pde->pe", means[own], root)
+        self.distances.get_layer("gaussians").set_weights([matrices, biases])
+
+
+def build(
+    config: PadimConfig, image_shape: tuple[int, int, int], class_count: int, jit_compile: bool
+) -> Padim:
+    """A compiled model without optimizers."""
+    model = Padim(image_shape, config.networks)
+    model.compile({}, jit_compile)
+    return model

@@ -1,0 +1,1 @@
+"""PatchCore: distance of patch features to a memory bank of normal ones."""

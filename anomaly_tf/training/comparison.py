@@ -1,0 +1,65 @@
+"""Trains several approaches on the same data and keeps the best, for `--approach auto`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+
+from anomaly_tf.config import Config
+from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.protocols import make_split
+from anomaly_tf.runs.directory import RunDirectory
+from anomaly_tf.runs.files import OwnedFolder
+from anomaly_tf.training import loop
+from anomaly_tf.training.console import Console
+
+
+def train_best(
+    candidates: Sequence[Config],
+    dataset: ImageDataset,
+    run: RunDirectory,
+    command: str,
+    console: Console,
+) -> loop.Outcome:
+    """Trains each candidate, and keeps the run with the largest AUROC on its validation images.
+
+    Args:
+        candidates: Configurations under a protocol whose validation set has anomalies.
+        dataset: The data set.
+        run: The folder of the run to keep, new or empty.
+        command: The command that repeats the training, recorded with the run.
+        console: Output of messages.
+
+    Returns:
+        How the training of the best one ended; the first that did not complete ends the comparison,
+        and its run is kept.
+
+    Raises:
+        UserError: As `loop.train`.
+    """
+    folder = OwnedFolder()
+    outcomes, aurocs = {}, {}
+    for config in candidates:
+        console.say(f"candidate: {config.approach}")
+        trial = RunDirectory(folder.path / config.approach)
+        split = make_split(config, dataset)
+        outcome = loop.train(config, dataset, split, trial, command, console=console)
+        outcomes[config.approach] = outcome
+        if outcome.status != "completed" or outcome.info is None:
+            aurocs = {config.approach: 0.0}
+            break
+        aurocs[config.approach] = outcome.info.training.validation["val_auroc"]
+    best = max(aurocs, key=lambda name: aurocs[name])
+    if outcomes[best].status == "completed":
+        found = ", ".join(f"{name} {value:.4f}" for name, value in aurocs.items())
+        console.say(f"approach: {best} has the largest validation AUROC ({found})")
+    if (folder.path / best).is_dir():
+        if run.path.is_dir():
+            run.path.rmdir()  # it is empty
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder.path / best, run.path)
+    outcome, moved = outcomes[best], (str(folder.path / best), str(run.path))
+    return dataclasses.replace(
+        outcome, message=outcome.message.replace(*moved), remedy=outcome.remedy.replace(*moved)
+    )

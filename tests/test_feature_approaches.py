@@ -1,0 +1,248 @@
+"""Approaches on pretrained features, `patchcore` and `padim`: statistics and distances by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import assert_one_line, run_script
+
+from anomaly_tf import Detector
+from anomaly_tf.approaches.padim.model import Padim, build_distances
+from anomaly_tf.approaches.padim.options import PadimConfig, PadimNetworks
+from anomaly_tf.approaches.patch_core.model import PatchCore, greedy_coreset
+from anomaly_tf.approaches.patch_core.options import PatchCoreConfig, PatchCoreNetworks
+from anomaly_tf.config import HoldOutConfig
+from anomaly_tf.detection.threshold import labelled_threshold
+from anomaly_tf.errors import UserError
+from anomaly_tf.networks.features import RIDGE, build_features, whitening
+from anomaly_tf.networks.sizes import FeatureNetworks
+
+SHAPE = (32, 48, 1)
+SMALL = {"enlarge_to": 32, "strides": (8, 16), "grid": 8}
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The channels of padim and the patches of patchcore are drawn at random."""
+    keras.utils.set_random_seed(0)
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *SHAPE), np.uint8)
+
+
+def scaled(images: np.ndarray) -> tf.Tensor:
+    return tf.constant(images / np.float32(127.5) - 1)
+
+
+def learnt(model: keras.Model, images: np.ndarray, batch: int = 7) -> keras.Model:
+    """The model after one pass, in batches of which the last is smaller."""
+    if model.adapts_to:
+        model.adapt(images[: model.adapts_to])
+    for start in range(0, len(images), batch):
+        model.train_step(scaled(images[start : start + batch]))
+    model.finish_epoch()
+    return model
+
+
+def distances(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """What the detector computes before it resizes and smooths."""
+    vectors = getattr(model, "vectors", None) or model.features
+    return np.array(model.distances(vectors(scaled(images))))
+
+
+def test_features_are_those_of_both_stages_on_the_finer_grid():
+    networks = FeatureNetworks(**SMALL)
+    both = np.array(build_features(SHAPE, networks)(scaled(noise(2))))
+    assert both.shape == (2, 4, 6, 40 + 112)
+    fine = FeatureNetworks(**SMALL | {"strides": (8,)})
+    np.testing.assert_allclose(
+        both[..., :40], build_features(SHAPE, fine)(scaled(noise(2))), rtol=1e-5, atol=1e-5
+    )
+    assert networks.n_patches(SHAPE) == 4 * 6
+
+
+def test_smaller_images_are_enlarged():
+    networks = FeatureNetworks(enlarge_to=64)
+    assert networks.input_size((28, 42, 1)) == (64, 96)
+    assert networks.input_size((10, 8, 1)) == (40, 32)
+    assert networks.input_size((100, 70, 3)) == (100, 70)
+    assert build_features((28, 28, 1), networks).output_shape[1:3] == (8, 8)
+
+
+def test_whitened_vectors_have_a_covariance_of_one_but_for_the_ridge():
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(5000, 3)) @ [[3, 0, 0], [1, 2, 0], [0, 0, 1]] + 5).astype("f4")
+    mean, matrix = whitening(vectors)
+    found = np.linalg.eigvalsh(np.cov(((vectors - mean) @ matrix).T, bias=True))
+    values = np.linalg.eigvalsh(np.cov(vectors.T, bias=True))
+    np.testing.assert_allclose(
+        np.sort(found), np.sort(values / (values + RIDGE * values.mean())), rtol=1e-3
+    )
+
+
+def test_the_coreset_takes_the_farthest_each_time():
+    vectors = np.array([[0.0], [1.0], [10.0], [6.0], [10.0]], np.float32)
+    assert greedy_coreset(vectors, 3, first=0).tolist() == [0, 2, 3]
+    assert sorted(greedy_coreset(vectors, 5, first=0)) == [0, 1, 2, 3, 4]
+
+
+def test_patchcore_gives_the_distance_to_the_nearest_of_the_bank():
+    model = learnt(PatchCore(SHAPE, PatchCoreNetworks(bank_size=20, **SMALL)), noise(10))
+    patches = np.array(model.features(scaled(noise(10)))).reshape(-1, 152)
+    mean, matrix = whitening(patches)  # all patches fit into the sample
+    white = (patches - mean) @ matrix
+    kernel, squares = model.distances.get_layer("bank").get_weights()
+    bank = kernel[0, 0].T / -2
+    np.testing.assert_allclose(squares, (bank**2).sum(axis=1), rtol=1e-5)
+    # Every vector of the bank is one of the patches.
+    nearest = np.linalg.norm(bank[:, None] - white, axis=-1).min(axis=1)
+    assert nearest.max() < 1e-2
+    new = (np.array(model.features(scaled(noise(3, 1)))).reshape(-1, 152) - mean) @ matrix
+    expected = np.linalg.norm(new[:, None] - bank, axis=-1).min(axis=1)
+    np.testing.assert_allclose(distances(model, noise(3, 1)).ravel(), expected, rtol=1e-3)
+
+
+def test_the_sample_holds_every_patch_once_or_a_uniform_part_of_them():
+    images = noise(30)
+    model = PatchCore(SHAPE, PatchCoreNetworks(bank_size=1, candidates=1000, **SMALL))
+    learnt(model, images)
+    patches = np.array(model.features(scaled(images))).reshape(-1, 152)
+    sample = np.array(model.sample)[np.array(model.keys) > 0]
+    assert len(sample) == len(patches) == 720
+    np.testing.assert_allclose(np.sort(sample[:, 0]), np.sort(patches[:, 0]), atol=1e-4)
+    model = PatchCore(SHAPE, PatchCoreNetworks(bank_size=1, candidates=200, **SMALL))
+    learnt(model, images)
+    sample = np.array(model.sample)
+    numbers = np.linalg.norm(sample[:, None] - patches, axis=-1).argmin(axis=1)
+    assert len(set(numbers)) == 200
+    # Uniform: as many of the first half of the images as of the second, within four deviations.
+    assert abs(np.mean(numbers < 360) - 0.5) < 4 * 0.5 / np.sqrt(200)
+
+
+def test_a_bank_larger_than_the_patches_repeats_them_or_is_refused():
+    few = learnt(PatchCore(SHAPE, PatchCoreNetworks(**SMALL)), noise(2))
+    assert np.isfinite(few.detector(noise(2))["score"]).all()
+    config = PatchCoreConfig(networks=PatchCoreNetworks(bank_size=100, **SMALL))
+    config.require_images(5, SHAPE)
+    with pytest.raises(UserError, match=r"100 patches needs 5 .* there are 4; .*bank-size to 96"):
+        config.require_images(4, SHAPE)
+
+
+def two_kinds(count: int) -> np.ndarray:
+    """Dark noise, and bright noise of less contrast."""
+    images = noise(2 * count, 3) // 2
+    images[count:] = 200 + images[count:] // 4
+    return images
+
+
+def test_padim_gives_the_mahalanobis_distance_at_each_position():
+    images = noise(60)
+    model = learnt(Padim(SHAPE, PadimNetworks(dimensions=6, kinds=1, **SMALL)), images)
+    vectors = np.array(model.vectors(scaled(images)), np.float64).reshape(60, 24, 6)
+    np.testing.assert_allclose(vectors.mean(axis=(0, 1)), 0, atol=1e-2)  # on the scale of `adapt`
+    np.testing.assert_allclose(vectors.std(axis=(0, 1)), 1, atol=1e-2)
+    new = np.array(model.vectors(scaled(noise(3, 1))), np.float64).reshape(3, 24, 6)
+    expected = np.empty((3, 24))
+    for place in range(24):
+        covariance = np.cov(vectors[:, place].T, bias=True)
+        covariance += RIDGE * np.trace(covariance) / 6 * np.eye(6)
+        away = new[:, place] - vectors[:, place].mean(axis=0)
+        squared = np.einsum("nd,de,ne->n", away, np.linalg.inv(covariance), away)
+        expected[:, place] = np.sqrt(squared)
+    np.testing.assert_allclose(distances(model, noise(3, 1)).reshape(3, 24), expected, rtol=1e-3)
+
+
+def test_padim_keeps_kinds_of_normal_images_apart():
+    images = two_kinds(40)
+    model = learnt(Padim(SHAPE, PadimNetworks(dimensions=40, kinds=2, **SMALL)), images)
+    assert sorted(np.array(model.counts)) == [40, 40]
+    mixed = learnt(Padim(SHAPE, PadimNetworks(dimensions=40, kinds=1, **SMALL)), images)
+    between = (images[:1] // 2 + images[40:41] // 2).astype(np.uint8)
+    scores = [
+        np.array(one.detector(np.concatenate([images[:1], between]))["score"])
+        for one in (model, mixed)
+    ]
+    # What lies between two kinds stands out more than for one Gaussian around both of them.
+    apart, together = (anomaly / normal for normal, anomaly in scores)
+    assert apart > 1.5 * together > 1.5
+
+
+def test_few_images_are_not_divided_into_kinds():
+    model = learnt(Padim(SHAPE, PadimNetworks(dimensions=6, kinds=3, **SMALL)), noise(20))
+    assert np.array(model.counts).tolist() == [20, 0, 0]
+    assert np.isfinite(model.detector(noise(2))["score"]).all()
+
+
+def test_an_image_belongs_to_the_kind_with_the_smallest_mean_distance():
+    model = build_distances((1, 2), dimensions=1, kinds=2)
+    # At both positions: distances |x| of one kind, |x - 4| of the other.
+    biases = np.array([[[0.0], [-4.0]]] * 2)
+    model.get_layer("gaussians").set_weights([np.ones((2, 1, 2, 1)), biases])
+    found = model(np.array([[[[0.0], [3.0]]], [[[4.0], [3.0]]]], np.float32))
+    np.testing.assert_allclose(found, [[[0, 3]], [[0, 1]]])
+
+
+@pytest.mark.parametrize("networks", [PadimNetworks, PatchCoreNetworks])
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("backbone", "resnet9000", "must be one of efficientnet_lite0"),
+        ("strides", (16, 8), "must be some of 2, 4, 8, 16, 32, rising"),
+        ("strides", (), "must be some of"),
+        ("enlarge_to", 4, "at least 8"),
+    ],
+)
+def test_wrong_networks_are_refused(networks, option, value, words):
+    with pytest.raises(ValueError, match=words):
+        networks(**{option: value})
+
+
+def test_images_are_used_as_they_are():
+    """Options of augmentation and of gradient steps would have no effect."""
+    assert PadimConfig().sampling == HoldOutConfig()
+    assert not hasattr(PadimConfig().training, "learning_rate")
+
+
+@pytest.mark.parametrize("quantize", ["int8", "dynamic"])
+def test_quantized_features_are_refused_before_work(quantize, evaluated, tmp_path):
+    run = evaluated("patchcore", "one_class").run
+    output = Path(tmp_path / "out")
+    options = ["--format", "tflite", "--quantize", quantize, "--output", output]
+    done = run_script("export.py", "--run-dir", run, *options)
+    assert_one_line(done, f"cannot be exported with quantize {quantize}", "use float16")
+    assert not output.exists()
+
+
+def test_labelled_anomalies_choose_the_threshold_and_no_weight(evaluated, tmp_path):
+    """Under `imbalance` all labelled anomalies are for validation, and the bank stays as it is."""
+    plain = evaluated("patchcore", "one_class")
+    labelled = evaluated("patchcore", "imbalance", "--threshold.method", "labelled")
+    models = [keras.models.load_model(done.run / "model.keras") for done in (plain, labelled)]
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+    info = Detector.load(labelled.run).info
+    stored = info.calibration
+    assert labelled.metrics["threshold_method"] == "labelled"
+    assert len(stored.anomaly_scores) == info.training.n_validation - stored.size > stored.size
+    assert info.threshold.value == labelled_threshold(stored)
+    assert labelled.metrics["auroc"] == pytest.approx(plain.metrics["auroc"])
+
+    exported = tmp_path / "file.tflite"
+    Detector.load(labelled.run).export(exported)
+    assert Detector.load(exported).threshold == pytest.approx(info.threshold.value, rel=1e-3)
+    copy = Path(shutil.copytree(labelled.run, tmp_path / "copy"))
+    done = run_script("evaluate.py", "--run-dir", copy, "--threshold.percentile", 95)
+    assert done.returncode == 0, done.stderr
+    done = run_script("evaluate.py", "--run-dir", copy, "--threshold.method", "labelled")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((copy / "metrics.json").read_text())["threshold"] == info.threshold.value
+    copy = Path(shutil.copytree(plain.run, tmp_path / "plain"))
+    done = run_script("evaluate.py", "--run-dir", copy, "--threshold.method", "labelled")
+    assert_one_line(done, "needs labelled anomalies", "imbalance")
