@@ -45,6 +45,7 @@ APPROACHES = {
     "contrastive": "contrastive",
     "gan": "gan",
     "ganomaly": "ganomaly",
+    "nsa": "nsa",
     "padim": "padim",
     "patchcore": "patch_core",
     "supervised": "supervised",

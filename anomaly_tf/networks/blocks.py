@@ -54,10 +54,17 @@ def image_to_features(image: KerasTensor, filters: int) -> KerasTensor:
 def features_to_image(x: KerasTensor, channels: int, size: tuple[int, int]) -> KerasTensor:
     """Last layer of a decoder: doubles height and width, cropped to `size`; float32 in [-1, 1].
 
-    Sub-pixel convolution (Shi et al. 2016) and tanh, for the reason given in `image_to_features`.
+    `features_to_pixels` and tanh.
     """
-    x = depth_to_space(layers.Conv2D(4 * channels, 3, padding="same")(x))
-    return layers.Activation("tanh", dtype="float32")(_crop(x, size))
+    return layers.Activation("tanh", dtype="float32")(features_to_pixels(x, channels, size))
+
+
+def features_to_pixels(x: KerasTensor, channels: int, size: tuple[int, int]) -> KerasTensor:
+    """Doubles height and width, cropped to `size`, with any number of output channels.
+
+    Sub-pixel convolution (Shi et al. 2016), for the reason given in `image_to_features`.
+    """
+    return _crop(depth_to_space(layers.Conv2D(4 * channels, 3, padding="same")(x)), size)
 
 
 def downsample(x: KerasTensor, filters: int) -> KerasTensor:

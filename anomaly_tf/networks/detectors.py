@@ -17,18 +17,23 @@ def image_input(image_shape: tuple[int, int, int]) -> tuple[KerasTensor, KerasTe
     return image, layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(image)
 
 
-def smoothed(error_map: KerasTensor, score_map: ScoreMap) -> KerasTensor:
+def smoothed(error_map: KerasTensor, score_map: ScoreMap, share: float = 1.0) -> KerasTensor:
     """Smooths the error map `(N, H, W)` of images that are scored by region.
 
     The map of images that are scored as a whole is unchanged. The filter is two means over a square
     window of a twelfth of the shorter side, which together approximate the Gaussian filter of PaDiM
     (T. Defard et al. 2021). The map is padded with zeros: a mean over the fewer pixels at the
     border would have a larger variance, and so would the maximum of the map.
+
+    Args:
+        error_map: The map.
+        score_map: How the score is computed from the map.
+        share: Factor on the window, for maps with less noise than a reconstruction's errors.
     """
     height, width = error_map.shape[1:]
     if score_map.scores_whole((height, width)):
         return error_map
-    window = smoothing_window(min(height, width))
+    window = smoothing_window(round(share * min(height, width)))
     # A mean over a square is a mean over rows followed by one over columns.
     x = _two_means(error_map, window)
     turned = layers.Permute((2, 1), dtype="float32")
@@ -103,7 +108,11 @@ def reconstruction_detector(
 
 def surprise(logits: KerasTensor) -> KerasTensor:
     """-log of the probability of normal, `(N,)`, at least 0, from logits `(N, 1)` of anomaly."""
-    evidence = logits[:, 0]
+    return softplus(logits[:, 0])
+
+
+def softplus(evidence: KerasTensor) -> KerasTensor:
+    """log(1 + exp(x)), at least 0: -log of the probability of normal, from the logit of anomaly."""
     # log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)); where exp is so small that float32 would
     # round it away in the sum, the first two terms of the series are used.
     rest = ops.exp(-ops.abs(evidence))

@@ -9,7 +9,9 @@ Gaussian decoder of standard deviation s the bound, up to constants, is
 The anomaly score is the sum of the same two terms per pixel, each modified to separate better. The
 error of each pixel is standardised by its mean and variance v on normal images,
 (error - mean)^2 / (2 (v + s^2)), so that a bright pixel where normal images are always black counts
-more than one at a blurred edge. The KL term is reduced to |mean of q(z|x)|^2 / 2, the divergence
+more than one at a blurred edge. These are statistics of the detector's own reconstructions, from
+the averaged weights and the mean latent: the errors of sampled reconstructions in training are
+several times as large. The KL term is reduced to |mean of q(z|x)|^2 / 2, the divergence
 from the prior of a Gaussian with that mean and variance 1, times a weight: including the encoder's
 variance separates normal images from anomalies worse than leaving it out. Nothing is sampled, so
 the score is deterministic. For large images, which are scored by region, the score is the largest
@@ -29,6 +31,7 @@ from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
 from anomaly_tf.networks import losses
 from anomaly_tf.networks.blocks import build_decoder, encoder_maps
 from anomaly_tf.networks.detectors import image_input, map_score, smoothed
+from anomaly_tf.networks.fused import follow
 from anomaly_tf.networks.sizes import ConvolutionalNetworks
 
 
@@ -56,11 +59,10 @@ def build_network(
     image = keras.Input(image_shape, name="image")
     mean, _ = build_encoder(image_shape, networks)(image)
     reconstruction = build_decoder(image_shape, networks)([mean])
-    # On a scale from black 0 to white 1. BatchNorm with the pixels as channels keeps their running
-    # means and variances; it has no trainable weights.
+    # On a scale from black 0 to white 1. BatchNorm with the pixels as channels holds the means and
+    # variances of their errors; it has no trainable weights.
     error = layers.Flatten(dtype="float32")(ops.cast(image - reconstruction, "float32") / 2)
     standardised = layers.BatchNormalization(
-        momentum=0.99,
         epsilon=noise**2,
         center=False,
         scale=False,
@@ -115,10 +117,25 @@ class Vae(Approach):
                 "kl": tf.reduce_mean(losses.kl_divergence(mean, log_variance)) / pixels,
             }
             values["loss"] = values["reconstruction"] + values["kl"]
-        errors = tf.reshape((data - reconstructions) / 2, [-1, pixels])
-        self.error_statistics(errors, training=True)
+        self._observe_errors(data)
         self.learn(tape, {"vae": values["loss"]})
         return self.track(values)
+
+    def _observe_errors(self, images: tf.Tensor) -> None:
+        """Updates the statistics of each pixel's error by those of the detector on normal images.
+
+        They are the mean and variance of all batches at first, then moving averages of about ten
+        batches; the moving average of the network extends them to more.
+        """
+        reconstructions, _, _ = self.averaged(images, training=False)
+        errors = tf.reshape((images - reconstructions) / 2, [-1, math.prod(images.shape[1:])])
+        mean, variance = tf.nn.moments(errors, axes=[0])
+        share = tf.maximum(0.1, 1.0 / (1.0 + tf.cast(self.optimizer.iterations, tf.float32)))
+        running = self.error_statistics
+        # The variance within batches lacks that of their means, which matters for small batches.
+        variance += (1.0 - share) * tf.square(mean - running.moving_mean.value)
+        follow(running.moving_mean, mean, share)
+        follow(running.moving_variance, variance, share)
 
 
 def build_detector(network: keras.Model, loss_config: VaeLosses) -> keras.Model:

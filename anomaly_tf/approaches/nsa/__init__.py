@@ -1,0 +1,1 @@
+"""Natural synthetic anomalies, approach `nsa`: a network learns to locate synthetic defects."""
