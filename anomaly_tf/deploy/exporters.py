@@ -125,14 +125,16 @@ def export_saved_model(detector: TrainedDetector, folder: Path) -> None:
     folder = user_path(folder)
     model = _exported_model(detector)
     height, width, channels = detector.input_shape
-    # Shrunk to a tile, a picture would get the score of another.
-    sides = (None, None) if detector.info.tiling is None else (height, width)
-    images = tf.TensorSpec((None, *sides, channels), tf.uint8, name="images")
+    images = tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")
     threshold = tf.TensorSpec((), tf.float32, name="threshold")
     own_threshold = detector.threshold
 
     def with_threshold(images: tf.Tensor, threshold: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = model(_resized(images, height, width), training=False)
+        if detector.info.tiling is None:
+            images = _resized(images, height, width)
+        # A picture is not resized to a tile.
+        images = tf.ensure_shape(images, (None, height, width, channels))
+        outputs = model(images, training=False)
         if "reconstruction" in outputs:
             grey = tf.round((outputs["reconstruction"] + 1.0) * 127.5)
             outputs["reconstruction"] = tf.cast(tf.clip_by_value(grey, 0.0, 255.0), tf.uint8)
@@ -216,8 +218,7 @@ def _resized(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
         return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
     right = tf.reduce_all(tf.equal(tf.shape(images)[1:3], (height, width)))
-    resized = tf.cond(right, lambda: images, resize)
-    return tf.ensure_shape(resized, (None, height, width, images.shape[-1]))
+    return tf.cond(right, lambda: images, resize)
 
 
 def _metadata(detector: TrainedDetector) -> DetectorInfo:
