@@ -15,7 +15,10 @@ from PIL import Image
 
 import anomaly_tf
 from anomaly_tf import Detector
+from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.cli import evaluate, export, predict, train
+from anomaly_tf.config import FolderConfig
+from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.images import Reading, read_image
 from anomaly_tf.data.mask_rules import pair_masks
 from anomaly_tf.data.roi import RegionFolder, describe, open_roi, read_region
@@ -447,6 +450,30 @@ def test_blanking_comes_before_and_after_resizing(tmp_path):
     np.testing.assert_array_equal(read[0][core], whole[core])
     colour = save(tmp_path / "colour.png", np.repeat(picture(1, 1)[..., np.newaxis], 3, axis=-1))
     assert read_image(colour, (*SIZE, 3), Reading(roi=region))[0, 0].tolist() == [BLANK] * 3
+
+
+@pytest.mark.parametrize("kind", ["mask", "folder"])
+def test_decoded_images_are_kept_for_each_mask(kind, place, tmp_path):
+    roi = tmp_path / kind
+    files = [f"{number}.png" for number in range(4)]
+    masks = [roi.with_suffix(".png")] if kind == "mask" else [roi / file for file in files]
+    for file in files:
+        save(tmp_path / "photos" / file, picture(1, 1))
+    read = []
+    for shift in (0, 9, 0):
+        for mask in masks:
+            save_mask(mask, np.roll(INSIDE, shift, axis=1))
+        config = AutoencoderConfig(
+            data_dir=str(tmp_path / "cache"),
+            image_size=f"{SIZE[0]}x{SIZE[1]}",
+            roi=str(masks[0] if kind == "mask" else roi),
+            folder=FolderConfig(storage="disk"),
+        )
+        read.append(load_folder(tmp_path / "photos", config).train_images[0:1])
+        inside = Region(np.roll(INSIDE, shift, axis=1)).at(*SIZE)
+        assert (read[-1][0][~inside] == BLANK).all()
+    assert (read[0] != read[1]).any()
+    np.testing.assert_array_equal(read[0], read[2])
 
 
 def test_a_stored_mask_is_checked(place):

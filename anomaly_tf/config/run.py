@@ -104,8 +104,6 @@ class Config(Checked):
         super().__post_init__()
         if self.normal_class == ():
             self._refuse("normal_class", "must hold at least one class; got none")
-        if self.roi == "":
-            self._refuse("roi", "is empty; give a mask or a folder, or leave it out")
         self._check_tiles()
         self.size  # noqa: B018 - raises if it is not a size
         if self.protocol not in self.protocols:
