@@ -60,7 +60,7 @@ class Config(Checked):
             the largest score of its tiles. Default: pictures are not cut.
         overlap: Pixels that neighbouring tiles share, at most half a tile.
         max_pixels: Largest number of pixels of an image file, which protects from files that claim
-            more than fits into memory; decoding takes up to 20 bytes for each.
+            more than fits into memory; decoding takes up to 16 bytes for each.
         max_broken: Largest share of unreadable files in a folder; above it, training is refused.
         seed: Random seed of the split, the weights and the batches.
         deterministic: Use deterministic operations only, so that a repeated run gives bit-identical

@@ -39,8 +39,9 @@ DAMAGE = (
     ArithmeticError,
     struct.error,
 )
-# Memory for each pixel of an image while it is rotated, composited and copied into an array.
-BYTES_A_PIXEL = 20
+# Memory for each pixel of an image while it is rotated, composited or copied into an array: 10 for
+# colours, 16 with transparency.
+BYTES_A_PIXEL = 16
 # Pixels that all threads together decode at the same time.
 PIXELS = PixelBudget(MAX_PIXELS)
 # TIFF tags; bit 1 of the first marks a page that is a smaller copy of another.
