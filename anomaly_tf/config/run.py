@@ -60,7 +60,7 @@ class Config(Checked):
             the largest score of its tiles. Default: pictures are not cut.
         overlap: Pixels that neighbouring tiles share, at most half a tile.
         max_pixels: Largest number of pixels of an image file, which protects from files that claim
-            more than fits into memory; decoding takes up to 20 bytes for each.
+            more than fits into memory; decoding takes up to 16 bytes for each.
         roi: Region of the pictures that counts: a mask (white counts, black does not) of the size
             of all pictures, or a folder with a mask for each picture, of the same name. What lies
             outside is neither learnt nor scored nor drawn.

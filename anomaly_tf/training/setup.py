@@ -126,7 +126,7 @@ class TrainingSetup:
             batches = balanced_batches(train.normal, anomalies, clusters, *length, sampling, *order)
         if self.device.is_gpu:
             return batches.apply(tf.data.experimental.prefetch_to_device(self.device.name))
-        if isinstance(self.normal, StoredImages):
+        if isinstance(train.images, StoredImages) or config.tiling:
             return batches
         # One thread prepares a batch in a fraction of a step; more would slow the step down.
         options = tf.data.Options()
