@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_config, small_model, weighing_detector
+from conftest import normal_set, small_config, small_model, weighing_detector
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -168,18 +168,18 @@ def pictures_of(tmp_path) -> dict[str, np.ndarray | StoredImages]:
 
 @pytest.mark.parametrize("kind", ["memory", "decoded", "files"])
 def test_tile_n_is_of_picture_n_over_the_tiles_of_a_picture(kind, pictures_of):
-    tiles = tiles_of(pictures_of[kind], TILING)
+    tiles = tiles_of(normal_set(pictures_of[kind]), TILING)
     expected = np.concatenate([cut(picture, TILING) for picture in pictures_of["memory"]])
     assert tiles.shape == expected.shape == (4 * 6, 64, 64, 3)
     np.testing.assert_array_equal(tiles[:], expected)
     np.testing.assert_array_equal(tiles[np.array([23, 0, 7])], expected[[23, 0, 7]])
     few = tiles.subset(np.arange(24) % 2 == 1)
     np.testing.assert_array_equal(few[3:5], expected[[7, 9]])
-    assert tiles_of(pictures_of[kind], None) is pictures_of[kind]
+    assert tiles_of(normal_set(pictures_of[kind]), None) is pictures_of[kind]
 
 
 def test_a_tile_reads_the_rows_it_needs(pictures_of, monkeypatch):
-    tiles = tiles_of(pictures_of["decoded"].subset(np.array([2, 3])), TILING)
+    tiles = tiles_of(normal_set(pictures_of["decoded"].subset(np.array([2, 3]))), TILING)
     read, preadv = [], os.preadv
 
     def counting(file: int, buffers: list, offset: int) -> int:
@@ -199,13 +199,13 @@ def test_the_tiles_of_one_file_decode_it_once(pictures_of, monkeypatch):
         return read_image(path, *arguments)
 
     monkeypatch.setattr(stored_images, "read_image", counting)
-    tiles = tiles_of(pictures_of["files"], TILING)
+    tiles = tiles_of(normal_set(pictures_of["files"]), TILING)
     assert tiles[np.array([0, 13, 5, 12])].shape == (4, 64, 64, 3)
     assert decoded == ["0.png", "2.png"]
 
 
 def test_a_file_that_went_missing_is_named(pictures_of, tmp_path):
-    tiles = tiles_of(pictures_of["files"], TILING)
+    tiles = tiles_of(normal_set(pictures_of["files"]), TILING)
     (tmp_path / "2.png").unlink()
     with pytest.raises(UserError, match=r"2\.png"):
         tiles[:]

@@ -63,7 +63,7 @@ class Config(Checked):
             the largest score of its tiles. Default: pictures are not cut.
         overlap: Pixels that neighbouring tiles share, at most half a tile.
         max_pixels: Largest number of pixels of an image file, which protects from files that claim
-            more than fits into memory; decoding takes up to 20 bytes for each.
+            more than fits into memory; decoding takes up to 16 bytes for each.
         roi: Region of the pictures that counts: a mask (white counts, black does not) of the size
             of all pictures, or a folder with a mask for each picture, of the same name. What lies
             outside is neither learnt nor scored nor drawn.
@@ -109,8 +109,6 @@ class Config(Checked):
         super().__post_init__()
         if self.normal_class == ():
             self._refuse("normal_class", "must hold at least one class; got none")
-        if self.roi == "":
-            self._refuse("roi", "is empty; give a mask or a folder, or leave it out")
         self._check_tiles()
         self.size  # noqa: B018 - raises if it is not a size
         if self.protocol not in self.protocols:

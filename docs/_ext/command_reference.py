@@ -159,6 +159,8 @@ def public_names() -> str:
         found = getattr(anomaly_tf, name)
         kind = "class" if inspect.isclass(found) else "function" if callable(found) else "data"
         members = "\n   :members:" if kind == "class" else ""
+        if inspect.isabstract(found):
+            members += "\n   :inherited-members: ABC"
         directive = f".. auto{kind}:: anomaly_tf.{name}{members}"
         parts.append(f"## `{name}`\n\n```{{eval-rst}}\n{directive}\n```\n")
     return "\n".join(parts)
