@@ -41,7 +41,7 @@ class Config(Checked):
     """Options that every approach has.
 
     Attributes:
-        approach: Name of the approach.
+        approach: Name of the approach; auto chooses one by the data.
         protocol: Which images are normal and which are anomalies. imbalance: one normal class and
             labelled images of all other classes; one_class: one normal class only; unseen: labelled
             images of some other classes, tested on the remaining ones; corruption: all classes are
@@ -81,6 +81,8 @@ class Config(Checked):
     protocols: ClassVar[tuple[Protocol, ...]]
     learns_from: ClassVar[LearnsFrom]
     score_map: ClassVar[ScoreMap]
+    # Whether it learns what belongs where, so that images have to be aligned.
+    learns_positions: ClassVar[bool] = True
     # Whether a .tflite file may have int8 weights and activations.
     quantizable: ClassVar[bool] = True
     # Results of earlier work (class 0 unless noted); benchmark.py prints them beside ours.

@@ -45,6 +45,7 @@ class PatchCoreConfig(OnePassConfig):
         networks: The pretrained network and the memory bank.
     """
 
+    learns_positions: ClassVar[bool] = False
     quantizable: ClassVar[bool] = False
     score_map: ClassVar[ScoreMap] = ScoreMap(
         "distance to the nearest normal patch", "maximum", "maximum", whole_up_to=0
