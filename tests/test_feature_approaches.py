@@ -24,7 +24,7 @@ from anomaly_tf.networks.features import RIDGE, build_features, greedy_coreset, 
 from anomaly_tf.networks.sizes import FeatureNetworks
 
 SHAPE = (32, 48, 1)
-SMALL = {"enlarge_to": 32, "strides": (8, 16), "grid": 8}
+SMALL = {"enlarge_to": 32, "strides": (8, 16), "grid": 8, "mirror": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,18 @@ def test_features_are_those_of_both_stages_on_the_finer_grid():
         both[..., :40], build_features(SHAPE, fine)(scaled(noise(2))), rtol=1e-5, atol=1e-5
     )
     assert networks.n_patches(SHAPE) == 4 * 6
+
+
+def test_patches_at_mirrored_borders_are_those_inside_of_a_larger_image():
+    networks = FeatureNetworks(**SMALL | {"mirror": 32})
+    tile = np.random.default_rng(0).normal(size=(1, 32, 48, 1)).astype(np.float32)
+    mirrored = np.pad(tile, ((0, 0), (32, 32), (32, 32), (0, 0)), mode="symmetric")
+    inside = build_features((96, 112, 1), FeatureNetworks(**SMALL))(mirrored)[:, 4:-4, 4:-4]
+    found = build_features(SHAPE, networks)(tile)
+    assert found.shape == (1, 4, 6, 152)
+    np.testing.assert_allclose(found, inside, rtol=1e-4, atol=1e-4)
+    assert FeatureNetworks(mirror=64).mirrored((10, 20, 1)) == 40
+    assert FeatureNetworks(enlarge_to=8, mirror=64).mirrored((13, 20, 1)) == 8
 
 
 def test_smaller_images_are_enlarged():
@@ -218,6 +230,8 @@ def test_an_image_belongs_to_the_kind_with_the_smallest_mean_distance():
         ("strides", (16, 8), "must be some of 2, 4, 8, 16, 32, rising"),
         ("strides", (), "must be some of"),
         ("enlarge_to", 4, "at least 8"),
+        ("grid", 64, "at most 32"),
+        ("mirror", 20, "must be a multiple of grid"),
     ],
 )
 def test_wrong_networks_are_refused(networks, option, value, words):

@@ -42,11 +42,17 @@ def build_features(image_shape: tuple[int, int, int], networks: FeatureNetworks)
     x = image
     if (height, width) != image_shape[:2]:
         x = ops.image.resize(image, (height, width), interpolation="bilinear")
+    around = networks.mirrored(image_shape)
+    if around:
+        x = ops.pad(x, ((0, 0), (around, around), (around, around), (0, 0)), mode="symmetric")
     stages = tuple(stage_of(networks.backbone, stride) for stride in networks.strides)
-    maps = build_backbone(networks.backbone, (height, width, image_shape[-1]), stages)(x)
-    grid = networks.grid_size(image_shape)
-    maps = [_on_grid(m, grid) for m in maps]
+    maps = build_backbone(networks.backbone, x.shape[1:], stages)(x)
+    height, width = (-(-side // networks.grid) for side in x.shape[1:3])
+    maps = [_on_grid(m, (height, width)) for m in maps]
     joined = layers.Concatenate(dtype="float32")(maps) if len(maps) > 1 else maps[0]
+    if around:
+        cut = around // networks.grid
+        joined = joined[:, cut : height - cut, cut : width - cut]
     return keras.Model(image, joined, name="features")
 
 
