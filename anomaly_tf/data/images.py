@@ -338,9 +338,7 @@ def fit_image(
     return pixels if region is None else blanked(pixels, region.at(height, width))
 
 
-def read_image(
-    path: Path, shape: tuple[int, int, int], reading: Reading = AS_USUAL
-) -> np.ndarray:
+def read_image(path: Path, shape: tuple[int, int, int], reading: Reading = AS_USUAL) -> np.ndarray:
     """`open_image` and `fit_image` in one: uint8 `(H, W, C)`."""
     region = reading.region_of(path)
     with decoded(path, replace(reading, roi=region)) as image:
