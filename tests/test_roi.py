@@ -465,7 +465,7 @@ def test_blanking_comes_before_and_after_resizing(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mask", "folder"])
-def test_decoded_images_are_kept_for_each_mask(kind, place, tmp_path):
+def test_decoded_images_are_kept_for_each_mask(kind, tmp_path):
     roi = tmp_path / kind
     files = [f"{number}.png" for number in range(4)]
     masks = [roi.with_suffix(".png")] if kind == "mask" else [roi / file for file in files]
