@@ -16,18 +16,22 @@ from PIL import Image
 import anomaly_tf
 from anomaly_tf import Detector
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
+from anomaly_tf.approaches.configs import load_config
 from anomaly_tf.cli import evaluate, export, predict, train
 from anomaly_tf.config import FolderConfig
 from anomaly_tf.data.folders import load_folder
+from anomaly_tf.data.given import dataset_of_arrays
 from anomaly_tf.data.images import Reading, read_image
 from anomaly_tf.data.mask_rules import pair_masks
 from anomaly_tf.data.roi import RegionFolder, describe, open_roi, read_region
+from anomaly_tf.data.split_file import open_split
 from anomaly_tf.data.tiles import tiles_of
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.detection.localisation import localisation_metrics
 from anomaly_tf.detection.tiling import infer_in_tiles
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import RUN_FIELDS, DetectorInfo
+from anomaly_tf.runs.directory import open_run
 from anomaly_tf.runs.region import BLANK, Region
 from anomaly_tf.runs.sections import Tiling
 
@@ -267,19 +271,22 @@ def test_arrays_have_one_mask(tmp_path, capsys):
     arrays = np.random.default_rng(0).integers(0, 255, (24, 32, 32), np.uint8)
     mask = np.zeros((32, 32), bool)
     mask[5:21, 7:23] = True
+    roi = save_mask(tmp_path / "mask.png", mask)
+    config = AutoencoderConfig(roi=str(roi), image_size=16)
     junk = np.where(mask, arrays, 255 - arrays)
-    options = {"training__epochs": 1, "training__steps_per_epoch": 2, "deterministic": True}
-    options |= {"roi": save_mask(tmp_path / "mask.png", mask), "image_size": 16}
-    first = anomaly_tf.train(arrays, **options)
+    read = [dataset_of_arrays(images, None, config).train_images for images in (arrays, junk)]
+    np.testing.assert_array_equal(*read)
+    options = {"training__epochs": 1, "training__steps_per_epoch": 2, "image_size": 16}
+    detector = anomaly_tf.train(arrays, roi=roi, **options)
     assert "mask.png, 25% of the picture" in capsys.readouterr().out
-    second = anomaly_tf.train(junk, **options)
-    assert first.info.calibration == second.info.calibration
-    first.export(tmp_path / "first.tflite")
+    roi.unlink()  # the run has its own copy
+    detector.export(tmp_path / "first.tflite")
     assert Detector.load(tmp_path / "first.tflite").region.share == mask.mean()
     with pytest.raises(UserError, match=r"is a folder, and arrays have no names"):
-        anomaly_tf.train(arrays, **options | {"roi": tmp_path})
+        anomaly_tf.train(arrays, roi=tmp_path, **options)
+    save_mask(roi, mask)
     with pytest.raises(UserError, match=r"mask.png is 32x32, and an image .* is 32x31"):
-        anomaly_tf.train(arrays[:, :31], **options)
+        anomaly_tf.train(arrays[:, :31], roi=roi, **options)
 
 
 def test_a_mask_for_each_picture(by_folder, place, tmp_path, capsys):
@@ -313,20 +320,25 @@ def test_a_mask_for_each_picture(by_folder, place, tmp_path, capsys):
 
 
 def test_another_mask_is_refused(place, by_folder, tmp_path):
-    for source, name in ((place, "mask.png"), (by_folder, "masks")):
+    for run, name in ((place / "run1", "mask.png"), (by_folder / "run", "masks")):
         copy = tmp_path / name
-        (shutil.copytree if (source / name).is_dir() else shutil.copy)(source / name, copy)
-        run = source / ("run" if source is by_folder else "run1")
-        options = ["--run-dir", str(run), "--output", str(tmp_path / f"{name}-out")]
-        assert evaluate.main([*options, "--roi", str(copy)]) == 0
+        (shutil.copy if name == "mask.png" else shutil.copytree)(run.parent / name, copy)
+        opened = open_run(run)[0]
+        config = load_config(opened.config, roi=str(copy))
+        split = open_split(config, opened.split)
+        assert split.test.images[:1].shape == (1, *SIZE, 1)
         changed = copy if copy.is_file() else copy / "test" / "good" / "20_mask.png"
         save_mask(changed, np.roll(INSIDE, 9, axis=0))
         with pytest.raises(UserError, match=r"not what the run was trained with as --roi.*restore"):
-            evaluate.main([*options, "--roi", str(copy)])
+            open_split(config, opened.split)
+        for command in (evaluate.main, export.main):
+            more = ["--format", "tflite"] if command is export.main else []
+            with pytest.raises(UserError, match="not what the run was trained with"):
+                command([*more, "--run-dir", str(run), "--roi", str(copy)])
     # A fixed mask is in the run itself.
-    missing = str(tmp_path / "none.png")
-    options = ["--run-dir", str(place / "run1"), "--output", str(tmp_path / "again")]
-    assert evaluate.main([*options, "--roi", missing]) == 0
+    opened = open_run(place / "run1")[0]
+    split = open_split(load_config(opened.config, roi=str(tmp_path / "none.png")), opened.split)
+    np.testing.assert_array_equal(split.roi.inside, INSIDE)
 
 
 def test_training_does_not_resume_with_another_mask(place, tmp_path, monkeypatch):
@@ -453,7 +465,7 @@ def test_blanking_comes_before_and_after_resizing(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mask", "folder"])
-def test_decoded_images_are_kept_for_each_mask(kind, place, tmp_path):
+def test_decoded_images_are_kept_for_each_mask(kind, tmp_path):
     roi = tmp_path / kind
     files = [f"{number}.png" for number in range(4)]
     masks = [roi.with_suffix(".png")] if kind == "mask" else [roi / file for file in files]
