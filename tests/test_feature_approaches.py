@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,16 +13,19 @@ import pytest
 import tensorflow as tf
 from conftest import assert_one_line, run_script
 
-from anomaly_tf import Detector
+from anomaly_tf import Detector, reachability
 from anomaly_tf.approaches.padim.model import FAR, IMAGE_WEIGHT, Padim, build_distances
 from anomaly_tf.approaches.padim.options import PadimConfig, PadimNetworks
 from anomaly_tf.approaches.patch_core.model import PatchCore
 from anomaly_tf.approaches.patch_core.options import PatchCoreConfig, PatchCoreNetworks
+from anomaly_tf.cli import train
 from anomaly_tf.config import HoldOutConfig
 from anomaly_tf.detection.threshold import labelled_threshold
 from anomaly_tf.errors import UserError
 from anomaly_tf.networks.features import RIDGE, build_features, greedy_coreset, whitening
+from anomaly_tf.networks.keras_applications import APPLICATIONS
 from anomaly_tf.networks.sizes import FeatureNetworks
+from anomaly_tf.training.callbacks import StopOnNonFiniteLoss
 
 SHAPE = (32, 48, 1)
 SMALL = {"enlarge_to": 32, "strides": (8, 16), "grid": 8, "mirror": 0}
@@ -281,3 +285,52 @@ def test_labelled_anomalies_choose_the_threshold_and_no_weight(evaluated, tmp_pa
     copy = Path(shutil.copytree(plain.run, tmp_path / "plain"))
     done = run_script("evaluate.py", "--run-dir", copy, "--threshold.method", "labelled")
     assert_one_line(done, "needs labelled anomalies", "imbalance")
+
+
+def test_an_interrupted_pass_keeps_nothing_and_starts_again(
+    small_folder, tmp_path, monkeypatch, capsys
+):
+    options = [
+        "--approach",
+        "patchcore",
+        "--data",
+        str(small_folder),
+        "--networks.enlarge-to",
+        "32",
+    ]
+    options += ["--data-dir", str(small_folder / "cache"), "--training.batch-size", "64"]
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    with monkeypatch.context() as patched:
+
+        def interrupt(self, batch, logs=None):
+            if batch == 1:
+                raise KeyboardInterrupt
+
+        patched.setattr(StopOnNonFiniteLoss, "on_train_batch_end", interrupt)
+        assert train.main([*options, "--run-dir", str(run)]) == 130
+    assert "no epoch was finished, so there is no detector to keep" in capsys.readouterr().err
+    assert train.main(["--resume", str(run)]) == 0
+    assert "training starts again" in capsys.readouterr().out
+    assert train.main([*options, "--run-dir", str(whole)]) == 0
+    one, other = (keras.models.load_model(folder / "model.keras") for folder in (run, whole))
+    for weight, same in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+def test_a_missing_backbone_leaves_no_run(small_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(reachability, "GIVE_UP_SECONDS", 0.3)
+    changed = dataclasses.replace(APPLICATIONS["resnet50"], url="http://127.0.0.1:9/w.h5")
+    monkeypatch.setitem(APPLICATIONS, "resnet50", changed)
+    options = [
+        "--approach",
+        "padim",
+        "--data",
+        str(small_folder),
+        "--networks.backbone",
+        "resnet50",
+    ]
+    options += ["--data-dir", str(small_folder / "cache"), "--run-dir", str(tmp_path / "run")]
+    with pytest.raises(UserError, match="choose the backbone efficientnet_lite0"):
+        train.main(options)
+    assert not (tmp_path / "run").exists()

@@ -325,3 +325,12 @@ def test_one_cluster_means_uniform_and_never_more_clusters_than_images(tmp_path)
     images = numbered(3)
     assert list(anomaly_clusters(images, 1, 0, tmp_path)) == [0, 0, 0]
     assert sorted(anomaly_clusters(images, 10, 0, tmp_path)) == [0, 1, 2]
+
+
+def test_a_pass_holds_each_image_once_in_order_and_continues():
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+    batches = [*pipelines.each_once(images, 4).as_numpy_iterator()]
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    np.testing.assert_allclose(np.concatenate(batches), images / 127.5 - 1, atol=1e-6)
+    (last,) = pipelines.each_once(images, 4, first_step=2).as_numpy_iterator()
+    np.testing.assert_array_equal(last, batches[2])

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
+from anomaly_tf.approaches.base import Approach
 from anomaly_tf.config import Config, OnePassTrainingConfig, flatten, save_config
 from anomaly_tf.data.contents import digest_of_sets
 from anomaly_tf.data.dataset import ImageDataset
@@ -91,12 +92,14 @@ def train(
             run, its folder is full or not empty, or its checkpoint does not match.
     """
     setup = TrainingSetup.of(config, dataset, split)
+    console.say(_describe_training(setup))
+    model = setup.build()  # before the folder exists: a pretrained network may be missing
     run.path.mkdir(parents=True, exist_ok=True)
     with run.locked():
         if not resume:
             run.require_unused()
         try:
-            return _train(setup, run, command, console, resume)
+            return _train(setup, model, run, command, console, resume)
         except (OSError, tf.errors.OpError) as error:
             if (cause := folder_error(error)) is None:
                 raise
@@ -123,15 +126,24 @@ def _describe_resuming(recorder: Recorder, progress: Progress) -> str:
     return line
 
 
-def _train(
-    setup: TrainingSetup, run: RunDirectory, command: str, console: Console, resumed: bool
-) -> Outcome:
-    config, device, training = setup.config, setup.device, setup.config.training
+def _describe_training(setup: TrainingSetup) -> str:
+    """A line for the user on the device and the length of training."""
+    device, training = setup.device, setup.config.training
     length = f"{training.epochs} epochs of {setup.n_steps} batches of {setup.batch_size}"
     if isinstance(training, OnePassTrainingConfig):
         length = f"one pass over {setup.n_images} images in batches of {setup.batch_size}"
-    console.say(f"device: {device.name} ({device.reason}); {training.precision}, {length}")
-    model = setup.build()
+    return f"device: {device.name} ({device.reason}); {training.precision}, {length}"
+
+
+def _train(
+    setup: TrainingSetup,
+    model: Approach,
+    run: RunDirectory,
+    command: str,
+    console: Console,
+    resumed: bool,
+) -> Outcome:
+    config = setup.config
     progress = Progress(digest_of_sets(setup.split))
     if run.checkpoint.is_file():
         progress = load_checkpoint(run.checkpoint, model, progress.sets)
