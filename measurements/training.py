@@ -36,9 +36,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anomaly_tf.approaches import APPROACHES
+from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.command_line import parse_options, parse_train_options
-from anomaly_tf.config import Checked, Config
+from anomaly_tf.config import Checked, Config, OnePassConfig
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.sources import load_dataset
@@ -63,19 +63,22 @@ KINDS = {
 }
 
 
+WITH_STEPS = tuple(name for name in APPROACHES if not issubclass(options_of(name), OnePassConfig))
+
+
 @dataclass(frozen=True)
 class TrainingBenchmarkOptions(Checked):
     """Options of this benchmark.
 
     Attributes:
-        approaches: Approaches to measure.
+        approaches: Approaches to measure, of those that learn by gradient steps.
         data_dir: Folder with Fashion-MNIST.
         output: JSON file for the results; results of other parts and other kernels are kept.
         peer: Python of an environment with requirements-peer.txt, for the comparison.
         parts: Measurements to make; the target includes the peer, if there is one.
     """
 
-    approaches: tuple[str, ...] = tuple(APPROACHES)
+    approaches: tuple[str, ...] = WITH_STEPS
     data_dir: str = "data"
     output: str = "results/training.json"
     peer: str | None = None
@@ -110,10 +113,10 @@ class Training:
 def main(arguments: list[str]) -> None:
     """Runs the measurements, prints and saves the results."""
     options = parse_options(TrainingBenchmarkOptions, "training.py", __doc__ or "", arguments)
-    if unknown := set(options.approaches) - set(APPROACHES):
+    if unknown := set(options.approaches) - set(WITH_STEPS):
         raise UserError(
             f"--approaches: unknown {', '.join(sorted(unknown))}; choose from "
-            f"{', '.join(APPROACHES)}"
+            f"{', '.join(WITH_STEPS)}"
         )
     output = Path(options.output)
     require_writable(output.parent, "--output")
