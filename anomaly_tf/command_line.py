@@ -15,11 +15,12 @@ from anomaly_tf.approaches.configs import (
     config_file,
     load_config,
     require_approach,
+    require_common_options,
     train_options_of,
 )
 from anomaly_tf.config import Config
 from anomaly_tf.config.parser import ANSWERS, OptionParser, Options, value_of
-from anomaly_tf.config.yaml_files import read_yaml
+from anomaly_tf.config.yaml_files import dotted, read_yaml
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import COMMANDS, program
 from anomaly_tf.runs.directory import RunDirectory
@@ -78,6 +79,9 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     parser = OptionParser(record, program("train"), COMMANDS["train"], BESIDE)
     source = file or CONFIG_FOLDER / f"{record.approach}.yaml"
     values = {} if record is AutoConfig and file is None else read_yaml(source)
+    if record is AutoConfig:
+        given = (word[2:].partition("=")[0] for word in arguments if word.startswith("--"))
+        require_common_options([*dotted(values), *(name.replace("-", "_") for name in given)])
     # Under the name of the registry, also if an alias was given.
     arguments = [*arguments, f"--approach={record.approach}"]
     config, beside = parser.parse(arguments, values, source)

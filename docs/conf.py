@@ -48,7 +48,7 @@ nitpick_ignore_regex = [
     # Types of this package that only annotations name.
     (
         r"py:class",
-        r"(anomaly_tf\.(config|runs|data)\..*|Data|ThresholdConfig|TrainedDetector|Verbose)",
+        r"(anomaly_tf\.(config|runs|data)\..*|Data|Threshold|ThresholdConfig|TrainedDetector|Verbose)",
     ),
 ]
 

@@ -64,10 +64,10 @@ TILES = ("--tile", "256", "--overlap", "32")
 # minutes an epoch on images of this size, is left out.
 ROWS: dict[str, Rows] = {
     "elpv": by_name("vae", "patchcore", "padim", "auto"),
-    "labelled": by_name("sota", "supervised", "padim", "auto"),
-    "cloth": by_name("vae", "patchcore", "padim", "auto"),
-    "textures": by_name("autoencoder", "vae", "patchcore", "padim", "auto"),
-    "gravel": by_name("autoencoder", "vae", "patchcore", "padim", "auto"),
+    "labelled": by_name("padim", "auto"),
+    "cloth": by_name("vae", "nsa", "patchcore", "padim", "auto"),
+    "textures": by_name("nsa", "patchcore", "padim", "auto"),
+    "gravel": by_name("vae", "nsa", "patchcore", "padim", "auto"),
     "exports": by_name("patchcore", "padim"),
     "tiles": {name: (*options, *TILES) for name, options in by_name("patchcore").items()},
     "memory": by_name("patchcore", "padim"),
@@ -76,7 +76,7 @@ LABELLED, DRAWS = 10, 3
 # Training images, test images of each class, and their sizes.
 CLOTH, CLOTH_SIZES = (300, 60), (128, 256)
 CROPS = (200, 40)
-EXPORT_SIZES, QUANTIZED = (128, 256), ("none", "float16", "int8")
+EXPORT_SIZES, QUANTIZED = (128, 256), ("none", "float16")
 MANY, MANY_SIZE = 10_000, 256
 PACKAGES = {"elpv_dataset": "elpv-dataset", "skimage": "scikit-image"}
 NEEDED = {

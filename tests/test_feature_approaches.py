@@ -13,18 +13,18 @@ import tensorflow as tf
 from conftest import assert_one_line, run_script
 
 from anomaly_tf import Detector
-from anomaly_tf.approaches.padim.model import Padim, build_distances
+from anomaly_tf.approaches.padim.model import FAR, IMAGE_WEIGHT, Padim, build_distances
 from anomaly_tf.approaches.padim.options import PadimConfig, PadimNetworks
-from anomaly_tf.approaches.patch_core.model import PatchCore, greedy_coreset
+from anomaly_tf.approaches.patch_core.model import PatchCore
 from anomaly_tf.approaches.patch_core.options import PatchCoreConfig, PatchCoreNetworks
 from anomaly_tf.config import HoldOutConfig
 from anomaly_tf.detection.threshold import labelled_threshold
 from anomaly_tf.errors import UserError
-from anomaly_tf.networks.features import RIDGE, build_features, whitening
+from anomaly_tf.networks.features import RIDGE, build_features, greedy_coreset, whitening
 from anomaly_tf.networks.sizes import FeatureNetworks
 
 SHAPE = (32, 48, 1)
-SMALL = {"enlarge_to": 32, "strides": (8, 16), "grid": 8}
+SMALL = {"enlarge_to": 32, "strides": (8, 16), "grid": 8, "mirror": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +53,8 @@ def learnt(model: keras.Model, images: np.ndarray, batch: int = 7) -> keras.Mode
 
 def distances(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """What the detector computes before it resizes and smooths."""
-    vectors = getattr(model, "vectors", None) or model.features
-    return np.array(model.distances(vectors(scaled(images))))
+    found = keras.tree.flatten(model.distances(model.features(scaled(images))))
+    return np.array(found[0])
 
 
 def test_features_are_those_of_both_stages_on_the_finer_grid():
@@ -66,6 +66,18 @@ def test_features_are_those_of_both_stages_on_the_finer_grid():
         both[..., :40], build_features(SHAPE, fine)(scaled(noise(2))), rtol=1e-5, atol=1e-5
     )
     assert networks.n_patches(SHAPE) == 4 * 6
+
+
+def test_patches_at_mirrored_borders_are_those_inside_of_a_larger_image():
+    networks = FeatureNetworks(**SMALL | {"mirror": 32})
+    tile = np.random.default_rng(0).normal(size=(1, 32, 48, 1)).astype(np.float32)
+    mirrored = np.pad(tile, ((0, 0), (32, 32), (32, 32), (0, 0)), mode="symmetric")
+    inside = build_features((96, 112, 1), FeatureNetworks(**SMALL))(mirrored)[:, 4:-4, 4:-4]
+    found = build_features(SHAPE, networks)(tile)
+    assert found.shape == (1, 4, 6, 152)
+    np.testing.assert_allclose(found, inside, rtol=1e-4, atol=1e-4)
+    assert FeatureNetworks(mirror=64).mirrored((10, 20, 1)) == 40
+    assert FeatureNetworks(enlarge_to=8, mirror=64).mirrored((13, 20, 1)) == 8
 
 
 def test_smaller_images_are_enlarged():
@@ -114,12 +126,12 @@ def test_the_sample_holds_every_patch_once_or_a_uniform_part_of_them():
     model = PatchCore(SHAPE, PatchCoreNetworks(bank_size=1, candidates=1000, **SMALL))
     learnt(model, images)
     patches = np.array(model.features(scaled(images))).reshape(-1, 152)
-    sample = np.array(model.sample)[np.array(model.keys) > 0]
+    sample = model.sample.vectors()
     assert len(sample) == len(patches) == 720
     np.testing.assert_allclose(np.sort(sample[:, 0]), np.sort(patches[:, 0]), atol=1e-4)
     model = PatchCore(SHAPE, PatchCoreNetworks(bank_size=1, candidates=200, **SMALL))
     learnt(model, images)
-    sample = np.array(model.sample)
+    sample = model.sample.vectors()
     numbers = np.linalg.norm(sample[:, None] - patches, axis=-1).argmin(axis=1)
     assert len(set(numbers)) == 200
     # Uniform: as many of the first half of the images as of the second, within four deviations.
@@ -145,10 +157,14 @@ def two_kinds(count: int) -> np.ndarray:
 def test_padim_gives_the_mahalanobis_distance_at_each_position():
     images = noise(60)
     model = learnt(Padim(SHAPE, PadimNetworks(dimensions=6, kinds=1, **SMALL)), images)
-    vectors = np.array(model.vectors(scaled(images)), np.float64).reshape(60, 24, 6)
+    vectors = np.array(model.channels(model.features(scaled(images))), np.float64).reshape(
+        60, 24, 6
+    )
     np.testing.assert_allclose(vectors.mean(axis=(0, 1)), 0, atol=1e-2)  # on the scale of `adapt`
     np.testing.assert_allclose(vectors.std(axis=(0, 1)), 1, atol=1e-2)
-    new = np.array(model.vectors(scaled(noise(3, 1))), np.float64).reshape(3, 24, 6)
+    new = np.array(model.channels(model.features(scaled(noise(3, 1)))), np.float64).reshape(
+        3, 24, 6
+    )
     expected = np.empty((3, 24))
     for place in range(24):
         covariance = np.cov(vectors[:, place].T, bias=True)
@@ -174,6 +190,22 @@ def test_padim_keeps_kinds_of_normal_images_apart():
     assert apart > 1.5 * together > 1.5
 
 
+def test_the_score_is_the_largest_error_and_the_distance_to_the_nearest_normal_image():
+    images = noise(30)
+    model = learnt(Padim(SHAPE, PadimNetworks(dimensions=9, kinds=1, **SMALL)), images)
+    means = np.array(model.features(scaled(images)), np.float64).mean(axis=(1, 2))
+    centre, spread = means.mean(axis=0), means.std(axis=0)
+    known = (means - centre) / spread
+    to_others = np.linalg.norm(known[:, None] - known, axis=-1)
+    np.fill_diagonal(to_others, np.inf)
+    new = np.array(model.features(scaled(noise(4, 1))), np.float64).mean(axis=(1, 2))
+    nearest = np.linalg.norm((new[:, None] - centre) / spread - known, axis=-1).min(axis=1)
+    term = IMAGE_WEIGHT * 3 * nearest / to_others.min(axis=1).mean()
+    outputs = model.detector(noise(4, 1))
+    largest = np.array(outputs["error_map"]).max(axis=(1, 2))
+    np.testing.assert_allclose(outputs["score"], largest + term, rtol=1e-3)
+
+
 def test_few_images_are_not_divided_into_kinds():
     model = learnt(Padim(SHAPE, PadimNetworks(dimensions=6, kinds=3, **SMALL)), noise(20))
     assert np.array(model.counts).tolist() == [20, 0, 0]
@@ -185,8 +217,9 @@ def test_an_image_belongs_to_the_kind_with_the_smallest_mean_distance():
     # At both positions: distances |x| of one kind, |x - 4| of the other.
     biases = np.array([[[0.0], [-4.0]]] * 2)
     model.get_layer("gaussians").set_weights([np.ones((2, 1, 2, 1)), biases])
-    found = model(np.array([[[[0.0], [3.0]]], [[[4.0], [3.0]]]], np.float32))
+    found, others = model(np.array([[[[0.0], [3.0]]], [[[4.0], [3.0]]]], np.float32))
     np.testing.assert_allclose(found, [[[0, 3]], [[0, 1]]])
+    np.testing.assert_allclose(others, [[0, FAR], [FAR, 0]])
 
 
 @pytest.mark.parametrize("networks", [PadimNetworks, PatchCoreNetworks])
@@ -197,6 +230,8 @@ def test_an_image_belongs_to_the_kind_with_the_smallest_mean_distance():
         ("strides", (16, 8), "must be some of 2, 4, 8, 16, 32, rising"),
         ("strides", (), "must be some of"),
         ("enlarge_to", 4, "at least 8"),
+        ("grid", 64, "at most 32"),
+        ("mirror", 20, "must be a multiple of grid"),
     ],
 )
 def test_wrong_networks_are_refused(networks, option, value, words):

@@ -10,20 +10,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import weighing_detector
+from conftest import normal_set, weighing_detector
 from PIL import Image
 
 import anomaly_tf
 from anomaly_tf import Detector
+from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.cli import evaluate, export, predict, train
+from anomaly_tf.config import FolderConfig
+from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.images import Reading, read_image
 from anomaly_tf.data.mask_rules import pair_masks
 from anomaly_tf.data.roi import RegionFolder, describe, open_roi, read_region
+from anomaly_tf.data.tiles import tiles_of
 from anomaly_tf.deploy.overlay import overlay
 from anomaly_tf.detection.localisation import localisation_metrics
+from anomaly_tf.detection.tiling import infer_in_tiles
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import RUN_FIELDS, DetectorInfo
 from anomaly_tf.runs.region import BLANK, Region
+from anomaly_tf.runs.sections import Tiling
 
 HEIGHT, WIDTH = 112, 128
 # Its edges lie within pixels of the detector's size, a half of the pictures'.
@@ -446,6 +452,30 @@ def test_blanking_comes_before_and_after_resizing(tmp_path):
     assert read_image(colour, (*SIZE, 3), Reading(roi=region))[0, 0].tolist() == [BLANK] * 3
 
 
+@pytest.mark.parametrize("kind", ["mask", "folder"])
+def test_decoded_images_are_kept_for_each_mask(kind, place, tmp_path):
+    roi = tmp_path / kind
+    files = [f"{number}.png" for number in range(4)]
+    masks = [roi.with_suffix(".png")] if kind == "mask" else [roi / file for file in files]
+    for file in files:
+        save(tmp_path / "photos" / file, picture(1, 1))
+    read = []
+    for shift in (0, 9, 0):
+        for mask in masks:
+            save_mask(mask, np.roll(INSIDE, shift, axis=1))
+        config = AutoencoderConfig(
+            data_dir=str(tmp_path / "cache"),
+            image_size=f"{SIZE[0]}x{SIZE[1]}",
+            roi=str(masks[0] if kind == "mask" else roi),
+            folder=FolderConfig(storage="disk"),
+        )
+        read.append(load_folder(tmp_path / "photos", config).train_images[0:1])
+        inside = Region(np.roll(INSIDE, shift, axis=1)).at(*SIZE)
+        assert (read[-1][0][~inside] == BLANK).all()
+    assert (read[0] != read[1]).any()
+    np.testing.assert_array_equal(read[0], read[2])
+
+
 def test_a_stored_mask_is_checked(place):
     content = json.loads((place / "run1/detector.json").read_text())
 
@@ -476,3 +506,47 @@ def test_a_folder_of_masks_is_read_when_it_is_needed(by_folder, place):
     np.testing.assert_array_equal(shifted.inside, np.roll(INSIDE, 4, axis=1))
     with pytest.raises(UserError, match="holds no mask for"):
         roi.of(photos / "test/good/99.png")
+
+
+def test_tiles_outside_are_neither_learnt_nor_scored():
+    tiling, pictures = Tiling(64, 16), np.zeros((2, 150, 201, 1), np.uint8)
+    inside = np.zeros((2, 150, 201), bool)
+    inside[0, :20, :20] = inside[1, 60:70, 100:110] = True
+    pictures[0, 10, 10], pictures[:, 140, 190] = 100, 255
+    seen = []
+
+    def brightness(tiles: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        seen.append(len(tiles))
+        maps = tiles[..., 0].astype(np.float32)
+        outputs = {"score": maps.max(axis=(1, 2)) + 0.5, "error_map": maps, "reconstruction": tiles}
+        return {name: outputs[name] for name in names}
+
+    names = ("score", "error_map", "reconstruction")
+    found = infer_in_tiles(brightness, pictures, names, tiling, inside, by_maximum=True)
+    # The second region lies in two rows and two columns of tiles.
+    assert sum(seen) == 1 + 4
+    assert found["score"].tolist() == [100.5, 0.5]
+    assert found["error_map"][0, 10, 10] == pytest.approx(100)
+    assert not (found["error_map"] * ~inside).any()
+    assert found["reconstruction"][1, 149, 200] == BLANK
+    whole = tiles_of(normal_set(pictures), tiling)
+    learnt = tiles_of(normal_set(pictures), tiling, Region(inside[1]))
+    assert (len(whole), len(learnt)) == (2 * 12, 2 * 4)
+    assert tiles_of(normal_set(pictures), tiling, Region(inside[0]))[:1].max() == 100
+
+
+def test_a_region_of_pictures_in_tiles(place, tmp_path):
+    run = trained(
+        *(place / "photos1", place / "mask.png", tmp_path / "run"),
+        *("--image-size", f"{HEIGHT}x{WIDTH}", "--tile", "64", "--overlap", "16"),
+    )
+    detector = Detector.load(run)
+    files = [
+        save(tmp_path / f"{outside}.png", picture(50, outside, defect))
+        for outside, defect in ((1, None), (2, BEYOND), (3, WITHIN))
+    ]
+    scores = detector.score_files(files)
+    assert scores[0] == scores[1] < scores[2]
+    maps = detector.explain(np.stack([detector.read(file) for file in files]))
+    assert not (maps * ~INSIDE).any()
+    np.testing.assert_array_equal(maps[0], maps[1])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_config, small_model, weighing_detector
+from conftest import normal_set, small_config, small_model, weighing_detector
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,7 +26,9 @@ from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.images import read_image
 from anomaly_tf.data.stored import ImageFiles, Records, StoredImages, part_size
 from anomaly_tf.data.tiles import tiles_of
+from anomaly_tf.deploy.explained import explained, shrunk_size
 from anomaly_tf.deploy.keras_run import TrainedDetector
+from anomaly_tf.deploy.overlay import PIXELS_AT_A_TIME, overlay
 from anomaly_tf.detection.tiling import fading, infer_in_tiles
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo
@@ -133,6 +135,28 @@ def test_memory_does_not_grow_with_the_number_of_tiles():
     assert peak < outputs["error_map"].nbytes + 16 * 2**20
 
 
+def test_what_is_drawn_of_large_pictures_is_shrunk():
+    pictures, detector = noise(3, 150, 200, 1), on_tiles((150, 200, 1), (1.0,))
+    images, maps, rebuilt = explained(detector, pictures, 50)
+    assert shrunk_size((150, 200, 1), 50) == (38, 50)
+    assert images.shape == rebuilt.shape == (3, 38, 50, 1)
+    assert maps.shape == (3, 38, 50)
+    np.testing.assert_allclose(maps * 255, images[..., 0], atol=1.01)
+    assert abs(images.mean() - pictures.mean()) < 1
+    whole = explained(detector, pictures[:1], 200)
+    np.testing.assert_array_equal(whole.images, pictures[:1])
+    np.testing.assert_array_equal(whole.maps, detector.explain(pictures[:1]))
+
+
+def test_strips_of_a_large_heat_map_are_drawn_like_small_ones():
+    picture, strength = noise(700, 600, 3), noise(700, 600).astype(np.float32) / 255
+    assert picture.shape[0] * picture.shape[1] > PIXELS_AT_A_TIME
+    whole = np.asarray(overlay(Image.fromarray(picture), strength))
+    for rows in (slice(100), slice(400, 500), slice(600, 700)):
+        part = overlay(Image.fromarray(picture[rows]), strength[rows])
+        np.testing.assert_array_equal(np.asarray(part), whole[rows])
+
+
 def test_grad_cam_is_that_of_the_tiles():
     model = small_model(small_config("cnn"))
     side = model.detector.input_shape[1]
@@ -168,18 +192,18 @@ def pictures_of(tmp_path) -> dict[str, np.ndarray | StoredImages]:
 
 @pytest.mark.parametrize("kind", ["memory", "decoded", "files"])
 def test_tile_n_is_of_picture_n_over_the_tiles_of_a_picture(kind, pictures_of):
-    tiles = tiles_of(pictures_of[kind], TILING)
+    tiles = tiles_of(normal_set(pictures_of[kind]), TILING)
     expected = np.concatenate([cut(picture, TILING) for picture in pictures_of["memory"]])
     assert tiles.shape == expected.shape == (4 * 6, 64, 64, 3)
     np.testing.assert_array_equal(tiles[:], expected)
     np.testing.assert_array_equal(tiles[np.array([23, 0, 7])], expected[[23, 0, 7]])
     few = tiles.subset(np.arange(24) % 2 == 1)
     np.testing.assert_array_equal(few[3:5], expected[[7, 9]])
-    assert tiles_of(pictures_of[kind], None) is pictures_of[kind]
+    assert tiles_of(normal_set(pictures_of[kind]), None) is pictures_of[kind]
 
 
 def test_a_tile_reads_the_rows_it_needs(pictures_of, monkeypatch):
-    tiles = tiles_of(pictures_of["decoded"].subset(np.array([2, 3])), TILING)
+    tiles = tiles_of(normal_set(pictures_of["decoded"].subset(np.array([2, 3]))), TILING)
     read, preadv = [], os.preadv
 
     def counting(file: int, buffers: list, offset: int) -> int:
@@ -199,13 +223,13 @@ def test_the_tiles_of_one_file_decode_it_once(pictures_of, monkeypatch):
         return read_image(path, *arguments)
 
     monkeypatch.setattr(stored_images, "read_image", counting)
-    tiles = tiles_of(pictures_of["files"], TILING)
+    tiles = tiles_of(normal_set(pictures_of["files"]), TILING)
     assert tiles[np.array([0, 13, 5, 12])].shape == (4, 64, 64, 3)
     assert decoded == ["0.png", "2.png"]
 
 
 def test_a_file_that_went_missing_is_named(pictures_of, tmp_path):
-    tiles = tiles_of(pictures_of["files"], TILING)
+    tiles = tiles_of(normal_set(pictures_of["files"]), TILING)
     (tmp_path / "2.png").unlink()
     with pytest.raises(UserError, match=r"2\.png"):
         tiles[:]

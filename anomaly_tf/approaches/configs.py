@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import numpy as np
 
 from anomaly_tf.approaches import ALIASES, APPROACHES, options_of
 from anomaly_tf.approaches.auto.options import AUTO, AutoConfig
-from anomaly_tf.config import Config
+from anomaly_tf.config import Config, flatten
 from anomaly_tf.config.parser import OptionParser, as_keyword, unknown
 from anomaly_tf.config.yaml_files import dotted, read_yaml
-from anomaly_tf.errors import UserError
+from anomaly_tf.errors import UserError, as_option
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.paths import user_path
 
@@ -54,6 +54,25 @@ def train_options_of(name: Any) -> type[Config]:
         UserError: As `require_approach`.
     """
     return AutoConfig if name == AUTO else options_of(require_approach(name))
+
+
+def require_common_options(names: Iterable[str]) -> None:
+    """Refuses options for `--approach auto` that only some approaches have.
+
+    Args:
+        names: Dotted names of the given options.
+
+    Raises:
+        UserError: If there is such an option.
+    """
+    common = flatten(AutoConfig())
+    for name in names:
+        having = [one for one in APPROACHES if name in flatten(options_of(one)())]
+        if having and name not in common:
+            raise UserError(
+                f"approach auto takes options that every approach has, and {as_option(name)} is "
+                f"one of {', '.join(having)} only; leave it out or name the approach"
+            )
 
 
 def config_file(name: str) -> Path:
@@ -122,6 +141,8 @@ def config_of(approach: str, options: Mapping[str, Any]) -> Config:
             nearest name), or a value is wrong.
     """
     record = train_options_of(approach)
+    if record is AutoConfig:
+        require_common_options(name.replace("__", ".") for name in dotted(dict(options)))
     parser = OptionParser(record, spelling=as_keyword)
     return parser.parse([], _nested(options) | {"approach": record.approach})[0]
 

@@ -41,7 +41,7 @@ class Config(Checked):
     """Options that every approach has.
 
     Attributes:
-        approach: Name of the approach.
+        approach: Name of the approach; auto chooses one by the data.
         protocol: Which images are normal and which are anomalies. imbalance: one normal class and
             labelled images of all other classes; one_class: one normal class only; unseen: labelled
             images of some other classes, tested on the remaining ones; corruption: all classes are
@@ -63,7 +63,7 @@ class Config(Checked):
             the largest score of its tiles. Default: pictures are not cut.
         overlap: Pixels that neighbouring tiles share, at most half a tile.
         max_pixels: Largest number of pixels of an image file, which protects from files that claim
-            more than fits into memory; decoding takes up to 20 bytes for each.
+            more than fits into memory; decoding takes up to 16 bytes for each.
         roi: Region of the pictures that counts: a mask (white counts, black does not) of the size
             of all pictures, or a folder with a mask for each picture, of the same name. What lies
             outside is neither learnt nor scored nor drawn.
@@ -81,6 +81,8 @@ class Config(Checked):
     protocols: ClassVar[tuple[Protocol, ...]]
     learns_from: ClassVar[LearnsFrom]
     score_map: ClassVar[ScoreMap]
+    # Whether it learns what belongs where, so that images have to be aligned.
+    learns_positions: ClassVar[bool] = True
     # Whether a .tflite file may have int8 weights and activations.
     quantizable: ClassVar[bool] = True
     # Results of earlier work (class 0 unless noted); benchmark.py prints them beside ours.
@@ -109,8 +111,6 @@ class Config(Checked):
         super().__post_init__()
         if self.normal_class == ():
             self._refuse("normal_class", "must hold at least one class; got none")
-        if self.roi == "":
-            self._refuse("roi", "is empty; give a mask or a folder, or leave it out")
         self._check_tiles()
         self.size  # noqa: B018 - raises if it is not a size
         if self.protocol not in self.protocols:

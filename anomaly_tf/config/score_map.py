@@ -20,8 +20,8 @@ class ScoreMap:
     Attributes:
         unit: Meaning of a value of the map, in words.
         whole: Rule for small images, which are scored as a whole: the score is the mean or the
-            maximum of the map, plus further terms of the approach; `none`: the score does not
-            depend on the map.
+            maximum of the map, plus further terms of the approach; `none`: the score is
+            no function of the map alone.
         places: Rule for larger images, which are scored by region; their map is smoothed.
         whole_up_to: Shorter side in pixels up to which an image is scored as a whole.
     """

@@ -155,7 +155,7 @@ def _few_calibration(config: Config, found: Findings) -> str:
 
 def _unaligned(config: Config, found: Findings) -> str:
     """Advice on images without common positions."""
-    if found.alikeness is None or found.is_aligned:
+    if found.alikeness is None or found.is_aligned or not config.learns_positions:
         return ""
     start = (
         f"note: the images are not aligned (alikeness {found.alikeness:.2f}; aligned from "
@@ -166,7 +166,7 @@ def _unaligned(config: Config, found: Findings) -> str:
     if config.score_map.whole == "none":
         return ""
     return (
-        f"{start}a reconstruction can miss defects of rough surfaces and takes smoother ones for "
+        f"{start}this approach can miss defects of rough surfaces and take smoother ones for "
         "normal; crop to the part if there is one, and test with known defects"
     )
 

@@ -17,8 +17,8 @@ from anomaly_tf.data.folder_layout import Layout
 from anomaly_tf.data.folders import load_layout
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.npz import load_npz
-from anomaly_tf.data.roles import ANOMALY_NAMES, NORMAL_NAMES, Roles
 from anomaly_tf.data.roi import open_mask
+from anomaly_tf.data.roles import ANOMALY_NAMES, NORMAL_NAMES, Roles
 from anomaly_tf.data.sources import ARRAYS, fitted
 from anomaly_tf.data.split import Split
 from anomaly_tf.errors import UserError

@@ -43,8 +43,9 @@ DAMAGE = (
     ArithmeticError,
     struct.error,
 )
-# Memory for each pixel of an image while it is rotated, composited and copied into an array.
-BYTES_A_PIXEL = 20
+# Memory for each pixel of an image while it is rotated, composited or copied into an array: 10 for
+# colours, 16 with transparency.
+BYTES_A_PIXEL = 16
 # Pixels that all threads together decode at the same time.
 PIXELS = PixelBudget(MAX_PIXELS)
 # TIFF tags; bit 1 of the first marks a page that is a smaller copy of another.
@@ -321,8 +322,8 @@ def fit_image(
     Args:
         image: In mode `L` or `RGB`.
         shape: Height, width and channels, 1 or 3.
-        region: The pixels that count, in any size; the others are blanked again, because resizing
-            mixes them with those that count.
+        region: The pixels that count; the image is already blanked outside. If it is resized, which
+            mixes pixels at the edge, those that are mainly outside are blanked again.
 
     Returns:
         uint8 `(H, W, C)`; resized by Pillow's bilinear filter (which averages when it shrinks)
@@ -330,15 +331,14 @@ def fit_image(
     """
     height, width, channels = shape
     image = _in_mode(image, "L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    if image.size == (width, height):
+        return np.asarray(image, np.uint8).reshape(shape)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, np.uint8).reshape(shape)
     return pixels if region is None else blanked(pixels, region.at(height, width))
 
 
-def read_image(
-    path: Path, shape: tuple[int, int, int], reading: Reading = AS_USUAL
-) -> np.ndarray:
+def read_image(path: Path, shape: tuple[int, int, int], reading: Reading = AS_USUAL) -> np.ndarray:
     """`open_image` and `fit_image` in one: uint8 `(H, W, C)`."""
     region = reading.region_of(path)
     with decoded(path, replace(reading, roi=region)) as image:

@@ -7,8 +7,8 @@
 | `crack/mask/1.png` | `crack/1.jpg` |
 | `crack/1_label.bmp` | `crack/1.jpg` |
 
-`mask_rules.is_mask_folder` and `mask_rules.image_of` list the other names. All except `ground_truth` may also
-be classes, such as images of labels: their files must look like masks.
+`mask_rules.is_mask_folder` and `mask_rules.image_of` list the other names. All except
+`ground_truth` may also be classes, such as images of labels: their files must look like masks.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from anomaly_tf.data.mask_rules import looks_like_image, marked_levels, pair_mas
 from anomaly_tf.data.search import Search
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.paths import user_path
-from anomaly_tf.runs.sections import RoiFacts
 from anomaly_tf.runs.region import MIN_PIXELS, Region, RegionError
+from anomaly_tf.runs.sections import RoiFacts
 
 
 @dataclass(frozen=True)

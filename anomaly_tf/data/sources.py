@@ -20,8 +20,8 @@ from anomaly_tf.data.tfds_sets import load_tfds
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.outputs import require_own_place
 from anomaly_tf.runs.paths import user_path
-from anomaly_tf.runs.sections import RoiFacts
 from anomaly_tf.runs.region import Region
+from anomaly_tf.runs.sections import RoiFacts
 
 FASHION_MNIST, TFDS = "fashion_mnist", "tfds:"
 # Value of `data` in the configuration of a run that was trained on arrays of a Python program.
@@ -134,4 +134,6 @@ def with_region(dataset: ImageDataset, region: Region | None) -> ImageDataset:
     if region is None:
         return dataset
     reading = dataclasses.replace(dataset.reading, roi=region)
-    return dataclasses.replace(dataset, reading=reading, report=(*dataset.report, *describe(region)))
+    return dataclasses.replace(
+        dataset, reading=reading, report=(*dataset.report, *describe(region))
+    )

@@ -19,8 +19,8 @@ from anomaly_tf.data.decoding import UnreadableImage
 from anomaly_tf.data.images import AS_USUAL, Reading, read_image
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import available_threads
-from anomaly_tf.runs.region import RegionError
 from anomaly_tf.runs.limits import count_within
+from anomaly_tf.runs.region import RegionError
 
 # Images that are read or processed at a time: at most PART, of PART_BYTES or a single larger one.
 PART, PART_BYTES = 500, 2**26

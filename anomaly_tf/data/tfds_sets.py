@@ -68,7 +68,9 @@ def load_tfds(
             )
         train = _read_tfds_split(builder, "train", shape, region)
         has_test = "test" in builder.info.splits
-        test = _read_tfds_split(builder, "test", shape, region) if has_test else train.take(slice(0))
+        test = (
+            _read_tfds_split(builder, "test", shape, region) if has_test else train.take(slice(0))
+        )
     used = ("train", "test") if has_test else ("train",)
     examples = sum(builder.info.splits[split].num_examples for split in used)
     unlabelled, splits = examples - len(train) - len(test), set(builder.info.splits) - set(used)

@@ -6,23 +6,39 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from anomaly_tf.data.image_set import ImageSet
+from anomaly_tf.data.roi import RegionFolder, Roi
 from anomaly_tf.data.stored import Images, Rows, StoredImages
 from anomaly_tf.errors import OptionError, UserError
 from anomaly_tf.runs.sections import Tiling
 
 
-def tiles_of(images: Images, tiling: Tiling | None) -> Images:
-    """The tiles of pictures: number n is a tile of picture `n // tiles_per_picture`.
+def tiles_of(part: ImageSet, tiling: Tiling | None, roi: Roi | None = None) -> Images:
+    """The tiles of pictures, in order; without those that lie outside of the regions.
 
     Args:
-        images: uint8 `(N, H, W, C)`, both sides at least a tile's.
+        part: Pictures, both sides at least a tile's.
         tiling: How they are cut; None returns the pictures themselves.
+        roi: The regions of the pictures that count; None: everything.
     """
+    images = part.images
     if tiling is None:
         return images
     reader = _TileReader(images, tiling)
-    count = len(images) * len(reader.places)
-    return StoredImages(reader, np.arange(count), (tiling.tile, tiling.tile, images.shape[-1]))
+    numbers = np.arange(len(images) * len(reader.places))
+    if isinstance(roi, RegionFolder):
+        regions = [roi.of(roi.folder / file) for file in part.files]
+    else:
+        regions = [] if roi is None else [roi]
+    if regions:
+        shape, side = images.shape[1:3], tiling.tile
+        counted = [
+            [inside[top : top + side, left : left + side].any() for top, left in reader.places]
+            for inside in (region.at(*shape) for region in regions)
+        ]
+        shape = len(images), len(reader.places)
+        numbers = numbers[np.broadcast_to(counted, shape).ravel()]
+    return StoredImages(reader, numbers, (tiling.tile, tiling.tile, images.shape[-1]))
 
 
 def require_tiles_fit(

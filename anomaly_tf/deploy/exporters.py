@@ -94,15 +94,15 @@ def write_export(
             export_saved_model(detector, path)
             return
         validation, roi = split.validation, split.roi
-        samples = _representative(validation, config)
+        samples = _representative(validation, config, roi)
         export_tflite(detector, path, quantization, batch, validation, samples, roi)
 
 
-def _representative(validation: LabelledImages, config: Config) -> np.ndarray:
+def _representative(validation: LabelledImages, config: Config, roi: Roi | None) -> np.ndarray:
     """Validation images for the activation ranges of int8, uint8 `(N, H, W, C)`."""
     # An approach that learns from normal images only uses no anomalies, not even for the ranges.
     learnt = config.learns_from == "normal images"
-    images = tiles_of(validation.normal if learnt else validation.images, config.tiling)
+    images = tiles_of(validation.normal_part if learnt else validation, config.tiling, roi)
     count = count_within(REPRESENTATIVE_BYTES, math.prod(images.shape[1:]), REPRESENTATIVE_IMAGES)
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
     return images[chosen]

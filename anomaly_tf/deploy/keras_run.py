@@ -11,6 +11,7 @@ from typing import get_args
 import keras
 import numpy as np
 
+from anomaly_tf.config import MAX_WHOLE
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.roi import Roi
 from anomaly_tf.deploy.answers import as_uint8, check_shapes, checked_images
@@ -30,8 +31,10 @@ from anomaly_tf.runs.sections import HeatScale
 
 # Heat maps are transparent up to the 0.9 quantile of the pixels of normal images, and full red from
 # the 0.999 quantile; they are measured on HEAT_IMAGES normal images, or fewer of HEAT_BYTES, and of
-# these on HEAT_PIXELS pixels in a grid.
+# these on HEAT_PIXELS pixels in a grid. Of larger images, which have many pixels, one in twenty may
+# have a pixel of full red (HEAT_PEAK), as one in twenty may be a false alarm.
 HEAT_QUANTILES, HEAT_IMAGES, HEAT_BYTES, HEAT_PIXELS = (0.9, 0.999), 200, 2**29, 2**25
+HEAT_PEAK = 0.95
 
 
 class TrainedDetector(Detector):
@@ -168,16 +171,20 @@ class TrainedDetector(Detector):
         """
         chosen = normal.sample(HEAT_IMAGES, HEAT_BYTES)
         step = math.ceil(math.sqrt(math.prod(chosen.images.shape[:3]) / HEAT_PIXELS))
-        found = []
+        found, peaks = [], []
         for view, images in views(self, chosen, roi):
             maps, inside = view.explain(images), view.inside_of(images)
             counted = maps[:, ::step, ::step] if inside is None else maps[inside][:: step**2]
             found.append(counted.ravel())
+            peaks.append(maps.max(axis=(1, 2)))  # 0 outside of the region
         maps = np.concatenate(found)
         low, high = map(float, np.quantile(maps, HEAT_QUANTILES))
+        if min(self.image_shape[:2]) > MAX_WHOLE:
+            high = max(high, float(np.quantile(np.concatenate(peaks), HEAT_PEAK)))
         if high <= low:  # maps that are 0, or the same, nearly everywhere
             high = max(float(maps.max()), low + (low or 1.0))
-        self.info.heat_scale = HeatScale(low, high, *HEAT_QUANTILES, unit)
+        share = max(HEAT_QUANTILES[1], float(np.mean(maps <= high)))
+        self.info.heat_scale = HeatScale(low, high, HEAT_QUANTILES[0], share, unit)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

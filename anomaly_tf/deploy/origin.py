@@ -52,10 +52,10 @@ CLASSES = {
 OPERATIONS = (
     "Abs AddV2 All AvgPool BiasAdd Cast ConcatV2 Const Conv2D Conv2DBackpropInput "
     "DepthwiseConv2dNative Einsum EnsureShape Equal Exp GreaterEqual Identity LeakyRelu Less Log "
-    "MatMul Max MaxPool Maximum Mean Min Minimum Mul Neg NoOp Pack Pad PadV2 ReadVariableOp "
-    "RealDiv Relu Relu6 Reshape ResizeBilinear Round Rsqrt ScaleAndTranslate SelectV2 Shape "
-    "Sigmoid Softmax Split Sqrt Square Squeeze StatefulPartitionedCall StatelessIf StridedSlice "
-    "Sub Sum Tanh Transpose"
+    "MatMul Max MaxPool Maximum Mean Min Minimum MirrorPad Mul Neg NoOp Pack Pad PadV2 "
+    "ReadVariableOp RealDiv Relu Relu6 Reshape ResizeBilinear Round Rsqrt ScaleAndTranslate "
+    "SelectV2 Shape Sigmoid Softmax Split Sqrt Square Squeeze StatefulPartitionedCall StatelessIf "
+    "StridedSlice Sub Sum Tanh Transpose"
 )
 # Operations of the functions that TensorFlow adds to save and restore weights. They write files, so
 # that no signature may call them; `tf.saved_model.load` does not run them.

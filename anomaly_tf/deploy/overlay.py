@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from anomaly_tf.runs.limits import count_within
+
 # Opacity of the strongest colour.
 OPACITY = 0.8
 WEAK, STRONG = (255, 220, 0), (220, 0, 0)
+# Pixels that are mixed at a time, with some 200 bytes each.
+PIXELS_AT_A_TIME = 2**18
 
 
 def overlay(
@@ -27,7 +31,11 @@ def overlay(
     strength = np.asarray(stretched)[..., np.newaxis]
     if inside is not None:
         strength = strength * inside[..., np.newaxis]
-    colour = np.array(WEAK) * (1 - strength) + np.array(STRONG) * strength
-    opacity = OPACITY * strength
-    mixed = np.asarray(image.convert("RGB")) * (1 - opacity) + colour * opacity
-    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+    pixels = np.array(image.convert("RGB"))
+    rows = count_within(PIXELS_AT_A_TIME, image.width, image.height)
+    for top in range(0, image.height, rows):
+        part = slice(top, top + rows)
+        colour = np.array(WEAK) * (1 - strength[part]) + np.array(STRONG) * strength[part]
+        opacity = OPACITY * strength[part]
+        pixels[part] = np.rint(pixels[part] * (1 - opacity) + colour * opacity)
+    return Image.fromarray(pixels)

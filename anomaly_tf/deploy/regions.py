@@ -92,8 +92,8 @@ def reading_of(detector: Detector, files: Sequence[Path], roi: str | Path | None
     if roi is None:
         if own and own.region is None:
             raise UserError(
-                f"the detector was trained with a mask for each picture ({own.source}); name the "
-                "folder with the masks of these pictures with --roi"
+                f"the detector was trained with a mask for each picture ({own.source}); give the "
+                "masks of these pictures with --roi (roi in Python)"
             )
         return reading
     paths = [Path(os.path.abspath(file)) for file in files]

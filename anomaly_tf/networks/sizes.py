@@ -149,12 +149,16 @@ class FeatureNetworks(Networks):
         grid: Distance in pixels between neighbouring patches, not below the finest stride.
         enlarge_to: Smaller images are enlarged inside the model until the shorter side has this
             many pixels, at most four times.
+        mirror: Number of pixels by which the image is continued beyond its borders by its mirror
+            image, a multiple of grid; at most the shorter side. Without it, patches at the borders
+            look unusual, because the network sees zeros beyond.
     """
 
     backbone: str = DEFAULT_BACKBONE
     strides: tuple[int, ...] = (8, 16)
     grid: int = number(8, 2, 32)
     enlarge_to: int = number(128, 8, 1024)
+    mirror: int = number(0, 0, 256)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,12 +171,19 @@ class FeatureNetworks(Networks):
         if self.grid not in known or self.grid < self.strides[0]:
             words = ", ".join(str(stride) for stride in known if stride >= self.strides[0])
             self._refuse("grid", f"must be one of {words}; got {self.grid}")
+        if self.mirror % self.grid:
+            self._refuse("mirror", f"must be a multiple of grid, {self.grid}; got {self.mirror}")
 
     def input_size(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of what the backbone sees of images `(H, W, C)`."""
         factor = min(max(1.0, self.enlarge_to / min(image_shape[:2])), MAX_ENLARGEMENT)
         height, width = (round(factor * side) for side in image_shape[:2])
         return height, width
+
+    def mirrored(self, image_shape: tuple[int, ...]) -> int:
+        """Number of mirrored pixels beyond each border of images `(H, W, C)`."""
+        shorter = min(self.input_size(image_shape))
+        return min(self.mirror, shorter - shorter % self.grid)
 
     def grid_size(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of the grid of patches of images `(H, W, C)`."""

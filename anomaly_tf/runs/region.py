@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.limits import MAX_PIXELS_ON_REQUEST
 
 # Level of blanked pixels. Mid grey is 0 for the networks, whose convolutions pad pictures with 0,
 # so that the edge of a region looks to them like the edge of a picture; black or white would add
@@ -25,8 +26,8 @@ from anomaly_tf.errors import UserError
 BLANK = 128
 # A smaller region would be a slip of the pen.
 MIN_PIXELS = 8
-# Limits of a stored mask: its PNG, and its pixels.
-MAX_PNG_BYTES, MAX_MASK_PIXELS = 4 * 2**20, 100_000_000
+# Largest PNG of a stored mask.
+MAX_PNG_BYTES = 4 * 2**20
 
 
 class RegionError(UserError):
@@ -130,7 +131,7 @@ class Region:
         try:
             content = base64.b64decode(text, validate=True)
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-                if image.mode != "1" or image.width * image.height > MAX_MASK_PIXELS:
+                if image.mode != "1" or image.width * image.height > MAX_PIXELS_ON_REQUEST:
                     raise ValueError(f"a mask of {image.width}x{image.height} in {image.mode}")
                 inside = np.array(image, bool)
         except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -108,10 +109,10 @@ class TrainingSetup:
         """Height, width and channels that the model takes: of an image, or of a tile."""
         return _input_shape(self.config, self.split)
 
-    @property
+    @cached_property
     def normal(self) -> Images:
         """Normal training images, uint8 `(N, H, W, C)`, or their tiles."""
-        return tiles_of(self.split.train.normal, self.config.tiling)
+        return tiles_of(self.split.train.normal_part, self.config.tiling, self.split.roi)
 
     def build(self) -> Approach:
         """Builds an untrained model from the configuration's seed.
@@ -155,7 +156,7 @@ class TrainingSetup:
             batches = balanced_batches(train.normal, anomalies, clusters, *length, sampling, *order)
         if self.device.is_gpu:
             return batches.apply(tf.data.experimental.prefetch_to_device(self.device.name))
-        if isinstance(self.normal, StoredImages):
+        if isinstance(train.images, StoredImages) or config.tiling:
             return batches
         # One thread prepares a batch in a fraction of a step; more would slow the step down.
         options = tf.data.Options()

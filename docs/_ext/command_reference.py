@@ -25,6 +25,7 @@ from sphinx.application import Sphinx
 
 import anomaly_tf
 from anomaly_tf.approaches import APPROACHES, options_of
+from anomaly_tf.approaches.auto.options import AUTO
 from anomaly_tf.benchmark import BenchmarkOptions
 from anomaly_tf.command_line import BESIDE
 from anomaly_tf.config import Config
@@ -104,7 +105,8 @@ def command_options(command: str) -> str:
         for option in options_in(Config):
             defaults = {_shown(o[option.name]) for o in own.values() if option.name in o}
             if option.name == "--approach":
-                option = dataclasses.replace(option, values=_choices(APPROACHES), default="sota")
+                values = _choices([AUTO, *APPROACHES])
+                option = dataclasses.replace(option, values=values, default="sota")
                 lines.append(option.described())
             else:
                 several = "Default: depends on the approach." if len(defaults) > 1 else None
@@ -159,6 +161,8 @@ def public_names() -> str:
         found = getattr(anomaly_tf, name)
         kind = "class" if inspect.isclass(found) else "function" if callable(found) else "data"
         members = "\n   :members:" if kind == "class" else ""
+        if inspect.isabstract(found):
+            members += "\n   :inherited-members: ABC"
         directive = f".. auto{kind}:: anomaly_tf.{name}{members}"
         parts.append(f"## `{name}`\n\n```{{eval-rst}}\n{directive}\n```\n")
     return "\n".join(parts)

@@ -70,6 +70,7 @@ class NsaConfig(NormalOnlyConfig):
         defects: Synthetic defects.
     """
 
+    learns_positions: ClassVar[bool] = False
     score_map: ClassVar[ScoreMap] = reconstruction_map("-log p(normal)")
 
     approach: str = "nsa"

@@ -40,8 +40,8 @@ class PadimConfig(OnePassConfig):
     quantizable: ClassVar[bool] = False
     score_map: ClassVar[ScoreMap] = ScoreMap(
         "Mahalanobis distance from normal patches of the position",
-        "maximum",
-        "maximum",
+        "none",
+        "none",
         whole_up_to=0,
     )
 
