@@ -48,7 +48,8 @@ FORMATS = {
 # lies where; the detector of gan is made as that of contrastive.
 AS_ANOTHER = {
     **dict.fromkeys(
-        ("contrastive", "ganomaly", "supervised", "transform", "vae"), ("float16", "dynamic")
+        ("contrastive", "ganomaly", "nsa", "supervised", "transform", "vae"),
+        ("float16", "dynamic"),
     ),
     "gan": ("none", "float16", "dynamic", "int8"),
 }
