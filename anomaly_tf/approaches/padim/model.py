@@ -152,15 +152,12 @@ class Padim(Approach):
         """
         channels = self.channels.get_layer("channels")
         kernel, _ = channels.get_weights()
-        means, squares = [], []
-        for start in range(0, len(images), 32):
-            batch = images[start : start + 32] / np.float32(127.5) - 1
-            vectors = np.array(self.channels(self.features(batch, training=False)))
-            means.append(vectors.mean(axis=(1, 2)))
-            squares.append(np.square(vectors).mean(axis=(1, 2)))
-        of_images = np.concatenate(means)
+        # A graph, because Keras keeps all feature maps of a model that is called without one.
+        moments = tf.function(self._moments, reduce_retracing=True)
+        parts = [moments(images[start : start + 32]) for start in range(0, len(images), 32)]
+        of_images, squares = (np.concatenate(values) for values in zip(*parts, strict=True))
         mean = of_images.mean(axis=0)
-        variance = np.concatenate(squares).mean(axis=0) - mean**2
+        variance = squares.mean(axis=0) - mean**2
         scale = 1 / np.sqrt(np.maximum(variance, 1e-6))
         channels.set_weights([kernel * scale, -mean * scale])
         of_images = (of_images - mean) * scale
@@ -171,6 +168,12 @@ class Padim(Approach):
         centres[:count] = found.cluster_centers_
         self.centres.assign(centres)
         self.spread.assign(spread)
+
+    def _moments(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean and mean square, each `(N, D)`, of the vectors of uint8 images `(N, H, W, C)`."""
+        scaled = tf.cast(images, tf.float32) / 127.5 - 1.0
+        vectors = self.channels(self.features(scaled, training=False))
+        return tf.reduce_mean(vectors, (1, 2)), tf.reduce_mean(tf.square(vectors), (1, 2))
 
     def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
         """Adds the vectors of a batch to the means and scatters of their kinds.
