@@ -34,11 +34,10 @@ OTHER_KINDS = (
     "Fashion-MNIST, of sota 0.969)"
 )
 NO_PHOTOGRAPHS = (
-    "it has never seen a photograph before (solar cells, ELPV: vae 0.904, padim 0.958; drawn "
-    "cloth: vae 0.975, patchcore 0.997)"
+    "{} begins without knowing any photograph (AUROC on drawn cloth: vae 0.975, patchcore 0.997)"
 )
 SLOW = "it takes many times longer on large pictures, and shows only roughly where the trouble lies"
-AS_A_WHOLE = "it judges a picture as a whole and misses small defects"
+AS_A_WHOLE = "{} judges a picture as a whole and misses small defects"
 EXPECT = {
     ("autoencoder", "transform"): "mean AUROC on Fashion-MNIST 0.928, of transform 0.955",
     ("vae", "transform"): "mean AUROC on Fashion-MNIST 0.933, of transform 0.955",
@@ -50,9 +49,9 @@ EXPECT = {
     **dict.fromkeys((("autoencoder", "patchcore"), ("vae", "patchcore")), NO_PHOTOGRAPHS),
     **dict.fromkeys((("transform", "padim"), ("transform", "patchcore")), SLOW),
     **dict.fromkeys((("ganomaly", "padim"), ("ganomaly", "patchcore")), AS_A_WHOLE),
-    ("patchcore", "padim"): "it does not know what belongs where",
-    ("padim", "patchcore"): "it expects the same part at the same position of all pictures",
-    ("nsa", "padim"): "it does not know what belongs where",
+    ("patchcore", "padim"): "{} does not know what belongs where",
+    ("padim", "patchcore"): "{} expects the same part at the same position of all pictures",
+    ("nsa", "padim"): "{} does not know what belongs where",
 }
 
 
@@ -146,4 +145,4 @@ def _expected(config: Config, first: str, found: Findings) -> str:
         return FEW_LABELLED
     if not learns_labels and first == "sota":
         return f"{config.approach} learns nothing from labelled anomalies"
-    return EXPECT.get((config.approach, first), "")
+    return EXPECT.get((config.approach, first), "").format(config.approach)

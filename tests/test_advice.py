@@ -214,9 +214,9 @@ LABELLED = {"n_anomalies": 200, "n_kinds": 2}
         ("contrastive", SMALL | LABELLED, "of sota 0.969"),
         ("transform", {}, "many times longer"),
         ("ganomaly", {}, "misses small defects"),
-        ("vae", {}, "never seen a photograph"),
-        ("padim", {"alikeness": 0.0}, "same part at the same position"),
-        ("patchcore", {}, "what belongs where"),
+        ("vae", {}, "vae begins without knowing any photograph"),
+        ("padim", {"alikeness": 0.0}, "padim expects the same part at the same position"),
+        ("patchcore", {}, "patchcore does not know what belongs where"),
     ],
 )
 def test_another_approach_than_the_first_choice(approach, changes, expected):
