@@ -233,8 +233,8 @@ class FolderConfig(Checked):
             with 0, the run has no test set and cannot be evaluated.
         storage: Where the images are kept during training. memory: all in memory; disk: read when
             needed; auto: memory if they fit into memory_limit, else disk.
-        memory_limit: Largest size of the images in memory, in megabytes (10^6 bytes); training takes
-            up to four times as much.
+        memory_limit: Largest size of the images in memory, in megabytes (10^6 bytes); training
+            takes up to four times as much.
         bit_depth: Bit depth of the grey levels in 16-bit files, such as 12 for many cameras.
             Default: the smallest of 8, 10, 12, 14 and 16 that holds the largest value in the
             folder.
