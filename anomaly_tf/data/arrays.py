@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.bit_depth import bits_of
+from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.images import fit_image
 from anomaly_tf.errors import UserError
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_tf.config import Config
-from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.decoding import UnreadableImage
+from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.search import Search
 from anomaly_tf.data.split import Split

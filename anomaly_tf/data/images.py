@@ -314,9 +314,7 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(image, np.uint8).reshape(shape)
 
 
-def read_image(
-    path: Path, shape: tuple[int, int, int], reading: Reading = AS_USUAL
-) -> np.ndarray:
+def read_image(path: Path, shape: tuple[int, int, int], reading: Reading = AS_USUAL) -> np.ndarray:
     """`open_image` and `fit_image` in one: uint8 `(H, W, C)`."""
     with decoded(path, reading) as image:
         return fit_image(image, shape)
