@@ -26,7 +26,9 @@ from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.images import read_image
 from anomaly_tf.data.stored import ImageFiles, Records, StoredImages, part_size
 from anomaly_tf.data.tiles import tiles_of
+from anomaly_tf.deploy.explained import explained, shrunk_size
 from anomaly_tf.deploy.keras_run import TrainedDetector
+from anomaly_tf.deploy.overlay import PIXELS_AT_A_TIME, overlay
 from anomaly_tf.detection.tiling import fading, infer_in_tiles
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo
@@ -131,6 +133,28 @@ def test_memory_does_not_grow_with_the_number_of_tiles():
     assert max(together) == 8
     # The map itself has 48 MB; all tiles would have 50 MB as images and 66 MB as maps.
     assert peak < outputs["error_map"].nbytes + 16 * 2**20
+
+
+def test_what_is_drawn_of_large_pictures_is_shrunk():
+    pictures, detector = noise(3, 150, 200, 1), on_tiles((150, 200, 1), (1.0,))
+    images, maps, rebuilt = explained(detector, pictures, 50)
+    assert shrunk_size((150, 200, 1), 50) == (38, 50)
+    assert images.shape == rebuilt.shape == (3, 38, 50, 1)
+    assert maps.shape == (3, 38, 50)
+    np.testing.assert_allclose(maps * 255, images[..., 0], atol=1.01)
+    assert abs(images.mean() - pictures.mean()) < 1
+    whole = explained(detector, pictures[:1], 200)
+    np.testing.assert_array_equal(whole.images, pictures[:1])
+    np.testing.assert_array_equal(whole.maps, detector.explain(pictures[:1]))
+
+
+def test_strips_of_a_large_heat_map_are_drawn_like_small_ones():
+    picture, strength = noise(700, 600, 3), noise(700, 600).astype(np.float32) / 255
+    assert picture.shape[0] * picture.shape[1] > PIXELS_AT_A_TIME
+    whole = np.asarray(overlay(Image.fromarray(picture), strength))
+    for rows in (slice(100), slice(400, 500), slice(600, 700)):
+        part = overlay(Image.fromarray(picture[rows]), strength[rows])
+        np.testing.assert_array_equal(np.asarray(part), whole[rows])
 
 
 def test_grad_cam_is_that_of_the_tiles():
