@@ -99,8 +99,8 @@ def shrunk(scan: Scan) -> list[str]:
         return []
     return [
         f"note: pictures of {width}x{height} become {factor:.0f} times smaller, and defects below "
-        f"{factor:.0f} pixels disappear; to keep them, cut the pictures into tiles with --tile "
-        "256, crop to the part, or give a larger --image-size"
+        f"{factor:.0f} pixels disappear; to keep them, cut the pictures into tiles (--tile 256), "
+        "crop to the part, or give a larger --image-size"
     ]
 
 
