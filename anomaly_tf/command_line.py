@@ -15,7 +15,7 @@ from anomaly_tf.approaches.configs import (
     config_file,
     load_config,
     require_approach,
-    require_common_options,
+    require_own_options,
     train_options_of,
 )
 from anomaly_tf.config import Config
@@ -79,9 +79,8 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     parser = OptionParser(record, program("train"), COMMANDS["train"], BESIDE)
     source = file or CONFIG_FOLDER / f"{record.approach}.yaml"
     values = {} if record is AutoConfig and file is None else read_yaml(source)
-    if record is AutoConfig:
-        given = (word[2:].partition("=")[0] for word in arguments if word.startswith("--"))
-        require_common_options([*dotted(values), *(name.replace("-", "_") for name in given)])
+    given = (word[2:].partition("=")[0] for word in arguments if word.startswith("--"))
+    require_own_options(record, [*dotted(values), *(name.replace("-", "_") for name in given)])
     # Under the name of the registry, also if an alias was given.
     arguments = [*arguments, f"--approach={record.approach}"]
     config, beside = parser.parse(arguments, values, source)

@@ -911,7 +911,7 @@ def test_training_prints_names_without_their_escapes(status, tmp_path, capsys, m
     for begin in ("images: ", "WARNING: good counts as normal", "data: ", "run: ", "next: "):
         (line,) = (line for line in said.splitlines() if line.startswith(begin))
         assert shown in line
-    for word in ("other file", "images of classes that", "unreadable file"):
+    for word in ("other file", "images that approach", "unreadable file"):
         (line,) = (line for line in errors.splitlines() if word in line)
         assert shown in line
     assert errors.endswith(f"error: stopped in {shown}\n") == (status == "interrupted")

@@ -56,22 +56,24 @@ def train_options_of(name: Any) -> type[Config]:
     return AutoConfig if name == AUTO else options_of(require_approach(name))
 
 
-def require_common_options(names: Iterable[str]) -> None:
-    """Refuses options for `--approach auto` that only some approaches have.
+def require_own_options(record: type[Config], names: Iterable[str]) -> None:
+    """Refuses options that other approaches have; unknown names are left to the parser.
 
     Args:
+        record: The dataclass of the options.
         names: Dotted names of the given options.
 
     Raises:
         UserError: If there is such an option.
     """
-    common = flatten(AutoConfig())
+    own = flatten(record())
     for name in names:
         having = [one for one in APPROACHES if name in flatten(options_of(one)())]
-        if having and name not in common:
+        if having and name not in own:
+            remedy = "name the approach" if record is AutoConfig else "choose another approach"
             raise UserError(
-                f"approach auto takes options that every approach has, and {as_option(name)} is "
-                f"one of {', '.join(having)} only; leave it out or name the approach"
+                f"approach {record.approach} has no option {as_option(name)}, which is one of "
+                f"{', '.join(having)}; leave it out or {remedy}"
             )
 
 
@@ -141,8 +143,7 @@ def config_of(approach: str, options: Mapping[str, Any]) -> Config:
             nearest name), or a value is wrong.
     """
     record = train_options_of(approach)
-    if record is AutoConfig:
-        require_common_options(name.replace("__", ".") for name in dotted(dict(options)))
+    require_own_options(record, (name.replace("__", ".") for name in dotted(dict(options))))
     parser = OptionParser(record, spelling=as_keyword)
     return parser.parse([], _nested(options) | {"approach": record.approach})[0]
 

@@ -72,12 +72,13 @@ def describe_outcome(info: DetectorInfo) -> str:
     from anomaly_tf.training.recording import describe_choice, describe_epoch
 
     facts = info.training
+    speed = facts.images_per_second
     kept = f"best epoch {facts.best_epoch} of {facts.epochs}"
     if not facts.best_epoch:
         kept = describe_epoch(facts)
     return (
         f"{kept}, {describe_choice(facts)}, threshold {info.threshold.value:.4g}, "
-        f"{facts.train_seconds:.0f} s, {facts.images_per_second:.0f} images/s"
+        f"{facts.train_seconds:.0f} s, {speed:.{0 if speed >= 10 else 1}f} images/s"
     )
 
 

@@ -177,7 +177,7 @@ def _require_enough(config: Config, dataset: ImageDataset, roles: Roles) -> None
             "--normal-class"
         )
     anomalies = int(np.isin(classes, roles.seen).sum())
-    if roles.seen and anomalies < MIN_ANOMALIES:
+    if roles.seen and config.learns_from != "normal images" and anomalies < MIN_ANOMALIES:
         raise UserError(
             f"approach {config.approach} needs at least {MIN_ANOMALIES} labelled anomalies, and "
             f"{dataset.name} has {anomalies} to learn from; use --approach autoencoder or vae, "

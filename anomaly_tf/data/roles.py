@@ -201,6 +201,11 @@ def class_roles(
     if config.protocol == "one_class":
         return Roles(normal, unseen=others)
     if not others:
+        if config.learns_from == "normal images":
+            raise UserError(
+                f"protocol {config.protocol} needs labelled anomalies and {config.data} holds "
+                "normal images only; use --protocol one_class, or add anomalies"
+            )
         raise UserError(
             f"approach {config.approach} learns from labelled anomalies and {config.data} holds "
             "normal images only; use --approach autoencoder or vae, or --protocol corruption, "

@@ -170,7 +170,11 @@ class FeatureNetworks(Networks):
             self._refuse("strides", f"must be some of {words}, rising; got {list(self.strides)}")
         if self.grid not in known or self.grid < self.strides[0]:
             words = ", ".join(str(stride) for stride in known if stride >= self.strides[0])
-            self._refuse("grid", f"must be one of {words}; got {self.grid}")
+            self._refuse(
+                "grid",
+                f"must be one of {words}, a stride that is not below the finest of strides; got "
+                f"{self.grid}",
+            )
         if self.mirror % self.grid:
             self._refuse("mirror", f"must be a multiple of grid, {self.grid}; got {self.mirror}")
 

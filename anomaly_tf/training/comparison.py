@@ -32,14 +32,15 @@ def train_best(
         console: Output of messages.
 
     Returns:
-        How the training of the best one ended; the first that did not complete ends the comparison,
-        and its run is kept.
+        How the training of the best one ended. The first that does not complete ends the
+        comparison; its run is kept if none was completed before.
 
     Raises:
         UserError: As `loop.train`.
     """
     folder = OwnedFolder()
-    outcomes, aurocs = {}, {}
+    outcomes: dict[str, loop.Outcome] = {}
+    aurocs: dict[str, float] = {}
     for config in candidates:
         console.say(f"candidate: {config.approach}")
         trial = RunDirectory(folder.path / config.approach)
@@ -47,11 +48,11 @@ def train_best(
         outcome = loop.train(config, dataset, split, trial, command, console=console)
         outcomes[config.approach] = outcome
         if outcome.status != "completed" or outcome.info is None:
-            aurocs = {config.approach: 0.0}
             break
         aurocs[config.approach] = outcome.info.training.validation["val_auroc"]
-    best = max(aurocs, key=lambda name: aurocs[name])
-    if outcomes[best].status == "completed":
+    last = next(reversed(outcomes))
+    best = max(aurocs, key=lambda name: aurocs[name], default=last)
+    if aurocs:
         found = ", ".join(f"{name} {value:.4f}" for name, value in aurocs.items())
         console.say(f"approach: {best} has the largest validation AUROC ({found})")
     if (folder.path / best).is_dir():
@@ -59,7 +60,12 @@ def train_best(
             run.path.rmdir()  # it is empty
         run.path.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(folder.path / best, run.path)
-    outcome, moved = outcomes[best], (str(folder.path / best), str(run.path))
-    return dataclasses.replace(
-        outcome, message=outcome.message.replace(*moved), remedy=outcome.remedy.replace(*moved)
-    )
+    kept = dataclasses.replace(outcomes[best], status=outcomes[last].status)
+    if best == last or kept.status == "completed":
+        moved = str(folder.path / best), str(run.path)
+        return dataclasses.replace(
+            kept, message=kept.message.replace(*moved), remedy=kept.remedy.replace(*moved)
+        )
+    message = f"{last} was not compared ({outcomes[last].status}); kept {best} in {run.path}"
+    remedy = "train again into a new folder to compare all candidates"
+    return dataclasses.replace(kept, message=message, remedy=remedy)
