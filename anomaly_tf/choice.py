@@ -69,18 +69,19 @@ class Choice:
     reason: str
 
 
-def choose(found: Findings, use_labels: bool) -> Choice:
+def choose(found: Findings, use_labels: bool, in_tiles: bool = False) -> Choice:
     """The approach for a data set, or several to compare.
 
     Args:
         found: What was found in the data.
         use_labels: Whether labelled anomalies may be used.
+        in_tiles: Whether pictures are cut into tiles, which the labels of pictures do not label.
     """
     first, reason = first_choice(found if use_labels else replace(found, n_anomalies=0))
     if not use_labels or found.n_anomalies < MIN_COMPARED:
         return Choice(((first, "one_class"),), f"{first} ({reason})")
     names = ["transform", "padim"] if found.is_small else ["padim", "patchcore"]
-    names += ["sota"] if found.n_anomalies >= MIN_LABELLED else []
+    names += ["sota"] if found.n_anomalies >= MIN_LABELLED and not in_tiles else []
     names.sort(key=lambda name: name != first)
     candidates: list[tuple[str, Protocol]] = [
         (name, "imbalance" if "imbalance" in options_of(name).protocols else "one_class")
@@ -88,8 +89,8 @@ def choose(found: Findings, use_labels: bool) -> Choice:
     ]
     return Choice(
         tuple(candidates),
-        f"the best of {', '.join(names)} on validation images ({found.n_anomalies} labelled "
-        f"anomalies; without them {first_choice(replace(found, n_anomalies=0))[0]})",
+        f"the best of {', '.join(names)}, each on its validation images ({found.n_anomalies} "
+        f"labelled anomalies; without them {first_choice(replace(found, n_anomalies=0))[0]})",
     )
 
 

@@ -80,7 +80,11 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     source = file or CONFIG_FOLDER / f"{record.approach}.yaml"
     values = {} if record is AutoConfig and file is None else read_yaml(source)
     given = (word[2:].partition("=")[0] for word in arguments if word.startswith("--"))
-    require_own_options(record, [*dotted(values), *(name.replace("-", "_") for name in given)])
+    require_own_options(record, (name.replace("-", "_") for name in given))
+    try:
+        require_own_options(record, dotted(values))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     # Under the name of the registry, also if an alias was given.
     arguments = [*arguments, f"--approach={record.approach}"]
     config, beside = parser.parse(arguments, values, source)

@@ -85,7 +85,8 @@ def test_every_approach_trains_on_arrays(approach, drawn, monkeypatch):
     assert len(split.train) + len(split.validation) >= 48
 
 
-def test_nothing_is_printed_and_nothing_stays_on_disk(drawn, tmp_path, monkeypatch, capfd):
+def test_nothing_is_printed_and_nothing_stays_on_disk(drawn, trained, tmp_path, monkeypatch, capfd):
+    """With `trained` before it: TensorFlow says once a process that it finds no GPU."""
     monkeypatch.chdir(tmp_path)
     images, labels = drawn
     detector = anomaly_tf.train(images, labels, approach="gan", verbose=0, **SHORT)
@@ -184,7 +185,7 @@ def test_a_folder_is_divided_as_by_the_command(files, tmp_path, capsys):
 
 def test_a_list_of_files_is_learnt_from_and_exported(files, tmp_path, capsys):
     labels = [int(file.parent.name == "bad") for file in files]
-    with pytest.warns(UserWarning, match="left out: 8 images of classes"):
+    with pytest.warns(UserWarning, match="left out: 8 images that approach"):
         detector = anomaly_tf.train(files, labels, verbose=0, data_dir=tmp_path, **SHORT)
     assert detector.image_shape == (40, 40, 1)
     assert detector.info.class_names == ["normal", "anomaly"]

@@ -48,6 +48,12 @@ def test_the_choice(changes, use_labels, names, protocol):
     assert names[0] in choice.reason
 
 
+def test_labels_of_pictures_do_not_label_tiles():
+    found = dataclasses.replace(MANY, n_anomalies=MIN_LABELLED, n_kinds=1)
+    names = [name for name, _ in choose(found, use_labels=True, in_tiles=True).candidates]
+    assert names == ["padim", "patchcore"]
+
+
 def test_small_pictures_with_labels_compare_under_the_protocol_of_each():
     found = dataclasses.replace(MANY, image_shape=(28, 28, 1), n_anomalies=100, n_kinds=3)
     assert choose(found, use_labels=True).candidates == (
@@ -59,10 +65,10 @@ def test_small_pictures_with_labels_compare_under_the_protocol_of_each():
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
-    """Aligned pictures with a bright part, and twelve in which it is missing."""
+    """Aligned pictures with a bright part, and twenty in which it is missing."""
     folder = tmp_path_factory.mktemp("parts")
     rng = np.random.default_rng(0)
-    for name, count in (("good", 40), ("defect", 12)):
+    for name, count in (("good", 40), ("defect", 20)):
         (folder / name).mkdir()
         for number in range(count):
             picture = rng.normal(90, 6, (64, 64))
@@ -93,7 +99,7 @@ def test_labelled_anomalies_compare_the_candidates(parts, tmp_path, capsys):
     options = ["--approach", "auto", "--data", str(parts), "--folder.test-fraction", "0.1", *SHORT]
     assert train.main([*options, "--run-dir", str(run)]) == 0
     said = capsys.readouterr().out
-    assert "the best of padim, patchcore on validation images" in said
+    assert "the best of padim, patchcore, each on its validation images" in said
     info = json.loads((run / "detector.json").read_text())
     best = info["approach"]
     assert f"approach: {best} has the largest validation AUROC (padim 1.0000, patchcore " in said

@@ -236,7 +236,7 @@ def test_an_image_belongs_to_the_kind_with_the_smallest_mean_distance():
         ("enlarge_to", 4, "at least 8"),
         ("grid", 64, "at most 32"),
         ("grid", 2, "a stride that is not below the finest of strides; got 2"),
-        ("mirror", 20, "must be a multiple of grid"),
+        ("mirror", 20, "must be a multiple of --networks.grid"),
     ],
 )
 def test_wrong_networks_are_refused(networks, option, value, words):

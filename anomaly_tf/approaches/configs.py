@@ -29,18 +29,19 @@ CONFIG_FOLDER = next(
 )
 
 
-def require_approach(name: Any) -> str:
+def require_approach(name: Any, others: tuple[str, ...] = ()) -> str:
     """The name of an approach in the registry.
 
     Args:
         name: Its name or an alias.
+        others: Further names to suggest.
 
     Raises:
         UserError: If there is no such approach; the message suggests the nearest.
     """
     own = ALIASES.get(name, name) if isinstance(name, str) else None
     if own not in APPROACHES:
-        raise UserError(unknown("approach", str(name), [*APPROACHES, *ALIASES, AUTO]))
+        raise UserError(unknown("approach", str(name), [*APPROACHES, *ALIASES, *others]))
     return own
 
 
@@ -53,7 +54,7 @@ def train_options_of(name: Any) -> type[Config]:
     Raises:
         UserError: As `require_approach`.
     """
-    return AutoConfig if name == AUTO else options_of(require_approach(name))
+    return AutoConfig if name == AUTO else options_of(require_approach(name, (AUTO,)))
 
 
 def require_own_options(record: type[Config], names: Iterable[str]) -> None:

@@ -81,12 +81,16 @@ def findings(dataset: ImageDataset, split: Split) -> Findings:
     """
     classes = dataset.train_classes
     anomalies = classes[~np.isin(classes, split.roles.normal)]
+    n_anomalies = len(anomalies)
+    if not len(dataset.test):  # a part of them is for the test, as of the normal images
+        n_normal = int(np.isin(classes, split.roles.normal).sum())
+        n_anomalies -= round(n_anomalies * int((split.test.labels == 0).sum()) / n_normal)
     compared = _normal_sample(split.train, split.validation)
     height, width, channels = split.train.images.shape[1:]
     return Findings(
         n_normal=int((split.train.labels == 0).sum()),
         n_calibration=int((split.validation.labels == 0).sum()),
-        n_anomalies=len(anomalies),
+        n_anomalies=n_anomalies,
         n_kinds=len(np.unique(anomalies)),
         image_shape=(height, width, channels),
         alikeness=alikeness(compared) if len(compared) >= MIN_COMPARED else None,

@@ -176,7 +176,9 @@ class FeatureNetworks(Networks):
                 f"{self.grid}",
             )
         if self.mirror % self.grid:
-            self._refuse("mirror", f"must be a multiple of grid, {self.grid}; got {self.mirror}")
+            self._refuse(
+                "mirror", f"must be a multiple of --networks.grid, {self.grid}; got {self.mirror}"
+            )
 
     def input_size(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of what the backbone sees of images `(H, W, C)`."""

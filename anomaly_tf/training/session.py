@@ -67,7 +67,8 @@ def train_on(
     if isinstance(config, AutoConfig):
         assert configured
         found = findings(dataset, make_split(replace(config, protocol="one_class"), dataset))
-        choice = choose(found, use_labels=config.protocol == "imbalance")
+        use_labels, in_tiles = config.protocol == "imbalance", config.tiling is not None
+        choice = choose(found, use_labels, in_tiles)
         console.say(f"approach: {choice.reason}")
         candidates = tuple(configured(*candidate) for candidate in choice.candidates)
         config = candidates[0]

@@ -35,7 +35,8 @@ class PatchCoreNetworks(FeatureNetworks):
         super().__post_init__()
         if self.bank_size is not None and self.bank_size > self.candidates:
             self._refuse(
-                "bank_size", f"must be at most candidates, {self.candidates}; got {self.bank_size}"
+                "bank_size",
+                f"must be at most --networks.candidates, {self.candidates}; got {self.bank_size}",
             )
 
 
