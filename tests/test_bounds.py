@@ -18,7 +18,7 @@ import tensorflow as tf
 from conftest import small_config, small_model, weighing_detector
 
 from anomaly_tf import Detector
-from anomaly_tf.deploy.answers import as_uint8, check_shapes
+from anomaly_tf.deploy.answers import as_uint8, check_answer, check_shapes
 from anomaly_tf.deploy.bounds import MAX_STEPS, Step, peak, require_few_steps
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.errors import UserError
@@ -200,6 +200,10 @@ def test_outputs_of_a_saved_model_are_checked(act, words, saved_copy):
 
 def test_every_output_is_checked(trained_run):
     detector = Detector.load(trained_run)
+
+    def check(name, values, count):
+        check_answer(name, values, detector.input_shape, 10, count)
+
     right = {
         "score": np.zeros(2, np.float32),
         "error_map": np.zeros((2, 28, 28), np.float32),
@@ -207,13 +211,13 @@ def test_every_output_is_checked(trained_run):
         "probabilities": np.zeros((2, 10), np.float32),
     }
     for name, values in right.items():
-        detector._check_answer(name, values, 2)
+        check(name, values, 2)
         wrong = [None, values[:1], values[..., :-1], values[..., None], values.astype(np.float64)]
         if name != "reconstruction":
             wrong.append(np.full_like(values, np.nan))
         for value in wrong:
             with pytest.raises(UserError, match=name):
-                detector._check_answer(name, value, 2)
+                check(name, value, 2)
 
 
 def test_grad_cam_of_weights_that_are_no_numbers_is_no_map():

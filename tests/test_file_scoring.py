@@ -152,8 +152,8 @@ def test_a_process_that_is_killed_is_reported(model, photos, monkeypatch):
 
 def test_ctrl_c_ends_all_processes_with_one_line(model, photos, tmp_path):
     (tmp_path / "many").mkdir()
-    for number in range(4000):
-        os.link(photos[0].path, tmp_path / "many" / f"{number:04}.png")
+    for number in range(20_000):
+        os.link(photos[0].path, tmp_path / "many" / f"{number:05}.png")
     command = [sys.executable, "-u", "predict.py", "--model", str(model), str(tmp_path / "many")]
     with subprocess.Popen(
         command,

@@ -44,7 +44,7 @@ def test_every_row_is_one_that_train_takes():
 def test_rows_are_chosen_by_name():
     chosen = chosen_rows(options_of("--parts", "memory,elpv", "--approaches", "vae"))
     assert chosen == {"memory": {}, "elpv": {"vae": ("--approach", "vae")}}
-    with pytest.raises(UserError, match="'sofa' is no row of gravel; choose from auto, autoenc"):
+    with pytest.raises(UserError, match="'sofa' is no row of gravel; choose from auto, nsa"):
         chosen_rows(options_of("--parts", "gravel", "--approaches", "vae,sofa"))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import normal_set, weighing_detector
 from PIL import Image
+from tensorflow.python.framework.config import disable_op_determinism
 
 import anomaly_tf
 from anomaly_tf import Detector
@@ -91,6 +92,13 @@ def trained(photos: Path, roi: Path, run: Path, *more: str) -> Path:
     options = [*TRAINING, "--data", str(photos), "--data-dir", str(run.parent / "cache")]
     assert train.main([*options, "--roi", str(roi), "--run-dir", str(run), *more]) == 0
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def determinism() -> Iterator[None]:
+    """Lets the tests of other modules use all operations again."""
+    yield
+    disable_op_determinism()
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def test_each_kind_of_source_is_found_by_its_name(
     asked = []
     monkeypatch.setattr(sources, "load_tfds", lambda *name: asked.append(name) or small_dataset)
     load_dataset("tfds:mnist", tmp_path, (8, 9))
-    assert asked == [("mnist", (8, 9))]
+    assert asked == [("mnist", (8, 9), None)]
 
 
 def test_images_are_resized_to_the_given_shape(small_folder, small_dataset, tmp_path):

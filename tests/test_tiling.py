@@ -137,13 +137,13 @@ def test_memory_does_not_grow_with_the_number_of_tiles():
 
 def test_what_is_drawn_of_large_pictures_is_shrunk():
     pictures, detector = noise(3, 150, 200, 1), on_tiles((150, 200, 1), (1.0,))
-    images, maps, rebuilt = explained(detector, pictures, 50)
+    images, maps, rebuilt = explained(detector, normal_set(pictures), 50)
     assert shrunk_size((150, 200, 1), 50) == (38, 50)
     assert images.shape == rebuilt.shape == (3, 38, 50, 1)
     assert maps.shape == (3, 38, 50)
     np.testing.assert_allclose(maps * 255, images[..., 0], atol=1.01)
     assert abs(images.mean() - pictures.mean()) < 1
-    whole = explained(detector, pictures[:1], 200)
+    whole = explained(detector, normal_set(pictures[:1]), 200)
     np.testing.assert_array_equal(whole.images, pictures[:1])
     np.testing.assert_array_equal(whole.maps, detector.explain(pictures[:1]))
 

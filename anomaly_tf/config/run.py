@@ -56,8 +56,8 @@ class Config(Checked):
             the four IDX files of an MNIST-like data set.
         data_dir: Folder in which downloaded or decoded data is cached.
         image_size: Size to which images are resized, such as 64 or 128x96 (height x width).
-            Default: the original size; for a folder at most 128 pixels on the longer side, unless
-            tile is given.
+            Default: the original size; for a folder without tile at most 128 pixels on the longer
+            side.
         tile: Side in pixels of the square tiles into which large pictures are cut in training and
             scoring, for approaches that learn from normal images only; the score of a picture is
             the largest score of its tiles. Default: pictures are not cut.
