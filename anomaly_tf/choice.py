@@ -9,7 +9,8 @@ of T-shirts against the rest, where 500 normal images were trained on and 2,500 
 
 On photographs of solar cells (ELPV, monocrystalline, 411 good ones, no more than a few minutes):
 at 64x64 `vae` .890, `autoencoder` .854; at 32x32 `transform` .829, `vae` .804, `sota` with 30
-labelled anomalies .833.
+labelled anomalies .833; at 128x128 `padim` .958, `patchcore` .948. On drawn cloth `patchcore` .998,
+`padim` .959.
 """
 
 from __future__ import annotations
