@@ -241,7 +241,8 @@ def test_few_large_pictures_are_read_at_a_time():
     assert part_size((3000, 4000, 3)) == 1
     assert part_size((1000, 1000, 1)) == 67
     assert images_at_a_time((28, 28)) == 500
-    assert images_at_a_time((1024, 1024)) == 2
+    assert images_at_a_time((128, 128)) == 32
+    assert images_at_a_time((1024, 1024)) == 1
 
 
 @pytest.mark.parametrize(

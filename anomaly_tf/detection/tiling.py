@@ -12,9 +12,6 @@ from anomaly_tf.runs.limits import images_at_a_time
 from anomaly_tf.runs.region import BLANK
 from anomaly_tf.runs.sections import Tiling
 
-# Pixels of the tiles that are scored together: 8 tiles of 256 x 256.
-PIXELS_AT_A_TIME = 2**19
-
 
 def infer_in_tiles(
     infer: Infer,
@@ -49,7 +46,7 @@ def infer_in_tiles(
         joined["error_map"] = _Joined(np.empty(images.shape[:3], np.float32), tiling)
     if "reconstruction" in names:
         joined["reconstruction"] = _Joined(np.empty(images.shape, np.uint8), tiling)
-    together = images_at_a_time((side, side), PIXELS_AT_A_TIME)
+    together = images_at_a_time((side, side))
     count = len(images) * len(places)
     for start in range(0, count, together):
         pictures, place = np.divmod(np.arange(start, min(start + together, count)), len(places))

@@ -15,8 +15,8 @@ from anomaly_tf.errors import UserError
 MAX_GB, MAX_SECONDS = "ANOMALY_TF_MAX_GB", "ANOMALY_TF_MAX_SECONDS"
 DEFAULTS = {MAX_GB: 2.0, MAX_SECONDS: 30.0}
 GB = 10**9
-# Images that a model computes together: 500, or fewer with 2 million pixels, 128 of 128 x 128.
-MAX_BATCH, PIXELS_AT_A_TIME = 500, 2**21
+# Images that a model computes together: 500, or fewer with half a million pixels, 32 of 128 x 128.
+MAX_BATCH, PIXELS_AT_A_TIME = 500, 2**19
 # An image of 50 million pixels takes up to a gigabyte while it is decoded; a file of a few KB can
 # claim many more pixels. With `--max-pixels`, up to 134 million are read, such as 11,585 x 11,585:
 # Pillow itself refuses 179 million, by a limit of the whole process that other code may rely on.
