@@ -251,9 +251,7 @@ def _hole(
     rng: np.random.Generator, crop: np.ndarray, texture: str
 ) -> tuple[np.ndarray, np.ndarray]:
     size = len(crop)
-    y, x = np.mgrid[:size, :size] - rng.uniform(0.15 * size, 0.85 * size, (2, 1, 1))
-    turn = rng.uniform(0, np.pi)
-    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    along, across = _frame(rng, size, 0.15)
     length, width = size * rng.uniform(0.08, 0.16, 2)
     cover = (np.abs(along) < length / 2) & (np.abs(across) < width / 2)
     ground = np.percentile(crop, 5) + rng.normal(0, 3, crop.shape)
@@ -264,14 +262,22 @@ def _spot(
     rng: np.random.Generator, crop: np.ndarray, texture: str
 ) -> tuple[np.ndarray, np.ndarray]:
     size = len(crop)
-    y, x = np.mgrid[:size, :size] - rng.uniform(0.1 * size, 0.9 * size, (2, 1, 1))
-    turn = rng.uniform(0, np.pi)
-    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    along, across = _frame(rng, size, 0.1)
     long, short = size * rng.uniform(0.1, 0.2), size * rng.uniform(0.06, 0.1)
     cover = np.clip(4 * (1 - np.hypot(along / long, across / short)), 0, 1)
     mean = crop.mean()
     shift = rng.choice([-1, 1]) * rng.uniform(25, 60)
     return mean + shift + rng.uniform(0.4, 0.8) * (crop - mean), cover
+
+
+def _frame(rng: np.random.Generator, size: int, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels along and across a random direction from a random centre, each `(size, size)`.
+
+    The centre is at least a share `margin` of `size` from the border.
+    """
+    y, x = np.mgrid[:size, :size] - rng.uniform(margin * size, (1 - margin) * size, (2, 1, 1))
+    turn = rng.uniform(0, np.pi)
+    return x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
 
 
 def _blob(rng: np.random.Generator, size: int, radius: float) -> np.ndarray:

@@ -69,8 +69,10 @@ def require_own_options(record: type[Config], names: Iterable[str]) -> None:
     """
     own = flatten(record())
     for name in names:
+        if name in own:
+            continue
         having = [one for one in APPROACHES if name in flatten(options_of(one)())]
-        if having and name not in own:
+        if having:
             remedy = "name the approach" if record is AutoConfig else "choose another approach"
             raise UserError(
                 f"approach {record.approach} has no option {as_option(name)}, which is one of "

@@ -92,9 +92,17 @@ def regions_of(
     """
     if source is None:
         return None
-    if facts and facts.region and not user_path(source).exists():
-        return facts.region
-    return open_roi(source, folder, files, reading)
+    return kept_region(source, facts) or open_roi(source, folder, files, reading)
+
+
+def kept_region(source: str, facts: RoiFacts | None) -> Region | None:
+    """A run's own copy of a mask that is missing; None if it is there, or there is no copy.
+
+    Args:
+        source: The value of `--roi`.
+        facts: The regions that the run was trained with, if there is a run.
+    """
+    return facts.region if facts and not user_path(source).exists() else None
 
 
 def require_outside(source: str | Path, folder: Path) -> None:

@@ -15,7 +15,7 @@ from anomaly_tf.data.folders import load_folder
 from anomaly_tf.data.idx import has_idx_files, load_idx_folder
 from anomaly_tf.data.image_set import ImageSet
 from anomaly_tf.data.npz import load_npz
-from anomaly_tf.data.roi import describe, open_mask
+from anomaly_tf.data.roi import describe, kept_region, open_mask
 from anomaly_tf.data.tfds_sets import load_tfds
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.outputs import require_own_place
@@ -53,8 +53,8 @@ def open_dataset(config: Config, facts: RoiFacts | None = None) -> ImageDataset:
         require_own_place("--data-dir", Path(config.data_dir), {}, [folder])
     region = None
     if config.roi is not None:
-        kept = facts.region if facts and not user_path(config.roi).exists() else None
-        region = kept or open_mask(config.roi, f"the images of {config.data}")
+        region = kept_region(config.roi, facts)
+        region = region or open_mask(config.roi, f"the images of {config.data}")
     return load_dataset(config.data, Path(config.data_dir), config.size, region)
 
 

@@ -191,11 +191,6 @@ class FeatureNetworks(Networks):
         shorter = min(self.input_size(image_shape))
         return min(self.mirror, shorter - shorter % self.grid)
 
-    def grid_size(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
-        """Height and width of the grid of patches of images `(H, W, C)`."""
-        height, width = (-(-side // self.grid) for side in self.input_size(image_shape))
-        return height, width
-
     def n_patches(self, image_shape: tuple[int, ...]) -> int:
         """Number of patches of an image `(H, W, C)`."""
-        return math.prod(self.grid_size(image_shape))
+        return math.prod(-(-side // self.grid) for side in self.input_size(image_shape))

@@ -39,6 +39,7 @@ from anomaly_tf.runs.sections import (
     Tiling,
     TrainingFacts,
     entry,
+    model_shape,
     one_of,
 )
 
@@ -221,9 +222,7 @@ class DetectorInfo:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels that the model takes: of an image, or of a tile."""
-        height, width, channels = self.image_shape
-        tile = self.tiling and self.tiling.tile
-        return tile or height, tile or width, channels
+        return model_shape(self.image_shape, self.tiling)
 
     @classmethod
     def from_json(cls, info: dict[str, Any]) -> Self:

@@ -81,9 +81,9 @@ def require_operations(count: int, what: str) -> None:
         )
 
 
-def images_at_a_time(image_shape: tuple[int, ...], pixels: int = PIXELS_AT_A_TIME) -> int:
-    """Number of images `(H, W, ...)` that a model computes together, of at most `pixels`."""
-    return count_within(pixels, math.prod(image_shape[:2]), MAX_BATCH)
+def images_at_a_time(image_shape: tuple[int, ...]) -> int:
+    """Number of images `(H, W, ...)` that a model computes together."""
+    return count_within(PIXELS_AT_A_TIME, math.prod(image_shape[:2]), MAX_BATCH)
 
 
 def count_within(size: int, each: int, most: int) -> int:

@@ -152,6 +152,12 @@ class Tiling:
         return [(top, left) for top in tops for left in lefts]
 
 
+def model_shape(image_shape: Sequence[int], tiling: Tiling | None) -> tuple[int, int, int]:
+    """Height, width and channels that a model takes: of an image `(H, W, C)`, or of a tile."""
+    height, width, channels = image_shape
+    return (height, width, channels) if tiling is None else (tiling.tile, tiling.tile, channels)
+
+
 @dataclass
 class DataFacts:
     """Digests of the sets of a run, to check that its data is unchanged; see `data/contents.py`.

@@ -35,6 +35,7 @@ from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import Images, StoredImages, bounded_sample
 from anomaly_tf.data.tiles import require_tiles_fit, tiles_of
 from anomaly_tf.errors import OptionError, UserError
+from anomaly_tf.runs.sections import model_shape
 from anomaly_tf.training.device import Device, select_device
 
 # Pixels of a default batch: 128 images of 64 x 64, 32 of 128 x 128.
@@ -107,7 +108,7 @@ class TrainingSetup:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels that the model takes: of an image, or of a tile."""
-        return _input_shape(self.config, self.split)
+        return model_shape(self.image_shape, self.config.tiling)
 
     @cached_property
     def normal(self) -> Images:
@@ -184,7 +185,7 @@ def resolve(config: Config, split: Split) -> Config:
         names = tuple(split.class_names[number] for number in split.roles.normal)
     image_shape = split.train.images.shape[1:]
     require_tiles_fit(config.tiling, *image_shape[:2])
-    input_shape, each = _input_shape(config, split), 1
+    input_shape, each = model_shape(image_shape, config.tiling), 1
     if config.tiling is not None:
         each = len(config.tiling.places(image_shape))
     batch_size = config.training.batch_size
@@ -207,11 +208,6 @@ def resolve(config: Config, split: Split) -> Config:
     if isinstance(config, OnePassConfig):
         config.require_images(normal, input_shape)
     return dataclasses.replace(config.for_protocol(), **changes)
-
-
-def _input_shape(config: Config, split: Split) -> tuple[int, int, int]:
-    height, width, channels = split.train.images.shape[1:]
-    return (config.tile or height, config.tile or width, channels)
 
 
 def _is_open(config: Config, split: Split) -> bool:
