@@ -16,7 +16,9 @@ from test_advice import MANY
 import anomaly_tf
 from anomaly_tf.choice import MIN_COMPARED, MIN_LABELLED, choose
 from anomaly_tf.cli import train
+from anomaly_tf.runs.sections import Calibration
 from anomaly_tf.training import loop
+from anomaly_tf.training.comparison import preferred
 
 SHORT = ["--training.batch-size", "16"]
 
@@ -107,6 +109,22 @@ def test_labelled_anomalies_compare_the_candidates(parts, tmp_path, capsys):
     assert info["training"]["validation"]["val_auroc"] == 1.0
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
     assert run_script("evaluate.py", "--run-dir", run).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("n_anomalies", "other", "kept"),
+    [(3, 0.88, "padim"), (300, 0.88, "patchcore"), (300, 0.81, "padim"), (1, 1.0, "padim")],
+)
+def test_the_first_choice_stays_within_the_standard_error_of_its_auroc(n_anomalies, other, kept):
+    normal, anomalies = np.arange(100.0), np.full(n_anomalies, 79.5)  # an AUROC of 0.8
+    calibration = Calibration(100, normal.tolist(), anomalies.tolist())
+    best, reason = preferred({"padim": 0.8, "patchcore": other}, calibration)
+    assert best == kept
+    assert ("within a standard error" in reason) == (kept == "padim")
+    assert preferred({"padim": 0.8, "patchcore": 0.7}, calibration) == (
+        "padim",
+        "has the largest validation AUROC",
+    )
 
 
 def test_an_interrupted_comparison_keeps_what_was_interrupted(parts, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,14 @@ import tensorflow as tf
 from conftest import assert_one_line, run_script
 
 from anomaly_tf import Detector, reachability
-from anomaly_tf.approaches.padim.model import FAR, IMAGE_WEIGHT, Padim, build_distances
+from anomaly_tf.approaches.padim.model import (
+    FAR,
+    IMAGE_WEIGHT,
+    LABEL_SHRINKAGE,
+    LABEL_WEIGHT,
+    Padim,
+    build_distances,
+)
 from anomaly_tf.approaches.padim.options import PadimConfig, PadimNetworks
 from anomaly_tf.approaches.patch_core.model import PatchCore
 from anomaly_tf.approaches.patch_core.options import PatchCoreConfig, PatchCoreNetworks
@@ -210,6 +217,41 @@ def test_the_score_is_the_largest_error_and_the_distance_to_the_nearest_normal_i
     np.testing.assert_allclose(outputs["score"], largest + term, rtol=1e-3)
 
 
+def with_labels(images: np.ndarray, anomalies: np.ndarray) -> Padim:
+    keras.utils.set_random_seed(0)
+    model = Padim(SHAPE, PadimNetworks(dimensions=9, kinds=1, **SMALL))
+    if len(anomalies):
+        model.learn_anomalies(anomalies)
+    return learnt(model, images)
+
+
+def test_labelled_anomalies_add_their_regularised_discriminant():
+    images, anomalies, new = noise(30), noise(5, 1) // 2, noise(4, 2) // 2
+    means, wrong, found = (
+        np.array(with_labels(images, anomalies).features(scaled(part))).mean(axis=(1, 2))
+        for part in (images, anomalies, new)
+    )
+    centre, spread = means.mean(axis=0), means.std(axis=0)
+    known, wrong = (means - centre) / spread, (wrong - centre) / spread
+    covariance = (1 - LABEL_SHRINKAGE) * np.cov(known.T, bias=True)
+    covariance += LABEL_SHRINKAGE * np.eye(len(centre))
+    direction = np.linalg.solve(covariance, wrong.mean(axis=0))
+    term = ((found - centre) / spread) @ direction / (known @ direction).std()
+    with_them, without = (
+        np.array(with_labels(images, labels).detector(new)["score"])
+        for labels in (anomalies, anomalies[:0])
+    )
+    np.testing.assert_allclose(with_them - without, LABEL_WEIGHT * 3 * term, rtol=1e-2)
+    assert (with_them > without).all()
+
+
+def test_scores_that_labels_lower_are_at_least_zero():
+    images = noise(30)
+    model = with_labels(images, 255 - images[:5])
+    model.discriminant.get_layer("linear").bias.assign([-1e4])
+    np.testing.assert_array_equal(model.detector(images)["score"], np.zeros(30))
+
+
 def test_few_images_are_not_divided_into_kinds():
     model = learnt(Padim(SHAPE, PadimNetworks(dimensions=6, kinds=3, **SMALL)), noise(20))
     assert np.array(model.counts).tolist() == [20, 0, 0]
@@ -286,6 +328,21 @@ def test_labelled_anomalies_choose_the_threshold_and_no_weight(evaluated, tmp_pa
     copy = Path(shutil.copytree(plain.run, tmp_path / "plain"))
     done = run_script("evaluate.py", "--run-dir", copy, "--threshold.method", "labelled")
     assert_one_line(done, "needs labelled anomalies", "imbalance")
+
+
+def test_padim_learns_from_labelled_anomalies_and_holds_some_out(evaluated):
+    plain = evaluated("padim", "one_class")
+    labelled = evaluated("padim", "imbalance")
+    info = Detector.load(labelled.run).info
+    n_learnt = info.training.n_train - Detector.load(plain.run).info.training.n_train
+    assert n_learnt > len(info.calibration.anomaly_scores) > 0
+    term, none = (
+        keras.models.load_model(done.run / "model.keras").get_layer("discriminant").get_weights()
+        for done in (labelled, plain)
+    )
+    assert np.abs(term[0]).min() > 0
+    assert not np.any(none[0])
+    assert labelled.metrics["auroc"] >= plain.metrics["auroc"]
 
 
 def test_an_interrupted_pass_keeps_nothing_and_starts_again(

@@ -8,6 +8,8 @@ import pytest
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.classifier.options import ClassifierConfig
 from anomaly_tf.approaches.dual_gan.options import DualGanConfig
+from anomaly_tf.approaches.padim.options import PadimConfig
+from anomaly_tf.approaches.patch_core.options import PatchCoreConfig
 from anomaly_tf.config import (
     BalancedSamplingConfig,
     Config,
@@ -18,7 +20,7 @@ from anomaly_tf.config import (
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.fashion_mnist import FASHION_MNIST_CLASSES
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
-from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.protocols import MIN_LEARNT, make_split
 from anomaly_tf.data.roles import Roles, class_roles, describe_guess
 from anomaly_tf.data.split import Split
 from anomaly_tf.errors import UserError
@@ -336,6 +338,26 @@ def test_single_anomalies_are_divided_together_and_apart_from_few_normal_images(
         assert split.test.labels.tolist().count(0) == 2
         assert split.validation.labels.tolist().count(1) == 1
         assert split.validation.labels.tolist().count(0) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "dents", "learnt"),
+    [
+        (PadimConfig(protocol="imbalance"), MIN_LEARNT, True),
+        (PadimConfig(protocol="unseen", unseen=UnseenConfig(("dent",))), MIN_LEARNT, True),
+        (PadimConfig(protocol="imbalance"), MIN_LEARNT - 1, False),
+        (PadimConfig(protocol="imbalance", tile=64), MIN_LEARNT, False),
+        (PatchCoreConfig(protocol="imbalance"), MIN_LEARNT, False),
+        (PadimConfig(), MIN_LEARNT, False),
+    ],
+)
+def test_labelled_anomalies_that_no_training_uses_are_for_validation(config, dents, learnt):
+    dataset = numbered({"good": 20, "dent": dents, "hole": 0}, {"good": 2, "dent": 2, "hole": 1})
+    split = make_split(dataclasses.replace(config, normal_class=("good",)), dataset)
+    n_learnt = int(split.train.labels.sum())
+    assert (n_learnt > 0) == learnt
+    if config.protocol != "one_class":  # which may leave some out
+        assert n_learnt + split.validation.labels.sum() == dents
 
 
 def test_a_class_is_meant_by_its_name_before_its_number():

@@ -16,6 +16,8 @@ The rest of the package uses these parts of a model:
   batches that `learns_from` names;
 - `model.adapts_to`: number of normal images with which `model.adapt(images)`, uint8
   `(N, H, W, C)`, must be called before `fit`; 0 if it need not be called;
+- `model.learn_anomalies(images)`: called after it with as many labelled anomalies, if there are
+  any and the options say `learns_anomalies`;
 - `model.finish_epoch()`: called after the last step of each epoch, before validation;
 - `model.metrics`: a mean of every loss, by name;
 - `model.learning_rates()`: the current learning rates, by name;

@@ -85,6 +85,14 @@ class Approach(keras.Model):
         """
         learn_gradients(self.detector, images)
 
+    def learn_anomalies(self, images: np.ndarray) -> None:
+        """Learns from labelled anomalies, before training; for options with `learns_anomalies`.
+
+        Args:
+            images: At most `adapts_to` labelled anomalies, uint8 `(N, H, W, C)`.
+        """
+        raise NotImplementedError(f"{self.name} learns from normal images only")
+
     def finish_epoch(self) -> None:
         """Completes the detector after the last step of an epoch, before it is validated."""
 

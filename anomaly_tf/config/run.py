@@ -83,6 +83,8 @@ class Config(Checked):
     score_map: ClassVar[ScoreMap]
     # Whether it learns what belongs where, so that images have to be aligned.
     learns_positions: ClassVar[bool] = True
+    # Whether it also learns from labelled anomalies where there are some, though it needs none.
+    learns_anomalies: ClassVar[bool] = False
     # Whether a .tflite file may have int8 weights and activations.
     quantizable: ClassVar[bool] = True
     # Results of earlier work (class 0 unless noted); benchmark.py prints them beside ours.

@@ -12,7 +12,8 @@ The split into training and validation set depends on the seed only, so that all
 protocols are validated on the same images. The validation set of `unseen` holds no unseen class.
 The validation set of `one_class` holds anomalies for the curves; they are not used for selection.
 Under the protocols with labelled anomalies, an approach that learns from normal images only has all
-of them in its validation set, or `MAX_VALIDATED` more than others.
+of them in its validation set, or `MAX_VALIDATED` more than others; so has one that could learn from
+them if they are fewer than `MIN_LEARNT`, or if images are cut into tiles, which have no labels.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from anomaly_tf.runs.detector_info import DetectorInfo
 
 # Largest number of labelled anomalies that are added to a validation set.
 MAX_VALIDATED = 1000
+# Labelled anomalies from which on an approach learns from them that needs none.
+MIN_LEARNT = 6
 # Fewer cannot be divided into three sets.
 MIN_NORMAL, MIN_ANOMALIES = 4, 3
 
@@ -82,10 +85,12 @@ def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
     _require_enough(config, dataset, roles)
     train, validation, test = _three_sets(config, dataset, roles)
     seen = np.isin(train.classes, roles.seen)
-    if config.learns_from == "normal images" and seen.any():
+    labelled = int(seen.sum() + np.isin(validation.classes, roles.seen).sum())
+    learnt = config.learns_anomalies and config.tiling is None and labelled >= MIN_LEARNT
+    if config.learns_from == "normal images" and seen.any() and not learnt:
         # Training does not use them, so that they serve to compare and for the threshold.
-        train, labelled = train.cut(seen)
-        validation = validation.joined(labelled.take(sampled(len(labelled), MAX_VALIDATED, 0)))
+        train, rest = train.cut(seen)
+        validation = validation.joined(rest.take(sampled(len(rest), MAX_VALIDATED, 0)))
     observed = roles.unseen if config.protocol == "one_class" else ()
     if observed and not len(dataset.test) and len(test):
         # These anomalies are used in the test only.

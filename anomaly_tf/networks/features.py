@@ -80,7 +80,8 @@ def distance_detector(
         distances: A model from its output to the distances of the patches, `(N, h, w)`, at least 0;
             it may have further outputs.
         score_map: How the map is smoothed.
-        term: Function from the features and these outputs to a term `(N,)` of the score.
+        term: Function from the features and these outputs to a term `(N,)` of the score; a
+            negative sum becomes 0.
 
     Returns:
         A model from uint8 images `(N, H, W, C)` to a dictionary: `error_map` float32 `(N, H, W)`,
@@ -96,7 +97,7 @@ def distance_detector(
     error_map = smoothed(layers.Reshape((height, width), dtype="float32")(resized), score_map)
     score = ops.max(error_map, axis=(1, 2))
     if term is not None:
-        score = score + term(described, *others)
+        score = ops.maximum(score + term(described, *others), 0.0)
     return keras.Model(image, {"score": score, "error_map": error_map}, name="detector")
 
 

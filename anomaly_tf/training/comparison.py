@@ -6,13 +6,20 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 
+import numpy as np
+
 from anomaly_tf.config import Config
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.protocols import make_split
+from anomaly_tf.detection.metrics import auroc_confidence_interval
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import OwnedFolder
+from anomaly_tf.runs.sections import Calibration
 from anomaly_tf.training import loop
 from anomaly_tf.training.console import Console
+
+# Level of a confidence interval of one standard error on each side.
+ONE_STANDARD_ERROR = 0.6827
 
 
 def train_best(
@@ -24,8 +31,12 @@ def train_best(
 ) -> loop.Outcome:
     """Trains each candidate, and keeps the run with the largest AUROC on its validation images.
 
+    A few anomalies rank approaches at random: the first candidate is kept unless the AUROC of
+    another is more than a standard error above its own.
+
     Args:
-        candidates: Configurations under a protocol whose validation set has anomalies.
+        candidates: Configurations under a protocol whose validation set has anomalies; the first
+            choice before the others.
         dataset: The data set.
         run: The folder of the run to keep, new or empty.
         command: The command that repeats the training, recorded with the run.
@@ -41,6 +52,7 @@ def train_best(
     folder = OwnedFolder()
     outcomes: dict[str, loop.Outcome] = {}
     aurocs: dict[str, float] = {}
+    first: Calibration | None = None
     for config in candidates:
         console.say(f"candidate: {config.approach}")
         trial = RunDirectory(folder.path / config.approach)
@@ -49,12 +61,14 @@ def train_best(
         outcomes[config.approach] = outcome
         if outcome.status != "completed" or outcome.info is None:
             break
+        first = first or outcome.info.calibration
         aurocs[config.approach] = outcome.info.training.validation["val_auroc"]
     last = next(reversed(outcomes))
-    best = max(aurocs, key=lambda name: aurocs[name], default=last)
-    if aurocs:
+    best = last
+    if aurocs and first:
+        best, reason = preferred(aurocs, first)
         found = ", ".join(f"{name} {value:.4f}" for name, value in aurocs.items())
-        console.say(f"approach: {best} has the largest validation AUROC ({found})")
+        console.say(f"approach: {best} {reason} ({found})")
     if (folder.path / best).is_dir():
         if run.path.is_dir():
             run.path.rmdir()  # it is empty
@@ -69,3 +83,26 @@ def train_best(
     message = f"{last} was not compared ({outcomes[last].status}); kept {best} in {run.path}"
     remedy = "train again into a new folder to compare all candidates"
     return dataclasses.replace(kept, message=message, remedy=remedy)
+
+
+def preferred(aurocs: dict[str, float], first: Calibration) -> tuple[str, str]:
+    """The approach to keep, and why, in words.
+
+    Args:
+        aurocs: Validation AUROC of each approach, the first choice before the others.
+        first: Scores of the validation images by the first choice.
+    """
+    best = max(aurocs, key=lambda name: aurocs[name])
+    choice = next(iter(aurocs))
+    if best != choice and aurocs[best] <= _upper_limit(first):
+        return choice, "is within a standard error of the largest validation AUROC"
+    return best, "has the largest validation AUROC"
+
+
+def _upper_limit(calibration: Calibration) -> float:
+    """The validation AUROC plus its standard error; 1 for a single normal image or anomaly."""
+    parts = [calibration.scores, calibration.anomaly_scores or []]
+    if min(map(len, parts)) < 2:
+        return 1.0
+    labels = np.repeat([0, 1], [len(part) for part in parts])
+    return auroc_confidence_interval(labels, np.concatenate(parts), ONE_STANDARD_ERROR)[1]

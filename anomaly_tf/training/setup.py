@@ -136,6 +136,10 @@ class TrainingSetup:
         if model.adapts_to:
             chosen = bounded_sample(self.normal, model.adapts_to, config.seed, ADAPT_BYTES)
             model.adapt(chosen[:])
+        anomalies = self.split.train.anomalies
+        if config.learns_anomalies and len(anomalies):
+            chosen = bounded_sample(anomalies, model.adapts_to, config.seed, ADAPT_BYTES)
+            model.learn_anomalies(chosen[:])
         return model
 
     def batches(self, first_step: int = 0) -> tf.data.Dataset:

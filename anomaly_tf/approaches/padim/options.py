@@ -33,10 +33,14 @@ class PadimNetworks(FeatureNetworks):
 class PadimConfig(OnePassConfig):
     """Configuration of approach `padim`, Gaussians of patch features by position.
 
+    Under protocols imbalance and unseen it also learns what tells labelled anomalies from normal
+    images, if there are at least 6 and pictures are not cut into tiles.
+
     Attributes:
         networks: The pretrained network and the Gaussians.
     """
 
+    learns_anomalies: ClassVar[bool] = True
     quantizable: ClassVar[bool] = False
     score_map: ClassVar[ScoreMap] = ScoreMap(
         "Mahalanobis distance from normal patches of the position",
