@@ -253,9 +253,17 @@ def test_scores_that_labels_lower_are_at_least_zero():
 
 
 def test_few_images_are_not_divided_into_kinds():
-    model = learnt(Padim(SHAPE, PadimNetworks(dimensions=6, kinds=3, **SMALL)), noise(20))
-    assert np.array(model.counts).tolist() == [20, 0, 0]
+    model = learnt(Padim(SHAPE, PadimNetworks(dimensions=6, **SMALL)), noise(20))
+    assert np.array(model.counts).tolist() == [20, 0]
     assert np.isfinite(model.detector(noise(2))["score"]).all()
+
+
+def test_more_kinds_than_images_allow_are_refused():
+    config = PadimConfig(networks=PadimNetworks(kinds=3, **SMALL))
+    config.require_images(75, SHAPE)
+    with pytest.raises(UserError, match=r"3 kinds .* need 75 .* there are 74; .*kinds to 2"):
+        config.require_images(74, SHAPE)
+    PadimConfig().require_images(1, SHAPE)
 
 
 def test_an_image_belongs_to_the_kind_with_the_smallest_mean_distance():

@@ -27,7 +27,12 @@ from keras import KerasTensor, layers, ops
 from sklearn.cluster import KMeans
 
 from anomaly_tf.approaches.base import Approach
-from anomaly_tf.approaches.padim.options import PadimConfig, PadimNetworks
+from anomaly_tf.approaches.padim.options import (
+    DEFAULT_KINDS,
+    MIN_IMAGES_PER_KIND,
+    PadimConfig,
+    PadimNetworks,
+)
 from anomaly_tf.networks.features import (
     FEATURE_LENGTH,
     RIDGE,
@@ -39,8 +44,6 @@ from anomaly_tf.networks.features import (
     set_bank,
 )
 
-# Smallest mean number of images of a kind.
-MIN_IMAGES_PER_KIND = 25
 # Largest number of images, and of their bytes, for the means of the channels and the kinds.
 MAX_IMAGES, MAX_BYTES = 1000, 200 * 10**6
 # Weight of the distance to the nearest normal image, relative to that of a typical patch. On
@@ -129,14 +132,15 @@ class Padim(Approach):
         height, width, channels = self.features.output_shape[1:]
         size = min(networks.dimensions, channels)
         self.channels = build_channels((height, width, channels), size)
-        gaussians = build_distances((height, width), size, networks.kinds)
+        kinds = networks.kinds or DEFAULT_KINDS
+        gaussians = build_distances((height, width), size, kinds)
         described = keras.Input((height, width, channels), name="features")
         distances = gaussians(self.channels(described))
         self.distances = keras.Model(described, distances, name="distances")
-        size_of_bank = max(1, MAX_IMAGES // networks.kinds)
+        size_of_bank = max(1, MAX_IMAGES // kinds)
         self.nearest = [
             bank_distances((1, 1, channels), size_of_bank, f"nearest_of_kind_{kind}")
-            for kind in range(networks.kinds)
+            for kind in range(kinds)
         ]
         self.discriminant = build_discriminant(channels)
         self.detector = distance_detector(
@@ -147,7 +151,7 @@ class Padim(Approach):
         def variable(name: str, *shape: int, initializer: str = "zeros") -> keras.Variable:
             return self.add_weight(shape, initializer, trainable=False, name=name)
 
-        kinds, places = networks.kinds, height * width
+        self.kinds, places = networks.kinds, height * width
         self.centres = variable("centres", kinds, size)  # of the mean vectors of images
         self.spread = variable("spread", size, initializer="ones")
         self.counts = variable("counts", kinds)
@@ -184,7 +188,8 @@ class Padim(Approach):
         channels.set_weights([kernel * scale, -mean * scale])
         of_images = (of_images - mean) * scale
         spread = np.maximum(of_images.std(axis=0), 1e-3)
-        count = max(1, min(self.centres.shape[0], len(images) // MIN_IMAGES_PER_KIND))
+        count = self.kinds or min(DEFAULT_KINDS, max(1, len(images) // MIN_IMAGES_PER_KIND))
+        count = min(count, len(images))  # very large images are few here
         centres = np.full(self.centres.shape, FAR)  # of no kind, which no image is near
         found = KMeans(count, n_init=5, random_state=0).fit(of_images / spread)
         centres[:count] = found.cluster_centers_
