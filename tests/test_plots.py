@@ -182,8 +182,18 @@ def test_a_histogram_of_few_images_shows_each_and_the_threshold(kinds, threshold
     low, high = axis.get_xlim()
     assert low < 9 < threshold < high
     assert low > 5  # no empty half of the plot
-    assert min(bar.get_width() for bar in bars) > (high - low) / 20
+    assert min(bar.get_width() for bar in bars) > (high - low) / 30
     assert f"threshold {threshold:.4g}" in axis.get_legend_handles_labels()[1]
+
+
+def test_no_bar_of_a_histogram_stands_for_both_verdicts():
+    scores = np.array([1.0, 2.0, 2.5, 2.9999, 3.0, 3.0001, 30.0])
+    for threshold in (*scores, 0.5, 40.0):
+        axis = drawn(plots.score_histogram(np.zeros(7, int), scores, threshold)).axes[0]
+        above = [bar for bar in axis.patches if bar.get_x() > threshold - 1e-9]
+        share = np.mean(scores >= threshold)
+        assert sum(bar.get_height() for bar in above) == pytest.approx(share)
+        assert sum(bar.get_height() for bar in axis.patches) == pytest.approx(1)
 
 
 def test_curves_are_named_and_have_four_digits():

@@ -220,11 +220,11 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float) ->
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     low, high = (float(limit([*scores, threshold])) for limit in (np.min, np.max))
-    if low >= 0 and low < high / 2:
-        low = 0.0
     # Few images have wide bars: narrow ones would be equally high, and hardly visible.
-    count = int(np.clip(2 * np.sqrt(len(scores)), 10, 80))
-    bins = np.linspace(low, high if high > low else low + 1, count + 1).tolist()
+    width = ((high - low) or 1.0) / np.clip(2 * np.sqrt(len(scores)), 20, 80)
+    # A bar ends at the threshold, so that none stands for both verdicts.
+    below, above = np.ceil((threshold - low) / width), np.floor((high - threshold) / width) + 1
+    bins = (threshold + width * np.arange(-below, above + 1)).tolist()
     for label, name, colour in ((0, "normal", NORMAL), (1, "anomaly", ANOMALY)):
         part = scores[labels == label]
         if len(part):

@@ -107,11 +107,18 @@ class TensorBoard(keras.callbacks.Callback):
         self._writer.flush()
 
     def close(self, status: str) -> None:
-        """Ends the event file, and records whether training is completed."""
-        ends = {COMPLETED: api_pb2.STATUS_SUCCESS}
-        end = hparams_summary.session_end_pb(ends.get(status, api_pb2.STATUS_FAILURE))
-        with self._writer.as_default():
-            tf.summary.experimental.write_raw_pb(end.SerializeToString(), step=0)
+        """Ends the event file, and the trial unless it was interrupted and may resume.
+
+        A TensorBoard that is running keeps the first end of a trial that it reads.
+
+        Args:
+            status: How training ended; see `Outcome`.
+        """
+        if status != "interrupted":
+            kind = api_pb2.STATUS_SUCCESS if status == COMPLETED else api_pb2.STATUS_FAILURE
+            end = hparams_summary.session_end_pb(kind).SerializeToString()
+            with self._writer.as_default():
+                tf.summary.experimental.write_raw_pb(end, step=0)
         self._writer.close()
 
     def _write_scores(self) -> None:
