@@ -151,18 +151,14 @@ def test_the_maps_of_a_picture_are_not_saturated(channels, largest):
     images = np.full((2, 8, 8, channels), 100, np.uint8)
     maps = np.linspace(0, largest, 128, dtype=np.float32).reshape(2, 8, 8)
     without = draw(Explained(images, maps, None), "error", largest)
-    assert without.dtype == np.uint8
     drawn = draw(Explained(images, maps, images + 100), "error", largest)
     assert drawn.shape == (without.shape[0] // 2 * 3, *without.shape[1:])
-    width = drawn.shape[1]
-    # Of each row the pixels below its name, each once.
-    size, line = width // 16, drawn.shape[0] // 3 - width // 2
-    original, rebuilt, error = (
-        row[line + size // 2 :: size, size // 2 :: size] for row in np.split(drawn, 3)
-    )
-    assert (original == 100).all()
-    assert (rebuilt == 200).all()
-    green = np.concatenate(np.split(error[..., 1].astype(int), 2, axis=1)).ravel()
+    # The name of a row is above it; each pixel is 10 wide, and a white line is between the images.
+    original, rebuilt, error = (row[-80:, :170][5::10, 5::10] for row in np.split(drawn, 3))
+    assert (original == rebuilt - 100)[:, [*range(8), *range(9, 17)]].all()
+    assert (original[:, 0] == 100).all()
+    assert (original[:, 8] == 255).all()
+    green = np.concatenate([error[:, :8, 1], error[:, 9:, 1]]).astype(int).ravel()
     if not largest:
         assert (error == 255).all()
         return
@@ -170,6 +166,18 @@ def test_the_maps_of_a_picture_are_not_saturated(channels, largest):
     assert len(set(green)) > 50
     assert green[0] == 255
     assert (green == green[-1]).sum() <= 2
+
+
+def test_the_scale_of_a_single_map_is_legible():
+    one, several = (
+        draw(Explained(np.zeros((n, 28, 28, 1), np.uint8), np.ones((n, 28, 28)), None), "error", 1)
+        for n in (1, 8)
+    )
+    assert one.shape[1] > 84  # the words take more room than the image
+    np.testing.assert_array_equal(one[-84:, :84], several[-84:, :84])
+    label = one[:-84][-16:]
+    assert (label < 255).any()
+    assert (label[:, -2:] == 255).all()  # not cut off
 
 
 def test_a_resumed_training_keeps_the_events_of_finished_epochs_only(tmp_path):

@@ -207,30 +207,33 @@ def draw(shown: Explained, map_name: str, largest: float) -> np.ndarray:
     Returns:
         uint8 `(height, width, 3)`.
     """
-    rows = {"original": shown.images}
+    rows = {"original": _in_a_row(shown.images)}
     if shown.rebuilt is not None:
-        rows["reconstruction"] = shown.rebuilt
-    strip = np.concatenate(shown.maps, axis=1) / (largest or 1.0)
-    white = Image.new("RGB", strip.shape[::-1], "white")
-    drawn = {name: _in_a_row(images) for name, images in rows.items()}
-    drawn[f"{map_name}, from 0 (white) to {largest:.3g} (red)"] = overlay(
-        white, strip.astype(np.float32)
-    )
+        rows["reconstruction"] = _in_a_row(shown.rebuilt)
+    strength = [overlay(_white(image), image) for image in shown.maps / (largest or 1.0)]
+    rows[f"{map_name}, from 0 (white) to {largest:.3g} (red)"] = _in_a_row(np.array(strength))
     zoom = max(1, SMALL // shown.images.shape[1])
-    width, height = zoom * white.width, zoom * white.height
-    size = max(12, width // 32)
+    width, height = (zoom * side for side in rows["original"].size)
+    size = max(14, width // 32)
     font, line = ImageFont.load_default(size), math.ceil(1.3 * size)
-    picture = Image.new("RGB", (width, len(drawn) * (height + line)), "white")
-    for number, (name, row) in enumerate(drawn.items()):
+    whole = max(width, *(math.ceil(font.getlength(name)) + 4 for name in rows))
+    picture = Image.new("RGB", (whole, len(rows) * (height + line)), "white")
+    for number, (name, row) in enumerate(rows.items()):
         top = number * (height + line)
         ImageDraw.Draw(picture).text((2, top), name, "black", font)
         picture.paste(row.resize((width, height), Image.Resampling.NEAREST), (0, top + line))
     return np.asarray(picture)
 
 
+def _white(pixels: np.ndarray) -> Image.Image:
+    return Image.new("RGB", pixels.shape[::-1], "white")
+
+
 def _in_a_row(images: np.ndarray) -> Image.Image:
-    """Images `(N, H, W, C)` side by side."""
-    row = np.concatenate(images, axis=1)
+    """Images `(N, H, W, C)` side by side, with a white line between them."""
+    gap = max(1, images.shape[2] // 28)
+    framed = np.pad(images, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    row = np.concatenate(framed, axis=1)[:, :-gap]
     return Image.fromarray(row[..., 0] if row.shape[-1] == 1 else row).convert("RGB")
 
 
