@@ -202,7 +202,7 @@ def draw(shown: Explained, map_name: str, largest: float) -> np.ndarray:
     Args:
         shown: The images, all of one size.
         map_name: Label of the maps.
-        largest: The value that is full red; 0 is white.
+        largest: The largest value of all maps that are shown, which is full red; 0 is white.
 
     Returns:
         uint8 `(height, width, 3)`.
