@@ -23,7 +23,8 @@ PHOTOS_READY := .venv/ready-requirements-photos
 SIZE := $(if $(GPU),8,3.2)
 SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evaluate.py export.py predict.py benchmark.py
 
-# TensorBoard without the notes of TensorFlow, which look like faults.
+# TensorBoard without the notes of TensorFlow, which look like faults, and without its own on how it
+# loads data; it shows all pictures of a training, not ten.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()
 
 .PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-photos bench-reliability study benchmark-quick audit lock clean FORCE
@@ -73,7 +74,7 @@ linkcheck: $(READY) ## Try the links of the documentation to other sites (needs 
 	$(BIN)/python -m sphinx --fresh-env --quiet -b linkcheck docs docs/_build/linkcheck
 
 tensorboard: $(READY) ## Open TensorBoard on runs/
-	$(BIN)/python -c "$(QUIET_TENSORBOARD)" --logdir runs
+	$(BIN)/python -c "$(QUIET_TENSORBOARD)" --logdir runs --load_fast=false --samples_per_plugin images=31
 
 bench: $(READY) $(if $(PEER),$(PEER_READY)) ## Measure training speed and memory (PEER=1: beside PyTorch; ARGS: its options)
 	$(BIN)/python -m measurements.training $(if $(PEER),--peer .venv-peer/bin/python) $(ARGS)

@@ -258,6 +258,24 @@ def run_copy(trained_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained_run, tmp_path / "copy"))
 
 
+def events_of(run: Path) -> list[tuple[str, int, bytes]]:
+    """Tag, step and value of each event that TensorBoard reads of a run, sorted.
+
+    The values of a trial's begin and end, which hold the time, are left out.
+    """
+    import tensorflow as tf
+
+    events = []
+    for file in (run / "tensorboard").rglob("*"):
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                timed = value.tag.startswith("_hparams_")
+                content = b"" if timed else value.tensor.SerializeToString(deterministic=True)
+                events.append((value.tag, event.step, content))
+    return sorted(events)
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """A run after train.py and evaluate.py."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -18,7 +17,6 @@ import pytest
 import tensorflow as tf
 from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from anomaly_tf import Detector
 from anomaly_tf.approaches.configs import load_config
@@ -71,35 +69,6 @@ def test_the_run_directory_holds_what_is_documented(trained_run):
     assert not [name for name in names if name.startswith(".partial")]
     header = (trained_run / "history.csv").read_text().splitlines()[0].split(",")
     assert LOSSES | {"epoch", "val_auroc"} <= set(header)
-
-
-def test_tensorboard_shows_losses_rates_auroc_histograms_pictures_and_hparams(trained_run):
-    found: dict[str, list] = {}
-    for file in (trained_run / "tensorboard").rglob("*tfevents*"):
-        events = EventAccumulator(str(file)).Reload()
-        for tag in events.Tags()["tensors"]:
-            found.setdefault(tag, []).extend(events.Tensors(tag))
-    for tag in (
-        *(f"epoch_{name}" for name in LOSSES),
-        "epoch_auroc",
-        "epoch_generator_learning_rate",
-        "epoch_normal_discriminator_learning_rate",
-        "epoch_anomaly_discriminator_learning_rate",
-        "scores/normal",
-        "scores/anomaly",
-        "reconstructions/normal",
-        "reconstructions/anomaly",
-    ):
-        assert len(found[tag]) == 2, tag  # one for each epoch
-
-
-def test_hyper_parameters_are_in_tensorboards_hparams_tab(trained_run):
-    found = set()
-    for file in (trained_run / "tensorboard").rglob("*tfevents*"):
-        events = EventAccumulator(str(file)).Reload()
-        with contextlib.suppress(KeyError):
-            found |= set(events.PluginTagToContent("hparams"))
-    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= found
 
 
 def test_metrics_hold_every_promised_key_and_agree_with_each_other(said, trained_run):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 from PIL import Image
 
@@ -17,6 +18,8 @@ from anomaly_tf.reporting.text import SHORT, caption, plain
 from anomaly_tf.runs.sections import HeatScale
 
 SCALE = HeatScale(0.1, 0.9, 0.9, 0.999, "squared $error$")
+# A letter of Linear A, of which fonts are rare.
+UNDRAWN = "\U00010600"
 NAMES = (
     "$$",
     "a\\$b$",
@@ -75,16 +78,29 @@ def test_any_name_is_drawn_without_a_warning(kind, tmp_path):
         ("$$", r"\$\$"),
         ("a\nb", r"a\nb"),
         ("\x1b[31m", r"\x1b[31m"),
-        ("\u50b7", r"\u50b7"),
+        (UNDRAWN, r"\U00010600"),
         ("e\u0301", "\u00e9"),
         ("\u05e9", "\u05e9"),
         ("\u202ea", r"\u202ea"),
         ("0123456789" * 2, "01234\u20266789"),
-        ("\u50b7" * 9, "\u2026"),
+        (UNDRAWN * 9, "\u2026"),
+        ("\u231a" * 9, "\u231a\u231a\u2026\u231a\u231a"),  # each takes the room of two
     ],
 )
 def test_text_is_literal_and_as_long_as_there_is_room(text, shown):
     assert plain(text, 10 if len(text) in (9, 20) else 40) == shown
+
+
+def test_a_letter_that_the_usual_font_lacks_is_drawn_in_another(tmp_path):
+    others = set(get_font(findfont("STIXGeneral")).get_charmap())  # installed with matplotlib
+    others -= set(get_font(findfont("DejaVu Sans")).get_charmap())
+    letter = next(filter(str.isprintable, map(chr, sorted(others))))
+    assert plain(letter) == letter
+    figure = plots.confusion([[1, 0], [0, 1]], (letter, "b"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a glyph that is missing
+        plots.save(figure, tmp_path / "picture.png")
+        _embedded(figure)
 
 
 def test_a_caption_takes_a_few_short_lines():
@@ -93,6 +109,15 @@ def test_a_caption_takes_a_few_short_lines():
     assert max(map(len, lines)) <= SHORT
     assert lines[0] == "a name a name a"
     assert lines[-1] == "0.5"
+
+
+def test_a_caption_keeps_the_end_of_the_name_of_a_file():
+    names = [f"photos-of-line-3_camera_2_2026-11-26_{number:04}.jpg" for number in range(2)]
+    captions = [caption(name) for name in names]
+    assert captions[0] == "photos-of-line-\n\u2026-11-26_0000.jpg"
+    assert captions[1] == captions[0].replace("_0000", "_0001")
+    assert caption("scratch_deep-17.jpg") == "scratch_deep-\n17.jpg"
+    assert len(caption(UNDRAWN * 90).split("\n")) == 2
 
 
 def drawn(figure: Figure) -> Figure:
@@ -146,15 +171,43 @@ def test_the_ticks_of_a_histogram_differ(count, value):
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize("kinds", [[0], [0, 1]])
+@pytest.mark.parametrize("threshold", [10.186, 13.0])
+def test_a_histogram_of_few_images_shows_each_and_the_threshold(kinds, threshold):
+    labels = np.repeat(kinds, 3)
+    scores = 9 + np.arange(len(labels)) / 10
+    axis = drawn(plots.score_histogram(labels, scores, threshold)).axes[0]
+    bars = [bar for bar in axis.patches if bar.get_height()]
+    assert sum(bar.get_height() for bar in bars) == pytest.approx(len(kinds))
+    low, high = axis.get_xlim()
+    assert low < 9 < threshold < high
+    assert low > 5  # no empty half of the plot
+    assert min(bar.get_width() for bar in bars) > (high - low) / 30
+    assert f"threshold {threshold:.4g}" in axis.get_legend_handles_labels()[1]
+
+
+def test_no_bar_of_a_histogram_stands_for_both_verdicts():
+    scores = np.array([1.0, 2.0, 2.5, 2.9999, 3.0, 3.0001, 30.0])
+    for threshold in (*scores, 0.5, 40.0):
+        axis = drawn(plots.score_histogram(np.zeros(7, int), scores, threshold)).axes[0]
+        above = [bar for bar in axis.patches if bar.get_x() > threshold - 1e-9]
+        share = np.mean(scores >= threshold)
+        assert sum(bar.get_height() for bar in above) == pytest.approx(share)
+        assert sum(bar.get_height() for bar in axis.patches) == pytest.approx(1)
+
+
 def test_curves_are_named_and_have_four_digits():
     labels = np.repeat([0, 1], [300, 100])
     scores = np.arange(400.0)
     scores[0] = 400
     area = 1 - 100 / 30000
-    figures = plots.roc(labels, scores, 0.1, 1.0), plots.precision_recall(labels, scores)
+    figures = (
+        plots.roc(labels, scores, 0.1, 1.0, "gan"),
+        plots.precision_recall(labels, scores, "gan"),
+    )
     legends = [[t.get_text() for t in f.axes[0].get_legend().get_texts()] for f in figures]
-    assert legends[0] == [f"AUROC {area:.4f}", "chance, AUROC 0.5", "at the threshold"]
-    assert legends[1][0].startswith("average precision 0.9")
+    assert legends[0] == [f"gan: AUROC {area:.4f}", "chance, AUROC 0.5", "at the threshold"]
+    assert legends[1][0].startswith("gan: average precision 0.9")
     assert len(legends[1][0].split(".")[1]) == 4
     assert legends[1][1] == "chance, 0.2500"
 
@@ -181,3 +234,22 @@ def test_a_single_bar_begins_at_zero(values, left):
     low, high = figure.axes[0].get_xlim()
     assert left <= low < left + 0.08
     assert high > 1
+
+
+def test_the_axis_of_auroc_ends_at_one_and_the_title_fits():
+    names = ["w" * 40, "b", "c"]
+    figure = drawn(plots.auroc_by_class(dict(zip(names, (0.97, 1.0, 1.0), strict=True)), ["b"]))
+    assert max(figure.axes[0].get_xticks()) == 1
+    (title,) = (text for text in figure.texts if "unseen" in text.get_text())
+    extent, width = title.get_window_extent(), figure.bbox.width
+    assert 0 <= extent.x0 < extent.x1 <= width
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 200])
+def test_losses_are_drawn_over_whole_epochs(epochs):
+    history = {"epoch": np.arange(float(epochs)), "loss": np.ones(epochs)}
+    axis = drawn(plots.loss_curves(history, 1, "loss")).axes[0]
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == int(tick) and 0 <= tick <= epochs for tick in ticks)

@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config
+from conftest import events_of, small_config
 from sklearn.metrics import roc_auc_score
+from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG
 
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.base import Approach
@@ -277,6 +278,10 @@ def test_a_resumed_training_keeps_its_best_epoch_and_continues_its_batches_and_r
     assert len(seen) == 2 * 6
     assert seen[:4] == before[6:]
     assert len({*before[:6], *seen}) == 3 * 6
+    # TensorBoard has each epoch once, and one end of the trial.
+    events = [(tag, step) for tag, step, _ in events_of(run.path)]
+    assert [step for tag, step in events if tag == "2 losses/loss"] == [1, 2, 3]
+    assert [step for tag, step in events if tag == SESSION_END_INFO_TAG] == [0]
     # The optimizer, too, continues with the seventh step.
     assert int(models[-1].optimizer.iterations) == 3 * 6
     rows = np.genfromtxt(run.history, delimiter=",", names=True)
@@ -479,16 +484,14 @@ class _Interrupt(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(("epoch", "best"), [(0, 0), (1, 1)])
 def test_ctrl_c_leaves_a_usable_run(epoch, best, train, split, monkeypatch):
-    original = loop._callbacks
-    monkeypatch.setattr(
-        loop, "_callbacks", lambda *arguments: [*original(*arguments), _Interrupt(epoch, 5)]
-    )
+    monkeypatch.setattr(loop, "StopOnNonFiniteLoss", lambda: _Interrupt(epoch, 5))
     outcome, run = train(steps_per_epoch=12)
     assert outcome.status == "interrupted"
     assert "interrupted" in outcome.message
     detector = Detector.load(run.path)
     assert detector.info.training.best_epoch == best
     assert detector.info.training.status == "interrupted"
+    assert SESSION_END_INFO_TAG not in {tag for tag, _, _ in events_of(run.path)}
     assert np.isfinite(detector.score(split.validation.images[:3])).all()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -30,7 +28,7 @@ AUROC = (1.0, 0.5, 0.0)
 class Watched:
     """Validation of a detector that answers one pixel, and what it reports."""
 
-    def __init__(self, criterion: str, folder: Path, **keywords: float) -> None:
+    def __init__(self, criterion: str, **keywords: float) -> None:
         image = keras.Input((1, 3, 1), dtype="uint8")
         values = layers.Flatten()(layers.Rescaling(1.0, dtype="float32")(image))
         self.choice = layers.Dense(1, use_bias=False)
@@ -41,7 +39,6 @@ class Watched:
             TrainedDetector(keras.Model(image, outputs), DetectorInfo()),
             IMAGES,
             criterion,
-            folder,
             lambda *reported: self.improvements.append(reported),
             **keywords,
         )
@@ -61,8 +58,8 @@ class Watched:
         return [epoch for epoch, _, _ in self.improvements]
 
 
-def test_of_labelled_anomalies_the_epoch_with_the_highest_auroc_is_the_best(tmp_path):
-    watched = Watched("val_auroc", tmp_path)
+def test_of_labelled_anomalies_the_epoch_with_the_highest_auroc_is_the_best():
+    watched = Watched("val_auroc")
     for epoch, pixel in enumerate((1, 2, 0, 1, 0, 2)):
         logs = watched.epoch(epoch, pixel)
         assert logs["val_auroc"] == AUROC[pixel]
@@ -74,22 +71,22 @@ def test_of_labelled_anomalies_the_epoch_with_the_highest_auroc_is_the_best(tmp_
         assert measures["val_normal_score"] == pytest.approx(np.mean(PIXELS[:3], axis=0)[pixel])
 
 
-def test_a_resumed_training_must_beat_its_best_epoch(tmp_path):
-    watched = Watched("val_auroc", tmp_path, best=0.7)
+def test_a_resumed_training_must_beat_its_best_epoch():
+    watched = Watched("val_auroc", best=0.7)
     for epoch, pixel in enumerate((1, 2, 0), start=4):
         watched.epoch(epoch, pixel)
     assert watched.epochs == [7]
 
 
-def test_without_labelled_anomalies_the_last_epoch_is_kept(tmp_path):
-    watched = Watched(LAST_EPOCH, tmp_path)
+def test_without_labelled_anomalies_the_last_epoch_is_kept():
+    watched = Watched(LAST_EPOCH)
     for epoch, pixel in enumerate((0, 1, 2)):
         watched.epoch(epoch, pixel)
     assert watched.epochs == [1, 2, 3]
 
 
-def test_the_logs_hold_measures_and_learning_rates_beside_the_losses(tmp_path):
-    logs = Watched("val_accuracy", tmp_path).epoch(0, 1)
+def test_the_logs_hold_measures_and_learning_rates_beside_the_losses():
+    logs = Watched("val_accuracy").epoch(0, 1)
     # Classes are predicted for normal images only: 2, 2 and 2 of them have the brightest pixel.
     likely = np.exp(0.02 * np.array(PIXELS[:3]))
     likely /= likely.sum(axis=1, keepdims=True)

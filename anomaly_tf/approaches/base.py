@@ -69,6 +69,11 @@ class Approach(keras.Model):
         """One mean per loss."""
         return list(self.trackers.values())
 
+    @property
+    def minimised(self) -> tuple[str, ...]:
+        """Names of the tracked losses that networks minimise: `loss`, or those of the networks."""
+        return tuple(name for name in ("loss", *self.networks) if name in self.trackers)
+
     def compile(self, optimizers: dict[str, keras.Optimizer], jit_compile: bool = False) -> None:
         """Sets one optimizer per network; the losses are defined by the model."""
         first = next(iter(self.averages), None)

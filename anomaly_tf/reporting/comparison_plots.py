@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from anomaly_tf.reporting.plots import LINE
-from anomaly_tf.reporting.text import plain
+from anomaly_tf.reporting.text import Figure, plain
 
 
 def roc_overlay(curves: dict[str, dict[str, Any]]) -> Figure:

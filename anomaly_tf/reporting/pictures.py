@@ -69,8 +69,9 @@ def _drawings(detector: Detector, split: Split, evaluation: Evaluation, history:
     if metrics["auroc"] is not None:
         rates = metrics["test_false_alarm_rate"], metrics["test_detection_rate"]
         truth = labels[split.judged], scores[split.judged]
-        drawings["roc"] = lambda: plots.roc(*truth, *rates)
-        drawings["precision_recall"] = lambda: plots.precision_recall(*truth)
+        name = metrics["approach"]
+        drawings["roc"] = lambda: plots.roc(*truth, *rates, name)
+        drawings["precision_recall"] = lambda: plots.precision_recall(*truth, name)
         drawings["auroc_by_class"] = lambda: plots.auroc_by_class(
             metrics["auroc_by_class"], metrics.get("unseen_classes", ())
         )

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
@@ -22,7 +23,7 @@ from sklearn.metrics import (
 )
 
 from anomaly_tf.deploy.overlay import overlay
-from anomaly_tf.reporting.text import SHORT, caption, plain
+from anomaly_tf.reporting.text import SHORT, Figure, caption, plain
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.runs.outputs import PLOT, SOFTWARE
 from anomaly_tf.runs.sections import HeatScale
@@ -30,9 +31,11 @@ from anomaly_tf.runs.sections import HeatScale
 NORMAL, ANOMALY, LINE = "#1f6fb2", "#d9602b", "#333333"
 # Outline of a defect; visible on grey images and on the yellow and red of a map.
 OUTLINE = "#00a0ff"
+# Few ticks at round values, of which 1 is one.
+NICE = MaxNLocator(6, steps=(1, 2, 5, 10))
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: matplotlib.figure.Figure, path: Path) -> None:
     """Writes a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
@@ -64,6 +67,8 @@ def loss_curves(history: dict[str, np.ndarray], best_epoch: int, chosen_by: str)
             axis.lines[0].set_label("training")
             axis.legend(fontsize=8)
         axis.axvline(best_epoch, color=LINE, linewidth=0.8, linestyle=":")
+        axis.set_xlim(min(best_epoch, 1) - 0.5, epochs[-1] + 0.5)
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         title = name.replace("val_", "validation ").replace("_", " ").replace("auroc", "AUROC")
         axis.set_title(plain(title, 24), fontsize=10)
         axis.grid(alpha=0.3)
@@ -211,33 +216,43 @@ def _outline(axis: Axes, mask: np.ndarray) -> None:
 
 
 def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float) -> Figure:
-    """Scores of normal and anomalous test images, each as a density, and the threshold."""
+    """Scores of normal and anomalous test images, each kind as shares of it, and the threshold."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
-    low, high = min(0.0, float(scores.min())), float(scores.max())
-    bins = np.linspace(low, high if high > low else low + 1, 80).tolist()
+    low, high = (float(limit([*scores, threshold])) for limit in (np.min, np.max))
+    # Few images have wide bars: narrow ones would be equally high, and hardly visible.
+    width = ((high - low) or 1.0) / np.clip(2 * np.sqrt(len(scores)), 20, 80)
+    # A bar ends at the threshold, so that none stands for both verdicts.
+    below, above = np.ceil((threshold - low) / width), np.floor((high - threshold) / width) + 1
+    bins = (threshold + width * np.arange(-below, above + 1)).tolist()
     for label, name, colour in ((0, "normal", NORMAL), (1, "anomaly", ANOMALY)):
         part = scores[labels == label]
         if len(part):
-            axis.hist(part, bins, density=True, alpha=0.6, label=name, color=colour)
-    axis.axvline(threshold, color=LINE, linestyle="--", label=f"threshold {threshold:.3g}")
+            shares = np.full(len(part), 1 / len(part))
+            axis.hist(part, bins, weights=shares, alpha=0.6, label=name, color=colour)
+    axis.axvline(threshold, color=LINE, linestyle="--", label=f"threshold {threshold:.4g}")
     axis.set_yscale("log")
-    # Whole powers of ten: between two equal bars all ticks would have the same label.
-    bottom, top = np.log10(axis.get_ylim())
-    axis.set_ylim(10 ** np.floor(bottom), 10 ** np.ceil(top))
-    axis.set(xlabel="anomaly score", ylabel="density (logarithmic)", title="Test scores")
+    # From below the share of one image, but at least two powers of ten.
+    axis.set_ylim(min(0.05, 0.5 / len(scores)), 1.5)
+    axis.set(xlabel="anomaly score", ylabel="share of each kind (logarithmic)", title="Test scores")
     axis.legend()
     return figure
 
 
-def roc(labels: np.ndarray, scores: np.ndarray, false_alarm_rate: float, found: float) -> Figure:
-    """ROC curve with the operating point of the threshold."""
+def roc(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    false_alarm_rate: float,
+    found: float,
+    name: str = "",
+) -> Figure:
+    """ROC curve of a detector, by name in the legend, with the operating point of the threshold."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axis = figure.subplots()
     display = RocCurveDisplay.from_predictions(
         labels, scores, ax=axis, plot_chance_level=True, curve_kwargs={"color": NORMAL}
     )
-    display.line_.set_label(f"AUROC {display.roc_auc:.4f}")
+    display.line_.set_label(f"{_named(name)}AUROC {display.roc_auc:.4f}")
     display.chance_level_.set_label("chance, AUROC 0.5")
     axis.plot(false_alarm_rate, found, "o", color=ANOMALY, label="at the threshold")
     axis.set(xlabel="false-alarm rate", ylabel="detection rate", title="ROC, test set")
@@ -246,14 +261,14 @@ def roc(labels: np.ndarray, scores: np.ndarray, false_alarm_rate: float, found: 
     return figure
 
 
-def precision_recall(labels: np.ndarray, scores: np.ndarray) -> Figure:
-    """Precision-recall curve, with anomalies as the positive class."""
+def precision_recall(labels: np.ndarray, scores: np.ndarray, name: str = "") -> Figure:
+    """Precision-recall curve of a detector, with anomalies as the positive class."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axis = figure.subplots()
     display = PrecisionRecallDisplay.from_predictions(
         labels, scores, ax=axis, plot_chance_level=True, curve_kwargs={"color": NORMAL}
     )
-    display.line_.set_label(f"average precision {display.average_precision:.4f}")
+    display.line_.set_label(f"{_named(name)}average precision {display.average_precision:.4f}")
     display.chance_level_.set_label(f"chance, {labels.mean():.4f}")
     axis.set(
         xlabel="recall (detection rate)",
@@ -264,6 +279,10 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray) -> Figure:
     axis.legend(loc="lower left")
     axis.grid(alpha=0.3)
     return figure
+
+
+def _named(name: str) -> str:
+    return f"{plain(name)}: " if name else ""
 
 
 def confusion(matrix: list[list[int]], names: tuple[str, ...]) -> Figure:
@@ -306,9 +325,12 @@ def auroc_by_class(values: dict[str, float], unseen: Sequence[str] = ()) -> Figu
     lowest = min(numbers)
     # With several bars, the axis starts near the lowest one to show the differences.
     left = max(0.0, lowest - 0.3 * (1 - lowest) - 0.01) if len(values) > 1 else 0.0
+    axis.set_xticks([tick for tick in NICE.tick_values(left, 1) if left <= tick <= 1])
     axis.set_xlim(left, 1 + 0.2 * (1.02 - left))
+    axis.set_xlabel("AUROC")
     seen = " (blue: seen in training, orange: unseen)" if len(unseen) else ""
-    axis.set(xlabel="AUROC", title=f"AUROC by anomaly{seen}, test set")
+    # Above the whole figure, because long names leave little room for the axis.
+    figure.suptitle(f"AUROC by anomaly{seen}, test set", fontsize="medium")
     return figure
 
 

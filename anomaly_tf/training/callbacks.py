@@ -1,4 +1,4 @@
-"""Callbacks of training: validation, checkpoints, images for TensorBoard, non-finite losses."""
+"""Callbacks of training: validation, checkpoints, non-finite losses."""
 
 from __future__ import annotations
 
@@ -9,24 +9,16 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from sklearn.metrics import log_loss, roc_auc_score
 
 from anomaly_tf.config import LearnsFrom
 from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.roi import Roi
-from anomaly_tf.deploy.explained import explained
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.deploy.regions import views
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.training.checkpoint import Progress, save_checkpoint
-
-# Largest number of epochs after which TensorBoard gets images and histograms; numbers are written
-# after every epoch.
-MAX_PICTURES = 30
-# Longest side of the images for TensorBoard.
-LONGEST = 256
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -81,11 +73,13 @@ class Validation(keras.callbacks.Callback):
         detector: The detector in training.
         images: The validation set.
         criterion: The metric to maximise, or `LAST_EPOCH`.
-        log_dir: TensorBoard folder for the histograms of normal and anomaly scores.
         on_improvement: Called with epoch (from 1), metrics and scores whenever the criterion is the
             best so far.
         best: The best value so far, if the training resumes.
         roi: The regions of the images that count; None: everything.
+
+    Attributes:
+        scores: float32 `(N,)`, scores of the validation set after the last epoch.
     """
 
     def __init__(
@@ -93,7 +87,6 @@ class Validation(keras.callbacks.Callback):
         detector: TrainedDetector,
         images: LabelledImages,
         criterion: str,
-        log_dir: Path,
         on_improvement: Callable[[int, dict[str, float], np.ndarray], None],
         best: float = -math.inf,
         roi: Roi | None = None,
@@ -102,9 +95,9 @@ class Validation(keras.callbacks.Callback):
         self._detector = detector
         self._images = images  # an array, or images on disk that are read each time
         self._criterion, self._roi = criterion, roi
-        self._writer = tf.summary.create_file_writer(str(log_dir))
         self._on_improvement = on_improvement
         self._best = best
+        self.scores = np.empty(0, np.float32)
 
     def measure(self) -> tuple[dict[str, float], np.ndarray]:
         """Metrics of the current weights, by name, and scores `(N,)` of the validation set."""
@@ -132,24 +125,14 @@ class Validation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Computes and logs the metrics, and reports an improvement."""
         measures, scores = self.measure()
+        self.scores = scores
         if logs is not None:
             logs.update(measures)
             logs.update(self.model.learning_rates())
-        with self._writer.as_default(step=epoch):
-            shown = has_pictures(epoch, self.params["epochs"])
-            for label, name in enumerate(("normal", "anomaly") if shown else ()):
-                chosen = scores[self._images.labels == label]
-                if len(chosen):
-                    tf.summary.histogram(f"scores/{name}", chosen)
         value = epoch if self._criterion == LAST_EPOCH else measures[self._criterion]
         if value >= self._best:  # of equal values the later epoch
             self._best = value
             self._on_improvement(epoch + 1, measures, scores)
-
-
-def has_pictures(epoch: int, epochs: int) -> bool:
-    """True if TensorBoard gets images after an epoch (from 0); always for the first and last."""
-    return epoch % math.ceil(epochs / MAX_PICTURES) == 0 or epoch == epochs - 1
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -185,60 +168,3 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
         rows = csv.DictWriter(file, list(history[0]), lineterminator="\n")
         rows.writeheader()
         rows.writerows(history)
-
-
-class Pictures(keras.callbacks.Callback):
-    """Writes originals, reconstructions and maps of the same images to TensorBoard.
-
-    Args:
-        detector: The detector in training.
-        groups: Name to images; drawn with at most `LONGEST` pixels a side.
-        log_dir: TensorBoard folder.
-        progress: Stores the scale of the maps.
-        roi: The regions of the images that count; None: everything.
-    """
-
-    def __init__(
-        self,
-        detector: TrainedDetector,
-        groups: dict[str, LabelledImages],
-        log_dir: Path,
-        progress: Progress,
-        roi: Roi | None = None,
-    ) -> None:
-        super().__init__()
-        self._detector, self._groups, self._progress = detector, groups, progress
-        self._roi = roi
-        self._writer = tf.summary.create_file_writer(str(log_dir))
-        self._group = "grad_cam"
-        if "error_map" in detector.outputs:
-            self._group = "reconstructions" if detector.reconstructs else "error_maps"
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Writes one image per group, after at most `MAX_PICTURES` epochs."""
-        if not has_pictures(epoch, self.params["epochs"]):
-            return
-        shown = {
-            name: explained(self._detector, images, LONGEST, self._roi)
-            for name, images in self._groups.items()
-        }
-        # All epochs have the scale of the first one, so that they can be compared.
-        largest = max(float(part.maps.max()) for part in shown.values())
-        scale = self._progress.picture_scale = self._progress.picture_scale or largest or 1.0
-        with self._writer.as_default(step=epoch):
-            for name, (images, maps, rebuilt) in shown.items():
-                rows = [images / 255.0]
-                if rebuilt is not None:
-                    rows.append(rebuilt / 255.0)
-                heat = np.clip(maps / scale, 0, 1)[..., np.newaxis]
-                rows.append(np.repeat(heat, images.shape[-1], axis=-1))
-                grid = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
-                # Small images are enlarged to a height of about 84 pixels.
-                zoom = max(1, 84 // images.shape[1])
-                enlarged = np.kron(grid, np.ones((zoom, zoom, 1)))
-                tf.summary.image(
-                    f"{self._group}/{name}",
-                    enlarged[np.newaxis].astype(np.float32),
-                    description="top to bottom: original, reconstruction if there is one, map; "
-                    "white in the map is the largest value of the first epoch",
-                )

@@ -38,7 +38,6 @@ PROGRESS_CHECKS: Checks = {
     "sets": (is_text, "text"),
     "epochs": (lambda value: is_whole(value, 0, 10**6), "a whole number of at least 0"),
     "seconds": (lambda value: is_number(value, 0), "a number of at least 0"),
-    "picture_scale": (lambda value: is_number(value, 0), "a number of at least 0"),
     "history": (
         lambda value: isinstance(value, list) and all(map(are_measures, value)),
         "metrics of each epoch, finite numbers",
@@ -54,14 +53,12 @@ class Progress:
         sets: Digest of the training and validation set; see `data/contents.py`.
         epochs: Number of finished epochs.
         seconds: Duration of these epochs.
-        picture_scale: Value that is white in TensorBoard's maps; 0 before the first epoch.
         history: Losses and metrics of each epoch.
     """
 
     sets: str
     epochs: int = 0
     seconds: float = 0.0
-    picture_scale: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -129,6 +126,7 @@ def _read(path: Path, variables: list[keras.Variable]) -> tuple[Progress, list[n
     content = read_members(path, [PROGRESS])[PROGRESS].tobytes()
     saved = parse_json(content, MAX_PROGRESS_BYTES, MAX_PROGRESS_VALUES)
     require(saved, PROGRESS_CHECKS)
+    saved.pop("picture_scale", None)  # of earlier versions
     if set(saved) != set(PROGRESS_CHECKS):
         raise ValueError(f"{PROGRESS} holds other names than {', '.join(PROGRESS_CHECKS)}")
     if len(saved["history"]) != saved["epochs"]:

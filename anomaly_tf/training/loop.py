@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
-from tensorboard.plugins.hparams import api as hparams
 
 from anomaly_tf.approaches.base import Approach
-from anomaly_tf.config import Config, OnePassTrainingConfig, flatten, save_config
+from anomaly_tf.config import Config, OnePassTrainingConfig, save_config
 from anomaly_tf.data.contents import digest_of_sets
 from anomaly_tf.data.dataset import ImageDataset
-from anomaly_tf.data.image_set import LabelledImages
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import save_split
 from anomaly_tf.errors import UserError
@@ -28,7 +25,6 @@ from anomaly_tf.training.callbacks import (
     Checkpoints,
     FinishEpoch,
     NonFiniteLoss,
-    Pictures,
     StopOnNonFiniteLoss,
     Validation,
     write_history,
@@ -39,8 +35,7 @@ from anomaly_tf.training.notes import Notes
 from anomaly_tf.training.progress import EpochLines
 from anomaly_tf.training.recording import Recorder
 from anomaly_tf.training.setup import TrainingSetup
-
-PICTURES_PER_GROUP = 8
+from anomaly_tf.training.tensorboard import TensorBoard
 
 Status = Literal["completed", "interrupted", "non_finite_loss"]
 
@@ -160,12 +155,21 @@ def _train(
         recorder.detector,
         setup.split.validation,
         CRITERIA[config.learns_from],
-        run.tensorboard / "validation",
         recorder.save,
         recorder.best,
         setup.split.roi,
     )
-    status, *said = _fit(setup, run, model, recorder, validation, progress, console)
+    board = TensorBoard(
+        run.tensorboard,
+        config,
+        recorder.detector,
+        validation,
+        setup.split.validation,
+        progress.epochs,
+        setup.split.roi,
+    )
+    status, *said = _fit(setup, run, model, recorder, validation, board, progress, console)
+    board.close(status)
     recorder.finish(status, progress.epochs)
     if status == "completed":
         run.checkpoint.unlink(missing_ok=True)
@@ -178,6 +182,7 @@ def _fit(
     model: keras.Model,
     recorder: Recorder,
     validation: Validation,
+    board: TensorBoard,
     progress: Progress,
     console: Console,
 ) -> tuple[Status, str, str]:
@@ -190,8 +195,12 @@ def _fit(
             initial_epoch=progress.epochs,
             epochs=training.epochs,
             steps_per_epoch=setup.n_steps,
+            # The model is finished before validation, which precedes what writes its results.
             callbacks=[
-                *_callbacks(setup, run, recorder, validation, progress),
+                StopOnNonFiniteLoss(),
+                FinishEpoch(),
+                validation,
+                board,
                 Checkpoints(run, progress, recorder.seconds),
                 lines,
             ],
@@ -224,48 +233,3 @@ def _notes(setup: TrainingSetup, progress: Progress) -> Notes:
     for epoch, row in enumerate(progress.history):
         notes.notes_after(epoch, row)
     return notes
-
-
-def _callbacks(
-    setup: TrainingSetup,
-    run: RunDirectory,
-    recorder: Recorder,
-    validation: Validation,
-    progress: Progress,
-) -> list[keras.callbacks.Callback]:
-    images = setup.split.validation
-    groups = {
-        name: _examples(images, label)
-        for label, name in enumerate(("normal", "anomaly"))
-        if label in images.labels
-    }
-    log_dir = run.tensorboard / "validation"
-    settings = {
-        name: value if isinstance(value, (bool, int, float, str)) else str(value)
-        for name, value in flatten(setup.config).items()
-    }
-    with tf.summary.create_file_writer(str(run.tensorboard)).as_default():
-        hparams.hparams_config(
-            hparams=[hparams.HParam(name) for name in settings],
-            metrics=[
-                hparams.Metric(f"epoch_{name}", group="validation", display_name=f"val_{name}")
-                for name in ("auroc", "accuracy", "normal_score")
-            ],
-        )
-    # The model is finished before validation, which precedes the callbacks that write its results.
-    return [
-        StopOnNonFiniteLoss(),
-        FinishEpoch(),
-        validation,
-        Pictures(recorder.detector, groups, log_dir, progress, setup.split.roi),
-        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
-        hparams.KerasCallback(str(run.tensorboard), settings),
-    ]
-
-
-def _examples(images: LabelledImages, label: int) -> LabelledImages:
-    """A few images with a label: one of each class, or several of a single class."""
-    numbers = np.flatnonzero(images.labels == label)
-    _, one_of_each = np.unique(images.classes[numbers], return_index=True)
-    chosen = numbers[one_of_each] if len(one_of_each) > 1 else numbers
-    return images.take(chosen[:PICTURES_PER_GROUP])

@@ -83,7 +83,7 @@ class EpochLines(keras.callbacks.Callback):
 
 def describe_losses(model: Approach, logs: dict[str, Any]) -> str:
     """The losses that networks minimise, by name: `generator 0.412  discriminator 0.693`."""
-    names = [name for name in ("loss", *model.optimizers) if name in logs]
+    names = [name for name in model.minimised if name in logs]
     return "  ".join(f"{name.replace('_', ' ')} {float(logs[name]):#.3g}" for name in names)
 
 
