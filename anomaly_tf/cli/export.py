@@ -1,9 +1,9 @@
 """Export the detector of a run.
 
-Writes a SavedModel for TensorFlow Serving, a .tflite file for LiteRT or a page that scores pictures
-in the browser, then scores the test set with the run and with the export, prints the differences and
-saves them as JSON. The exit status is 3 if the AUROC (or the accuracy of a classifier) falls by more
-than 0.002.
+Writes a SavedModel for TensorFlow Serving, a .tflite file for LiteRT or a page that scores
+pictures in the browser, then scores the test set with the run and with the export, prints the
+differences and saves them as JSON. The exit status is 3 if the AUROC (or the accuracy of a
+classifier) falls by more than 0.002.
 """
 
 from __future__ import annotations

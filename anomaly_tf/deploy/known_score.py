@@ -26,12 +26,12 @@ TOLERANCE = 1e-4
 def known_score(detector: Detector) -> KnownScore:
     """Draws a picture, and scores it as a file.
 
-    It is larger than the detector's images, so that resizing is tested as well; with a region it
-    has the size of the region.
+    It is larger than the detector's images, and so high that Pillow resizes its rows first: a page
+    has to do the same. With a region it has the size of the region.
     """
     height, width, _ = detector.image_shape
     region = detector.region
-    size = (2 * width + 9, 2 * height + 5) if region is None else region.size
+    size = (width + width // 2 + 5, 3 * height + 9) if region is None else region.size
     colours = np.random.default_rng(0).integers(0, 256, (*COLOURS, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "known.png")

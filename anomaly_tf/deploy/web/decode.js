@@ -26,16 +26,15 @@ export async function decodeFile(file, { channels, maxPixels, bitDepth }) {
     throw new UnreadablePicture(
       `has too many pixels (${width} x ${height}); at most ${maxPixels} are read: resize it or cut it into parts`);
   }
-  let decoded;
-  if (header.png && isDeepOrTransparent(header.png)) decoded = await decodePng(header.png, bitDepth);
-  else decoded = { rgba: await pixelsOfBrowser(header) };
+  const decoded = header.png && isDeepOrTransparent(header.png)
+    ? await decodePng(header.png, bitDepth) : await decodeByBrowser(header);
   const stored = decoded.rgba
     ? channelsOf(decoded.rgba, channels) : inChannels(decoded.samples, decoded.channels, channels);
-  const note = header.kind === "WebP" && hasTransparency(decoded.rgba) ? ROUNDED : "";
-  return { ...upright(stored, [height, width], channels, orientation), note };
+  return { ...upright(stored, [height, width], channels, orientation), note: decoded.note ?? "" };
 }
 
-async function pixelsOfBrowser({ plain, width, height }) {
+// { rgba, note }
+async function decodeByBrowser({ kind, plain, width, height }) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(new Blob([plain]), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
@@ -46,7 +45,9 @@ async function pixelsOfBrowser({ plain, width, height }) {
     if (bitmap.width !== width || bitmap.height !== height) {
       throw new UnreadablePicture("is damaged (its size is not the one in its header); save or copy it again");
     }
-    return canvasPixels(bitmap, width, height);
+    const rgba = canvasPixels(bitmap, width, height);
+    if (kind !== "WebP" || !hasTransparency(rgba)) return { rgba };
+    return await framePixels(bitmap, rgba.length).then((exact) => ({ rgba: exact }), () => ({ rgba, note: ROUNDED }));
   } finally {
     bitmap.close();
   }
@@ -59,6 +60,19 @@ export function canvasPixels(source, width, height) {
   if (!context) throw new UnreadablePicture("is too large for this browser; resize it");
   context.drawImage(source, 0, 0);
   return context.getImageData(0, 0, width, height).data;
+}
+
+// RGBA that is not multiplied by the opacity, as a canvas does it; older browsers, and pages from
+// plain http, have no VideoFrame.
+async function framePixels(bitmap, size) {
+  const frame = new VideoFrame(bitmap, { timestamp: 0 });
+  try {
+    const rgba = new Uint8ClampedArray(size);
+    await frame.copyTo(rgba, { format: "RGBA" });
+    return rgba;
+  } finally {
+    frame.close();
+  }
 }
 
 function hasTransparency(rgba) {

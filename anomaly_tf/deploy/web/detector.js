@@ -108,16 +108,20 @@ export class Detector {
     return answer;
   }
 
-  // Scores the picture in the metadata, whose score is known. Finds a browser that changes pixels,
-  // against fingerprints for instance, and a runtime that computes wrongly.
+  // Scores the picture in the metadata, whose pixels and score are known. Finds a browser that
+  // changes pixels, against fingerprints for instance, and a runtime that computes wrongly.
   async requireKnownScore() {
-    const { picture, score, tolerance } = this.info.known;
+    const { picture, pixels_sha256: digest, score, tolerance } = this.info.known;
     const { pixels } = await this.read(new Blob([fromBase64(picture)]));
+    if (sha256(pixels) !== digest) {
+      throw new Error(
+        "this browser changes the pixels of pictures, as some do against fingerprinting; allow this page " +
+        "to read canvas data, or use another browser");
+    }
     const answer = await this.judge(pixels);
     if (!(Math.abs(answer.score - score) <= tolerance)) {
       throw new Error(
-        `this browser gives a known picture the score ${answer.score.toPrecision(7)}, not ${score.toPrecision(7)}; ` +
-        "its protection against fingerprinting may change pixels: allow canvas data for this page, or use another browser");
+        `a known picture gets the score ${answer.score.toPrecision(7)}, not ${score.toPrecision(7)}; use another browser`);
     }
   }
 }

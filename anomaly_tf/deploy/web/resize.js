@@ -7,11 +7,14 @@ export const BILINEAR = { support: 1, weigh: (x) => Math.max(0, 1 - Math.abs(x))
 export const BOX = { support: 0.5, weigh: (x) => (x > -0.5 && x <= 0.5 ? 1 : 0) };
 
 // The pixels `(height, width, channels)`, a Uint8Array, at another size. When an image shrinks,
-// the filter is widened by the same factor.
+// the filter is widened by the same factor. Both directions round to whole levels, so that their
+// order matters: rows come first if more than twice as many of them disappear as columns (Pillow 13).
 export function resize(pixels, [height, width], [toHeight, toWidth], channels, filter = BILINEAR) {
+  const rowsFirst = height > toHeight && height - toHeight > 2 * (width - toWidth);
   let result = pixels;
-  if (width !== toWidth) result = horizontal(result, width, toWidth, height, channels, filter);
-  if (height !== toHeight) result = vertical(result, height, toHeight, toWidth * channels, filter);
+  if (rowsFirst) result = vertical(result, height, toHeight, width * channels, filter);
+  if (width !== toWidth) result = horizontal(result, width, toWidth, rowsFirst ? toHeight : height, channels, filter);
+  if (height !== toHeight && !rowsFirst) result = vertical(result, height, toHeight, toWidth * channels, filter);
   return result;
 }
 
