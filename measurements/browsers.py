@@ -29,7 +29,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-BROWSERS = {"chromium": ("chromium", "chromium-browser", "google-chrome"), "firefox": ("firefox-esr", "firefox")}
+BROWSERS = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "firefox": ("firefox-esr", "firefox"),
+}
 # Seconds for the start of a browser, and for one answer.
 START_SECONDS, ANSWER_SECONDS = 30.0, 120.0
 CHROMIUM_OPTIONS = (
@@ -120,9 +123,13 @@ class Chromium(Browser):
     def __init__(self, path: str, profile: Path) -> None:
         to_browser, from_browser = os.pipe(), os.pipe()
         # Chromium reads from descriptor 3 and writes to 4, which may be in use here.
-        given = [fcntl.fcntl(number, fcntl.F_DUPFD, 10) for number in (to_browser[0], from_browser[1])]
+        given = [
+            fcntl.fcntl(number, fcntl.F_DUPFD, 10) for number in (to_browser[0], from_browser[1])
+        ]
         silent = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
-        moved = [(os.POSIX_SPAWN_DUP2, own, number) for own, number in zip(given, (3, 4), strict=True)]
+        moved = [
+            (os.POSIX_SPAWN_DUP2, own, number) for own, number in zip(given, (3, 4), strict=True)
+        ]
         root = ("--no-sandbox",) if os.geteuid() == 0 else ()  # which root must not use
         self._process = os.posix_spawn(
             path,
@@ -148,6 +155,7 @@ class Chromium(Browser):
 
     @property
     def requests(self) -> list[str]:
+        """As `Browser.requests`."""
         self.call("Runtime.evaluate", expression="0")  # so that all earlier events have come
         asked = (
             event["params"]["request"]["url"]
@@ -157,6 +165,7 @@ class Chromium(Browser):
         return [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
 
     def open(self, address: str) -> None:
+        """As `Browser.open`."""
         self._events.clear()
         answer = self.call("Page.navigate", url=address)
         if "errorText" in answer:
@@ -165,6 +174,7 @@ class Chromium(Browser):
             self._events.append(self._message(time.monotonic() + ANSWER_SECONDS))
 
     def evaluate(self, expression: str) -> Any:
+        """As `Browser.evaluate`."""
         answer = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -175,6 +185,7 @@ class Chromium(Browser):
         return answer["result"].get("value")
 
     def choose(self, selector: str, files: Sequence[Path]) -> None:
+        """As `Browser.choose`."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
@@ -252,13 +263,16 @@ class Firefox(Browser):
 
     @property
     def requests(self) -> list[str]:
+        """As `Browser.requests`."""
         asked = self.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
         return [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
 
     def open(self, address: str) -> None:
+        """As `Browser.open`."""
         self._call("WebDriver:Navigate", {"url": address})
 
     def evaluate(self, expression: str) -> Any:
+        """As `Browser.evaluate`."""
         script = f"""
             const done = arguments[0];
             (async () => ({expression}))().then(
@@ -274,6 +288,7 @@ class Firefox(Browser):
         return answer["value"]
 
     def choose(self, selector: str, files: Sequence[Path]) -> None:
+        """As `Browser.choose`."""
         found = self._call("WebDriver:FindElement", {"using": "css selector", "value": selector})
         (element,) = found["value"].values()
         text = "\n".join(str(file) for file in files)

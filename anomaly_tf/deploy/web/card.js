@@ -35,9 +35,10 @@ export class Card {
     if (Math.max(...item.size) < 128) image.className = "pixels";
     this.picture = element("span", { className: "picture" }, image);
     this.verdict = element("b");
-    const score = element("span", { textContent: `score ${shortScore(item.score)} \u00b7 rank ${shortScore(item.rank)}` });
+    const score = element("span", { textContent: `score ${shortScore(item.score)}` });
+    const rank = element("span", { textContent: `rank ${shortScore(item.rank)}` });
     const name = element("span", { className: "name", textContent: item.name, title: item.name });
-    const caption = element("span", { className: "caption" }, this.verdict, score, name);
+    const caption = element("span", { className: "caption" }, this.verdict, score, rank, name);
     if (item.note) caption.append(element("span", { className: "note", textContent: item.note }));
     this.button = element("button", { type: "button" }, this.picture, caption);
     this.button.addEventListener("click", () => open(item));

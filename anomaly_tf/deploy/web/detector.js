@@ -69,6 +69,7 @@ export class Detector {
       pixels = blank(Uint8Array.from(original), this.region.inside, channels);
     }
     pixels = resize(pixels, size, [height, width], channels);
+    if (this.region) blank(pixels, this.inside, channels); // resizing mixes pixels at its edge
     return { pixels, size, original };
   }
 

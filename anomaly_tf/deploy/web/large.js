@@ -71,6 +71,7 @@ export class LargeView {
       const grey = Uint8ClampedArray.from(answer.reconstruction, (value) => (value + 1) * 127.5);
       const canvas = element("canvas");
       drawPixels(canvas, grey, shape.slice(0, 2), channels);
+      canvas.style.aspectRatio = `${size[1]} / ${size[0]}`; // that of the picture
       figures.push(figure(canvas, "Reconstruction", "The picture as the detector reconstructs it"));
     }
     if (answer.probabilities) figures.push(classes(answer.probabilities, info.class_names));

@@ -14,6 +14,7 @@ import { addressOf, loadPart, loadText } from "anomaly_tf/parts.js";
 import { element, promise, shortScore, thresholdText } from "anomaly_tf/words.js";
 
 const TURN_MS = 50; // of work between which the browser draws and answers
+const [AHEAD, SMALL_FILE] = [8, 2 ** 16]; // files that are read in advance, and their bytes
 const HEAT_SIDE = 64; // of the heat maps that are kept
 const $ = (id) => document.getElementById(id);
 
@@ -102,28 +103,44 @@ class Page {
   }
 
   async work() {
-    let turn = performance.now();
-    for (let done = 0; this.queue.length; done++) {
-      const { file, name } = this.queue.shift();
+    const begun = performance.now();
+    const ahead = [];
+    let [turn, done] = [begun, 0];
+    for (; this.queue.length || ahead.length; done++) {
+      this.readAhead(ahead);
+      const next = ahead.shift();
       try {
-        this.grid.add(await this.score(file, name));
+        this.grid.add(await this.score(next));
       } catch (error) {
         if (!(error instanceof UnreadablePicture)) console.error(error);
-        this.grid.fail(name, error.message);
+        this.grid.fail(next.name, error.message);
       }
-      if (performance.now() - turn > TURN_MS || !this.queue.length) {
-        this.progress(done + 1, this.queue.length);
+      const left = this.queue.length + ahead.length;
+      if (performance.now() - turn > TURN_MS || !left) {
+        this.progress(done + 1, left);
         await new Promise((resolve) => setTimeout(resolve));
         turn = performance.now();
       }
     }
+    this.took = { files: done, milliseconds: performance.now() - begun }; // for make bench-web
     this.working = undefined;
     this.summarise();
   }
 
-  async score(file, name) {
+  // Begins to read the next files, because a browser does so in other processes: several small ones
+  // or a single large one.
+  readAhead(ahead) {
+    while (this.queue.length && (!ahead.length || (ahead.length < AHEAD && this.queue[0].file.size <= SMALL_FILE))) {
+      const next = this.queue.shift();
+      next.reading = this.detector.read(next.file);
+      next.reading.catch(() => {}); // it is reported when its turn comes
+      ahead.push(next);
+    }
+  }
+
+  async score({ file, name, reading }) {
     const { detector } = this;
-    const { pixels, size, original, note } = await detector.read(file);
+    const { pixels, size, original, note } = await reading;
     const answer = await detector.judge(pixels);
     const item = { file, name, note, size, score: answer.score, rank: detector.calibration.rank(answer.score) };
     const shape = detector.shape.slice(0, 2);
@@ -177,8 +194,9 @@ class Page {
 function describe({ info, calibration }) {
   const [height, width, channels] = info.image_shape;
   const normal = (info.roles?.normal ?? []).map((number) => info.class_names?.[number]).filter(Boolean);
+  const dataset = info.dataset?.split(/[\\/]/).filter(Boolean).at(-1) ?? "unnamed data"; // not the whole path
   $("about").textContent =
-    `Approach ${info.approach}, trained on ${info.dataset ?? "unnamed data"}` + (normal.length ? `; normal: ${normal.join(", ")}.` : ".");
+    `Approach ${info.approach}, trained on ${dataset}` + (normal.length ? `; normal: ${normal.join(", ")}.` : ".");
   $("details").textContent =
     `Pictures are resized to ${width} x ${height} pixels, ${channels === 1 ? "grey" : "colour"}` +
     `${info.tiling ? `, and scored in tiles of ${info.tiling.tile}` : ""}. Calibrated with ${calibration.size} normal pictures. ` +
