@@ -44,8 +44,8 @@ class ExportOptions(Checked):
         format: saved_model for TensorFlow and TensorFlow Serving, tflite for LiteRT, web for a page
             that opens by a double click and scores pictures in the browser.
         quantize: Quantization of a tflite file or a page. none: float32; float16: weights in half
-            the size; dynamic: weights int8; int8: weights and activations int8, the score in
-            float32.
+            the size; dynamic: weights int8, not for a page; int8: weights and activations int8,
+            the score in float32.
         batch_size: Batch size of a tflite file; a SavedModel accepts any.
         output: Output folder; by default the folder export in the run directory. With web the
             folder can be put on a web server; by default there is one file only.
@@ -94,7 +94,7 @@ def _export(options: ExportOptions) -> int:
         outputs |= site_outputs(path)
     require_own_place("--output", folder, outputs, [run.path, *folders_read(config, split)])
     if options.format == "web":
-        require_page(info)
+        require_page(info, options.quantize)
     if note := unfinished_training(run, info):
         print(f"note: {printable(note)}", file=sys.stderr)
 

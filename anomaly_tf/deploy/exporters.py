@@ -242,7 +242,7 @@ def export_page(
         OSError: If the files cannot be written.
     """
     path = user_path(path)
-    require_page(detector.info)
+    require_page(detector.info, quantization)
     model, exported = _to_litert(detector, quantization, 1, validation, samples, roi)
     exported.info.known = known_score(exported)
     write_page(path, model, exported.info)

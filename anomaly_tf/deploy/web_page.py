@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
+from anomaly_tf.deploy.detector import Quantization
 from anomaly_tf.deploy.npm_packages import LITERT_JS, LITERT_WASM_UTILS, package_files
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.detector_info import DetectorInfo
@@ -42,12 +43,22 @@ POLICY = {
 }
 
 
-def require_page(info: DetectorInfo) -> None:
+def require_page(info: DetectorInfo, quantization: Quantization) -> None:
     """Checks before starting work that a page can be written for a detector.
 
+    Args:
+        info: The metadata of the detector.
+        quantization: The quantization of its model.
+
     Raises:
-        UserError: If the detector needs a mask for each picture, or LiteRT.js cannot be fetched.
+        UserError: If scores on the page would differ from those in Python, the detector needs a
+            mask for each picture, or LiteRT.js cannot be fetched.
     """
+    if quantization == "dynamic":  # measured: scores change in the fourth digit
+        raise UserError(
+            "--quantize dynamic rounds activations while it runs, and a browser rounds them "
+            "otherwise than Python; use int8, float16 or none"
+        )
     if info.roi and info.roi.mask is None:
         raise UserError(
             f"the detector was trained with a mask for each picture ({info.roi.source}), and a "

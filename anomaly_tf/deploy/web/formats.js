@@ -149,10 +149,44 @@ function inspectGif(bytes) {
   if (box.join() !== [0, 0, width, height].join()) {
     throw new UnreadablePicture("is a GIF whose first picture fills only a part of it; save it as PNG");
   }
-  const end = afterBlocks(at + 11 + tableOf(view.getUint8(at + 9)));
+  const data = at + 10 + tableOf(view.getUint8(at + 9));
+  const end = afterBlocks(data + 1);
+  requireWholeGif(bytes, data, width * height);
   // The first picture of an animation only.
   const plain = joined([part(bytes, 0, end), Uint8Array.of(0x3b)]);
   return { kind: "GIF", width, height, plain };
+}
+
+// Some browsers show a damaged GIF: its codes (LZW, GIF89a specification, appendix F) must give all
+// pixels. `start`: place of the width of the codes, which the blocks follow.
+function requireWholeGif(bytes, start, pixels) {
+  const width = bytes[start];
+  const [clear, lengths] = [2 ** width, new Uint32Array(4096).fill(1)];
+  let [next, bits, previous, count] = [clear + 2, width + 1, -1, 0];
+  let [at, left, pool, held] = [start + 1, 0, 0, 0];
+  for (;;) {
+    while (held < bits) {
+      if (!left) left = bytes[at++];
+      if (!left) break;
+      pool |= bytes[at++] << held;
+      [held, left] = [held + 8, left - 1];
+    }
+    const code = pool & (2 ** bits - 1);
+    if (held < bits || code === clear + 1) break;
+    [pool, held] = [pool >>> bits, held - bits];
+    if (code === clear) {
+      [next, bits, previous] = [clear + 2, width + 1, -1];
+      continue;
+    }
+    if (code > next || (previous < 0 && code >= clear) || (code === next && next === 4096)) break;
+    if (previous >= 0 && next < 4096) {
+      lengths[next++] = lengths[previous] + 1;
+      if (next === 2 ** bits && bits < 12) bits++;
+    }
+    count += code < clear ? 1 : lengths[code];
+    previous = code;
+  }
+  if (count < pixels) throw new UnreadablePicture("is damaged (too few pixels); save or copy it again");
 }
 
 function inspectWebp(bytes) {

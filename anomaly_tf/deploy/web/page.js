@@ -177,8 +177,12 @@ class Page {
     return this.grid.cards.map(({ item, isAnomaly }) => ({ ...item, isAnomaly }));
   }
 
+  get csv() {
+    return csv(this.rows);
+  }
+
   download() {
-    const address = URL.createObjectURL(new Blob([csv(this.rows)], { type: "text/csv" }));
+    const address = URL.createObjectURL(new Blob([this.csv], { type: "text/csv" }));
     element("a", { href: address, download: "scores.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(address), 10_000);
   }
