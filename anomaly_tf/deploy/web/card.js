@@ -6,9 +6,9 @@ import { ANOMALY, NORMAL, element, shortScore } from "anomaly_tf/words.js";
 const SIDE = 192; // of a small picture, in pixels
 const SMALL_FILE = 2 ** 15; // bytes; shown as it is
 
-// An address for an <img>; the caller revokes it. `original`: pixels `(height, width, channels)`.
-async function thumbnail(file, original, [height, width], channels) {
-  if (file.size <= SMALL_FILE) return URL.createObjectURL(file);
+// A small picture as a Blob. `original`: pixels `(height, width, channels)`.
+async function thumbnail({ file, bytes }, original, [height, width], channels) {
+  if (bytes <= SMALL_FILE) return file;
   const step = Math.max(1, Math.ceil(Math.max(height, width) / SIDE));
   const [rows, columns] = [Math.floor((height - 1) / step) + 1, Math.floor((width - 1) / step) + 1];
   const image = new ImageData(columns, rows);
@@ -19,21 +19,21 @@ async function thumbnail(file, original, [height, width], channels) {
   }
   const canvas = new OffscreenCanvas(columns, rows);
   canvas.getContext("2d").putImageData(image, 0, 0);
-  return URL.createObjectURL(await canvas.convertToBlob({ type: "image/jpeg" }));
+  return canvas.convertToBlob({ type: "image/jpeg" });
 }
 
 export class Card {
-  // `item`: { file, name, score, rank, size, heat }.
+  // `item`: { file, bytes, name, score, rank, size, heat }.
   static async of(item, original, channels, open) {
-    return new Card(item, await thumbnail(item.file, original, item.size, channels), open);
+    return new Card(item, await thumbnail(item, original, item.size, channels), open);
   }
 
-  constructor(item, address, open) {
-    this.item = item;
-    this.address = address;
-    const image = element("img", { src: address, alt: "", loading: "lazy", decoding: "async" });
-    if (Math.max(...item.size) < 128) image.className = "pixels";
-    this.picture = element("span", { className: "picture" }, image);
+  // `small`: the small picture, a Blob.
+  constructor(item, small, open) {
+    Object.assign(this, { item, small });
+    this.image = element("img", { alt: "", decoding: "async" });
+    if (Math.max(...item.size) < 128) this.image.className = "pixels";
+    this.picture = element("span", { className: "picture" }, this.image);
     this.verdict = element("b");
     const score = element("span", { textContent: `score ${shortScore(item.score)}` });
     const rank = element("span", { textContent: `rank ${shortScore(item.rank)}` });
@@ -52,10 +52,16 @@ export class Card {
     this.verdict.textContent = isAnomaly ? ANOMALY : NORMAL;
   }
 
-  showHeat(shown) {
+  // Of the cards that cannot be seen nothing is drawn.
+  show(isSeen, withHeat) {
+    if (isSeen && !this.image.src) this.image.src = URL.createObjectURL(this.small);
+    if (!isSeen && this.image.src) this.release();
     this.canvas?.remove();
     this.canvas = undefined;
-    if (!shown || !this.item.heat) return;
+    if (isSeen && withHeat && this.item.heat) this.drawHeat();
+  }
+
+  drawHeat() {
     // In the proportions of the picture, so that both lie over each other.
     const [height, width] = this.item.size;
     const scale = SIDE / Math.max(height, width);
@@ -67,7 +73,7 @@ export class Card {
   }
 
   release() {
-    URL.revokeObjectURL(this.address);
-    this.element.remove();
+    URL.revokeObjectURL(this.image.src);
+    this.image.removeAttribute("src");
   }
 }

@@ -11,8 +11,9 @@ const ROUNDED = "transparent WebP: the browser rounds its colours, and the score
 
 // Returns { pixels, size: [height, width], note }; `pixels` a Uint8Array `(height, width, channels)`,
 // `note` what the user should know. Throws UnreadablePicture.
-export async function decodeFile(file, { channels, maxPixels, bitDepth }) {
-  if (file.size > MAX_FILE_BYTES) throw new UnreadablePicture("has more than 512 MB; save it smaller");
+// `size`: the file's, which Chromium asks the disk for each time.
+export async function decodeFile(file, { channels, maxPixels, bitDepth, size = file.size }) {
+  if (size > MAX_FILE_BYTES) throw new UnreadablePicture("has more than 512 MB; save it smaller");
   let bytes;
   try {
     bytes = new Uint8Array(await file.arrayBuffer());

@@ -48,9 +48,9 @@ export class Detector {
   }
 
   // Reads a file: { pixels, size, original, note }, with `pixels` in the detector's shape.
-  async read(file) {
+  async read(file, bytes = file.size) {
     const { pixels, size, note } = await decodeFile(file, {
-      channels: this.shape[2], maxPixels: this.info.max_pixels ?? DEFAULT_MAX_PIXELS, bitDepth: this.info.bit_depth,
+      channels: this.shape[2], maxPixels: this.info.max_pixels ?? DEFAULT_MAX_PIXELS, bitDepth: this.info.bit_depth, size: bytes,
     });
     return { ...this.fitted(pixels, size), note };
   }

@@ -7,10 +7,9 @@ export class Grid {
   constructor(list, failures) {
     Object.assign(this, { list, failures, cards: [], failed: 0 });
     this.settings = { threshold: Infinity, onlyAnomalies: false, heat: false };
-    // Heat maps are drawn where they can be seen only.
     this.seen = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
-        this.cardOf.get(target)?.showHeat(isIntersecting && this.settings.heat);
+        this.cardOf.get(target)?.show(isIntersecting, this.settings.heat);
       }
     }, { rootMargin: "50%" });
     this.cardOf = new Map();
@@ -64,7 +63,10 @@ export class Grid {
 
   clear() {
     this.seen.disconnect();
-    for (const card of this.cards.splice(0)) card.release();
+    for (const card of this.cards.splice(0)) {
+      card.release();
+      card.element.remove();
+    }
     this.cardOf.clear();
     this.failures.replaceChildren();
     this.failed = 0;

@@ -13,7 +13,8 @@ import { LargeView } from "anomaly_tf/large.js";
 import { addressOf, loadPart, loadText } from "anomaly_tf/parts.js";
 import { element, promise, shortScore, thresholdText } from "anomaly_tf/words.js";
 
-const TURN_MS = 50; // of work between which the browser draws and answers
+// Of work, between which the browser answers; and between which new cards are shown.
+const [TURN_MS, SHOW_MS] = [50, 500];
 const [AHEAD, SMALL_FILE] = [8, 2 ** 16]; // files that are read in advance, and their bytes
 const HEAT_SIDE = 64; // of the heat maps that are kept
 const $ = (id) => document.getElementById(id);
@@ -23,8 +24,7 @@ class Page {
     this.detector = detector;
     this.grid = new Grid($("grid"), $("failures"));
     this.large = new LargeView($("large"), detector, this.grid);
-    this.queue = [];
-    this.leftOut = 0;
+    Object.assign(this, { queue: [], ahead: [], unseen: [], leftOut: 0, clearings: 0 });
     this.setUpThreshold();
     this.setUpInputs();
     const { detector: own, grid } = this;
@@ -104,45 +104,59 @@ class Page {
 
   async work() {
     const begun = performance.now();
-    const ahead = [];
-    let [turn, done] = [begun, 0];
-    for (; this.queue.length || ahead.length; done++) {
-      this.readAhead(ahead);
-      const next = ahead.shift();
-      try {
-        this.grid.add(await this.score(next));
-      } catch (error) {
-        if (!(error instanceof UnreadablePicture)) console.error(error);
-        this.grid.fail(next.name, error.message);
+    let [turn, shown, done] = [begun, begun, 0];
+    for (; this.queue.length || this.ahead.length; done++) {
+      this.readAhead();
+      const next = this.ahead.shift();
+      const { clearings } = this;
+      const result = await this.score(next).catch((error) => error);
+      if (clearings === this.clearings) this.unseen.push([next.name, result]); // else it was cleared
+      const left = this.queue.length + this.ahead.length;
+      if (performance.now() - turn < TURN_MS && left) continue;
+      if (performance.now() - shown > SHOW_MS || !left) {
+        this.show();
+        shown = performance.now();
       }
-      const left = this.queue.length + ahead.length;
-      if (performance.now() - turn > TURN_MS || !left) {
-        this.progress(done + 1, left);
-        await new Promise((resolve) => setTimeout(resolve));
-        turn = performance.now();
-      }
+      this.progress(done + 1, left);
+      await new Promise((resolve) => setTimeout(resolve));
+      turn = performance.now();
     }
     this.took = { files: done, milliseconds: performance.now() - begun }; // for make bench-web
     this.working = undefined;
     this.summarise();
   }
 
+  // Brings results into the grid, many at a time, because the browser then arranges all of it.
+  show() {
+    for (const [name, result] of this.unseen.splice(0)) {
+      if (result instanceof Card) this.grid.add(result);
+      else {
+        if (!(result instanceof UnreadablePicture)) console.error(result);
+        this.grid.fail(name, result.message);
+      }
+    }
+    this.summarise();
+  }
+
   // Begins to read the next files, because a browser does so in other processes: several small ones
   // or a single large one.
-  readAhead(ahead) {
-    while (this.queue.length && (!ahead.length || (ahead.length < AHEAD && this.queue[0].file.size <= SMALL_FILE))) {
-      const next = this.queue.shift();
-      next.reading = this.detector.read(next.file);
+  readAhead() {
+    const { ahead, queue } = this;
+    while (queue.length && ahead.length < AHEAD) {
+      queue[0].bytes ??= queue[0].file.size;
+      if (ahead.length && queue[0].bytes > SMALL_FILE) return;
+      const next = queue.shift();
+      next.reading = this.detector.read(next.file, next.bytes);
       next.reading.catch(() => {}); // it is reported when its turn comes
       ahead.push(next);
     }
   }
 
-  async score({ file, name, reading }) {
+  async score({ file, name, bytes, reading }) {
     const { detector } = this;
     const { pixels, size, original, note } = await reading;
     const answer = await detector.judge(pixels);
-    const item = { file, name, note, size, score: answer.score, rank: detector.calibration.rank(answer.score) };
+    const item = { file, name, bytes, note, size, score: answer.score, rank: detector.calibration.rank(answer.score) };
     const shape = detector.shape.slice(0, 2);
     if (answer.error_map && detector.info.heat_scale) {
       item.heat = reduced(strengths(answer.error_map, detector.info.heat_scale), shape, HEAT_SIDE);
@@ -188,7 +202,9 @@ class Page {
   }
 
   clear() {
-    this.queue.length = 0;
+    this.clearings++;
+    this.queue.length = this.ahead.length = 0;
+    this.unseen.length = 0;
     this.grid.clear();
     this.leftOut = 0;
     this.summarise();
