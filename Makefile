@@ -27,7 +27,7 @@ SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evalua
 # loads data; it shows all pictures of a training, not ten.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()
 
-.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-photos bench-reliability study benchmark-quick audit lock clean FORCE
+.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-photos bench-reliability bench-web study benchmark-quick audit lock clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -90,6 +90,9 @@ bench-photos: $(PHOTOS_READY) ## Measure quality, speed and memory on photograph
 
 bench-reliability: $(READY) ## Measure the promises of docs/explanation/reliability.md (ARGS: its options)
 	$(BIN)/python -m measurements.reliability $(ARGS)
+
+bench-web: $(READY) ## Measure the page of a detector in Chromium and Firefox (ARGS: its options)
+	$(BIN)/python -m measurements.web $(ARGS)
 
 study: $(READY) ## Measure what moves the quality, on validation images (ARGS: --studies NAME)
 	$(BIN)/python -m measurements.quality $(ARGS)

@@ -15,6 +15,7 @@ setup(
     package_dir=package_dir,
     package_data={
         "anomaly_tf": ["py.typed"],
+        "anomaly_tf.deploy": ["web/*"],
         "anomaly_tf.reporting": ["*.j2"],
         **{package: ["*.yaml"] for package in package_dir},
     },

@@ -10,7 +10,7 @@ from pathlib import Path
 COMMANDS = {
     "train": "Train a detector and write its run directory.",
     "evaluate": "Score the test set of a run; write metrics, scores and plots.",
-    "export": "Export a run as a SavedModel or a .tflite file.",
+    "export": "Export a run as a SavedModel, a .tflite file or a page for the browser.",
     "predict": "Score image files.",
     "benchmark": "Train and evaluate several approaches and compare them.",
 }

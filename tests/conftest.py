@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" not in os.environ:
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     os.environ.setdefault("MPLCONFIGDIR", str(Path(caches, "matplotlib")))
+    os.environ["USER_CACHE_HOME"] = str(caches)  # is read only
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="anomaly_tf-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # A user's environment, before the next line makes TensorFlow quiet in the tests' own process.
@@ -48,6 +49,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 settings.load_profile("few")  # see damage.py
 ROOT = Path(__file__).resolve().parents[1]
+pytest_plugins = ["browsing"]
 IDX_NAMES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",

@@ -1,4 +1,4 @@
-"""Exports a trained detector as a SavedModel or a LiteRT file, with metadata.
+"""Exports a trained detector as a SavedModel, a LiteRT file or a page, with metadata.
 
 The metadata is that of `detector.json` without the training facts, and with the fields of
 `DetectorInfo` for exported files.
@@ -29,10 +29,12 @@ from anomaly_tf.data.split_file import open_split
 from anomaly_tf.data.tiles import tiles_of
 from anomaly_tf.deploy.conversion import convert
 from anomaly_tf.deploy.detector import Quantization
+from anomaly_tf.deploy.known_score import known_score
 from anomaly_tf.deploy.litert import LiteRTDetector, write_file
 from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.deploy.saved_model import METADATA
 from anomaly_tf.deploy.trial import remember
+from anomaly_tf.deploy.web_page import require_page, write_page, write_site
 from anomaly_tf.detection.scoring import score_statistics
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.caches import only_read
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 
 # Number of images for the calibration of the activation ranges of int8.
 REPRESENTATIVE_IMAGES, REPRESENTATIVE_BYTES = 500, 2**29
+# Suffix of a page for the browser.
+PAGE = ".html"
 # What a program without this package has to do with a model of tiles.
 TILES = (
     "along each side a tile begins every (tile - overlap) pixels, and the last one ends at the "
@@ -69,8 +73,10 @@ def export(detector: TrainedDetector, path: Path, quantization: Quantization, ba
     """
     path = user_path(path)
     run = detector.run
-    if path.suffix != ".tflite" and (quantization, batch) != ("none", 1):
-        raise UserError("quantize and batch_size are for a .tflite file; leave them out")
+    if path.suffix not in (".tflite", PAGE) and quantization != "none":
+        raise UserError("quantize is for a .tflite or .html file; leave it out")
+    if path.suffix != ".tflite" and batch != 1:
+        raise UserError("batch_size is for a .tflite file; leave it out")
     require_writable(path.parent, "path")
     require_own_place("path", path.parent, export_outputs(path), [run.path])
     config = load_config(run.config)
@@ -87,15 +93,36 @@ def write_export(
     batch: int,
     split: Split,
     config: Config,
-) -> None:
-    """Writes a .tflite file, or the folder of a SavedModel if `path` has another suffix."""
+    site: bool = False,
+) -> LiteRTDetector | None:
+    """Writes a .tflite file, a page if `path` ends in .html, or the folder of a SavedModel.
+
+    Args:
+        detector: The trained detector.
+        path: The file or folder.
+        quantization: See `conversion.convert`.
+        batch: Images per call of a .tflite file.
+        split: The sets of the run.
+        config: The configuration of the run.
+        site: Whether a page is written for a web server as well, beside `path`.
+
+    Returns:
+        The detector of a page; None for the others, which can be loaded.
+
+    Raises:
+        UserError: As `require_page`, for a page.
+        OSError: If the output cannot be written.
+    """
     with quiet_libraries():
-        if path.suffix != ".tflite":
+        if path.suffix not in (".tflite", PAGE):
             export_saved_model(detector, path)
-            return
+            return None
         validation, roi = split.validation, split.roi
         samples = _representative(validation, config, roi)
-        export_tflite(detector, path, quantization, batch, validation, samples, roi)
+        if path.suffix == ".tflite":
+            export_tflite(detector, path, quantization, batch, validation, samples, roi)
+            return None
+        return export_page(detector, path, quantization, validation, samples, roi, site)
 
 
 def _representative(validation: LabelledImages, config: Config, roi: Roi | None) -> np.ndarray:
@@ -183,7 +210,56 @@ def export_tflite(
     Raises:
         OSError: If the files cannot be written.
     """
+    model, exported = _to_litert(detector, quantization, batch_size, validation, samples, roi)
+    write_file(user_path(path), model, exported.info)
+
+
+def export_page(
+    detector: TrainedDetector,
+    path: Path,
+    quantization: Quantization,
+    validation: LabelledImages,
+    samples: np.ndarray,
+    roi: Roi | None = None,
+    site: bool = False,
+) -> LiteRTDetector:
+    """Writes a page that scores pictures in the browser; see `web_page`.
+
+    Args:
+        detector: As for `export_tflite`.
+        path: The HTML file to write; an existing one is replaced.
+        quantization: As for `export_tflite`.
+        validation: As for `export_tflite`.
+        samples: As for `export_tflite`.
+        roi: As for `export_tflite`.
+        site: Whether a page for a web server is written as well, beside `path`.
+
+    Returns:
+        The detector of the page.
+
+    Raises:
+        UserError: As `require_page`.
+        OSError: If the files cannot be written.
+    """
     path = user_path(path)
+    require_page(detector.info, quantization)
+    model, exported = _to_litert(detector, quantization, 1, validation, samples, roi)
+    exported.info.known = known_score(exported)
+    write_page(path, model, exported.info)
+    if site:
+        write_site(path.parent, path.stem, model, exported.info)
+    return exported
+
+
+def _to_litert(
+    detector: TrainedDetector,
+    quantization: Quantization,
+    batch_size: int,
+    validation: LabelledImages,
+    samples: np.ndarray,
+    roi: Roi | None,
+) -> tuple[bytes, LiteRTDetector]:
+    """The model of a LiteRT file, and its detector with its own threshold."""
     with _full_disk_as_os_error():
         model = convert(_exported_model(detector), batch_size, quantization, samples)
     metadata = dataclasses.replace(
@@ -202,7 +278,7 @@ def export_tflite(
         scores = np.sort(score_set(exported, validation.take(validation.labels == 1), roi))
         metadata.calibration.anomaly_scores = scores.tolist()
     exported.set_threshold(threshold)
-    write_file(path, model, metadata)
+    return model, exported
 
 
 def _exported_model(detector: TrainedDetector) -> keras.Model:

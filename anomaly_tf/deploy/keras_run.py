@@ -123,14 +123,15 @@ class TrainedDetector(Detector):
     ) -> None:
         """Exports the detector with its threshold; an earlier export at this path is replaced.
 
-        The run's validation images, from which the threshold of a `.tflite` file is computed, are
-        read again from their original location.
+        The run's validation images, from which the threshold of a `.tflite` file or a page is
+        computed, are read again from their original location.
 
         Args:
-            path: A name that ends in `.tflite` for a LiteRT file; any other name is the folder of a
-                SavedModel.
-            quantize: Quantization of a `.tflite` file. `none`: float32; `float16`: weights float16;
-                `dynamic`: weights int8; `int8`: weights and activations int8, the score in float32.
+            path: A name that ends in `.tflite` for a LiteRT file, in `.html` for a page that scores
+                pictures in the browser; any other name is the folder of a SavedModel.
+            quantize: Quantization of a `.tflite` file or a page. `none`: float32; `float16`:
+                weights float16; `dynamic`: weights int8, not for a page; `int8`: weights and
+                activations int8, the score in float32.
             batch_size: Images per call of a `.tflite` file, at least 1; a SavedModel takes any
                 number.
 

@@ -34,6 +34,7 @@ from anomaly_tf.runs.sections import (
     Calibration,
     DataFacts,
     HeatScale,
+    KnownScore,
     RoiFacts,
     Threshold,
     Tiling,
@@ -130,6 +131,7 @@ class DetectorInfo:
         batch_size: Images per call of a LiteRT file.
         model_sha256: Digest of the model; in a run that of `model.keras`.
         model_bytes: Length of the model in a LiteRT file.
+        known: A picture with its score, of a page for the browser.
         others: Further keys of the file, unchanged.
     """
 
@@ -166,6 +168,7 @@ class DetectorInfo:
     )
     model_sha256: str | None = entry(DIGEST)
     model_bytes: int = entry(((lambda value: is_whole(value, 1, 2**53)), "a whole number above 0"))
+    known: KnownScore | None = None
     others: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -251,6 +254,7 @@ SECTIONS: dict[str, type[Any]] = {
     "data": DataFacts,
     "tiling": Tiling,
     "heat_scale": HeatScale,
+    "known": KnownScore,
     "training": TrainingFacts,
     "threshold": Threshold,
     "calibration": Calibration,
@@ -262,6 +266,7 @@ WHOLE = {
     "roi": ("source", "sha256"),
     "data": ("train", "validation", "test", "n_test"),
     "heat_scale": ("low", "high", "unit"),
+    "known": ("picture", "pixels_sha256", "score", "tolerance"),
     "tiling": ("tile", "overlap"),
 }
 

@@ -27,6 +27,10 @@ MAX_PNG_HEAD = 4096
 # Metadata of an export, in the folder of a SavedModel and inside a .tflite file.
 EXPORT_METADATA, SAVED_MODEL_METADATA = "anomaly_tf.json", Path("assets.extra", "anomaly_tf.json")
 EXPORT_FORMAT = "anomaly_tf detector"
+# The page of a detector: what its HTML names as its generator, and what lies with its parts.
+PAGE_MARK = f"{MARK} page of a detector"
+PAGE_METADATA = "parts.json"
+MAX_PAGE_HEAD = 1000
 # Larger JSON files are not read, because none is written by this program.
 MAX_JSON = 64 * 10**6
 REPORTS = ("benchmark.md", "benchmark.html")
@@ -225,26 +229,51 @@ def is_exported_file(path: Path) -> bool:
 
 def is_exported_folder(folder: Path) -> bool:
     """True if a folder is a SavedModel that `export.py` wrote, without added files."""
-    metadata = folder / SAVED_MODEL_METADATA
-    if folder.is_symlink() or not is_exported_metadata(metadata):
+    return _holds_only_recorded(folder, SAVED_MODEL_METADATA, EXPORT_FORMAT)
+
+
+def is_exported_page(path: Path) -> bool:
+    """True if a file is the page of a detector that `export.py` wrote."""
+    return f'content="{PAGE_MARK}"'.encode() in _head(path, MAX_PAGE_HEAD)
+
+
+def is_page_folder(folder: Path) -> bool:
+    """True if a folder holds the parts of such a page, without added files."""
+    return _holds_only_recorded(folder, Path(PAGE_METADATA), PAGE_MARK)
+
+
+def _holds_only_recorded(folder: Path, metadata: Path, kind: str) -> bool:
+    """True if all files of a folder are in the list of its metadata, which is of this format."""
+    content = read_object(folder / metadata)
+    if folder.is_symlink() or content.get("format") != kind:
         return False
-    recorded = read_object(metadata).get("files_sha256")
+    recorded = content.get("files_sha256")
     if not isinstance(recorded, dict):  # earlier versions recorded none
         return True
     there = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = {path.relative_to(folder).as_posix() for path in there}
-    return names <= {*recorded, SAVED_MODEL_METADATA.as_posix()}
+    return names <= {*recorded, metadata.as_posix()}
 
 
 def export_outputs(path: Path) -> dict[Path, IsOwn]:
     """What an export writes, for `require_own_place`.
 
     Args:
-        path: The .tflite file, or the folder of a SavedModel.
+        path: The .tflite file, the page, or the folder of a SavedModel.
     """
+    if path.suffix == ".html":
+        return {path: is_exported_page}
     if path.suffix == ".tflite":
         return {path: is_exported_file, path.with_suffix(".json"): is_exported_metadata}
     return {path: is_exported_folder}
+
+
+def site_outputs(page: Path) -> dict[Path, IsOwn]:
+    """What an export writes for a web server beside a page, for `require_own_place`."""
+    return {
+        page.with_name("index.html"): is_exported_page,
+        page.with_suffix(""): is_page_folder,
+    }
 
 
 def is_benchmark_report(path: Path) -> bool:

@@ -119,6 +119,23 @@ class HeatScale:
         return np.clip((heat - self.low) / width, 0, 1).astype(np.float32)
 
 
+@dataclass
+class KnownScore:
+    """A picture with its score, by which a page tests its browser before it opens.
+
+    Attributes:
+        picture: A PNG as base64; drawn, not one of the data.
+        pixels_sha256: Digest of its pixels in the detector's shape.
+        score: Its score.
+        tolerance: Largest difference of the score.
+    """
+
+    picture: str = entry(TEXT)
+    pixels_sha256: str = entry(DIGEST)
+    score: float = entry(SCORE)
+    tolerance: float = entry(NOT_NEGATIVE)
+
+
 @dataclass(frozen=True)
 class Tiling:
     """How large pictures are cut into square tiles, which are scored one by one.
