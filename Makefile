@@ -21,7 +21,7 @@ PEER_READY := .venv-peer/ready-requirements-peer
 PHOTOS_READY := .venv/ready-requirements-photos
 # Gigabytes that .venv takes.
 SIZE := $(if $(GPU),8,3.2)
-SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evaluate.py export.py predict.py benchmark.py
+SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evaluate.py report.py export.py predict.py benchmark.py
 
 # TensorBoard without the notes of TensorFlow, which look like faults.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()
