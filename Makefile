@@ -21,7 +21,7 @@ PEER_READY := .venv-peer/ready-requirements-peer
 PHOTOS_READY := .venv/ready-requirements-photos
 # Gigabytes that .venv takes.
 SIZE := $(if $(GPU),8,3.2)
-SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evaluate.py export.py predict.py benchmark.py
+SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evaluate.py report.py export.py predict.py benchmark.py
 
 # TensorBoard without the notes of TensorFlow, which look like faults, and without its own on how it
 # loads data; it shows all pictures of a training, not ten.

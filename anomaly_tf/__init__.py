@@ -2,13 +2,13 @@
 
 The package in the order in which data flows; each folder imports from those below it only:
 
-- `cli`: the commands `train`, `evaluate`, `export`, `predict`, `benchmark`
+- `cli`: the commands `train`, `evaluate`, `report`, `export`, `predict`, `benchmark`
 - `command_line`: the parsing that the commands share
 - `estimator`: `AnomalyDetector`, a scikit-learn estimator
 - `api`: `train`, from data to a detector
 - `benchmark`: approaches compared, cell by cell
+- `reporting`: the evaluation of a run, plots, tables and pages
 - `training`: what a training needs, the one place that calls `fit`, what a run records of it
-- `reporting`: the evaluation of a run, plots and tables
 - `deploy`: `Detector`, what runs it, and its exports
 - `choice`: which approach is the first choice for a data set
 - `detection`: scores, thresholds, verdicts of a batch, metrics, localisation

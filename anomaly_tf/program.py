@@ -9,7 +9,8 @@ from pathlib import Path
 # Each command and its summary, in the order in which a user needs them.
 COMMANDS = {
     "train": "Train a detector and write its run directory.",
-    "evaluate": "Score the test set of a run; write metrics, scores and plots.",
+    "evaluate": "Score the test set of a run; write its page, metrics, scores and plots.",
+    "report": "Write the page of a run, or one that compares several.",
     "export": "Export a run as a SavedModel, a .tflite file or a page for the browser.",
     "predict": "Score image files.",
     "benchmark": "Train and evaluate several approaches and compare them.",

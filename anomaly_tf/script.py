@@ -5,6 +5,7 @@ Needs the standard library only, because `predict.py` runs where nothing else is
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -14,10 +15,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, NoReturn
 
 from anomaly_tf.errors import UserError
 from anomaly_tf.runs.files import FOLDER_ERRORS
+from anomaly_tf.version import VERSION
 
 # Characters that begin a formula in spreadsheets, also after spaces.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -32,6 +34,24 @@ NOTES = re.compile(
 )
 # File descriptors belong to the process: two threads must not redirect them at the same time.
 _DESCRIPTORS = threading.RLock()
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser for commands with arguments that follow no option; an error is a `UserError`.
+
+    Args:
+        program: Name of the command, for its help.
+        text: What it does: a summary, an empty line, and more.
+    """
+
+    def __init__(self, program: str, text: str) -> None:
+        summary, _, more = text.partition("\n\n")
+        super().__init__(program, description=summary, epilog=more, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises `UserError`."""
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def run_script(main: Callable[[list[str]], int | None]) -> None:

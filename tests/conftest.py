@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import damage  # noqa: F401 - registers the profiles of Hypothesis
 import keras
 import numpy as np
+import pages
 import pytest
 from hypothesis import settings
 from keras import layers
@@ -321,6 +322,33 @@ def evaluated(small_folder: Path, made_once) -> Callable[..., Evaluated]:
         return Evaluated(folder, json.loads((folder / "metrics.json").read_text()))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def page_paths(
+    trained_run: Path, evaluated: Callable[..., Evaluated], made_once
+) -> dict[str, Path]:
+    """A page of every kind, by its kind: of runs under several protocols, compared, a benchmark."""
+    seen = ("--unseen.seen-classes", "1,6,7", "--unseen.unseen-classes", "2,9")
+    runs = {
+        "imbalance": trained_run,
+        "one_class": evaluated("autoencoder", "one_class").run,
+        "unseen": evaluated("contrastive", "unseen", *seen).run,
+        "corruption": evaluated("cnn", "corruption").run,
+        "classification": evaluated("cnn", "classification").run,
+    }
+
+    def make(folder: Path) -> None:
+        pages.hostile_run(folder / "hostile", weighing_detector)
+        pages.make_comparison([*runs.values()], folder / "comparison.html")
+        pages.make_benchmark(ROOT / "results" / "unseen" / "cells", folder)
+
+    folder = made_once("pages", make)
+    return {
+        **{name: run / "report.html" for name, run in runs.items()},
+        "hostile": folder / "hostile" / "run" / "report.html",
+        **{name: folder / f"{name}.html" for name in ("comparison", "benchmark")},
+    }
 
 
 # Sizes of the networks of every approach in tests of a single step.

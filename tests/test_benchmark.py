@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, run_command
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from anomaly_tf import benchmark
 from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
@@ -20,7 +21,14 @@ from anomaly_tf.cli import benchmark as script
 from anomaly_tf.command_line import parse_train_options
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting import comparison_plots
-from anomaly_tf.reporting.comparison import HEAD, class_tables, table_rows, write_page, write_table
+from anomaly_tf.reporting.comparison import (
+    HEAD,
+    class_tables,
+    table_rows,
+    write_benchmark,
+    write_table,
+)
+from anomaly_tf.reporting.page import MAX_SHADE, TableCell, shaded
 from anomaly_tf.runs.cells import read_cell
 from measurements import export, folders, quality, reliability, training
 
@@ -396,29 +404,84 @@ def test_the_page_needs_no_other_file_and_shows_every_picture(tmp_path):
         failed("<b>too large</b>", normal=2),
     ]
     table = write_table(results, "python benchmark.py --seeds 0", tmp_path)
-    assert write_page(results, "python benchmark.py --seeds 0", tmp_path) == []
+    assert write_benchmark(results, "python benchmark.py --seeds 0", tmp_path) == []
     assert table in (tmp_path / "benchmark.md").read_text()
     page = (tmp_path / "benchmark.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     for title in (
         "ROC, imbalance, normal class 0",
-        "AUROC by anomaly, imbalance, normal class 0",
-        "AUROC by normal class, imbalance",
         "ROC, one_class, normal class 0",
         "AUROC against training time",
     ):
         assert f"<figcaption>{title}</figcaption>" in page
+    for title in (
+        "Results",
+        "AUROC by normal class, imbalance",
+        "AUROC by anomaly, imbalance, normal class 0",
+        "AUROC by anomaly, one_class, normal class 0",
+    ):
+        assert f"<caption>{title}</caption>" in page
     pictures = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
-    assert len(pictures) == page.count("<figure>") == 6
+    assert len(pictures) == page.count("<figure>") == 3
     assert all(b"<svg" in base64.b64decode(picture) for picture in pictures)
+    assert "areas: gan 0.9000, sota 0.9800" in page  # what is seen, in words
     # A message is shown as text.
-    assert "&lt;b&gt;too large" in page
+    assert "<li>gan, imbalance, 2, 0: failed: &lt;b&gt;too large" in page
     assert "<b>" not in page
+
+
+def heads_of(page: str, caption: str) -> list[str]:
+    """The names of the columns of a table."""
+    table = page.split(f"<caption>{caption}</caption>")[1].split("</thead>")[0]
+    return re.findall(r"<th[^>]*>([^<]*)</th>", table)
+
+
+def test_the_page_names_classes_and_has_no_empty_column(tmp_path):
+    names = {0: "T-shirt/top", 1: "<i>Trouser", 2: "Dress", 3: "Coat"}
+    few = [result(normal=n, normal_class_name=names[n]) for n in (0, 1)]
+    assert write_benchmark([*few, failed("gone", normal=1)], "", tmp_path) == []
+    page = (tmp_path / "benchmark.html").read_text()
+    columns = ["approach", "protocol", "normal class", "seeds", "AUROC", "false alarms", "found"]
+    assert heads_of(page, "Results") == [*columns, "training", "weights", "reported"]
+    assert ">T-shirt/top, &lt;i&gt;Trouser<" in page
+    assert "gan, imbalance, &lt;i&gt;Trouser, 0: failed: gone" in page
+    classes = heads_of(page, "AUROC by normal class, imbalance")
+    assert classes == ["approach", "T-shirt/top", "&lt;i&gt;Trouser", "mean"]
+    many = [result(normal=n, normal_class_name=names[n]) for n in names]
+    write_benchmark([*many, result("vae", "one_class", accuracy=0.5)], "", tmp_path)
+    page = (tmp_path / "benchmark.html").read_text()
+    assert ">4 classes<" in page
+    assert "accuracy" in heads_of(page, "Results")
+
+
+def test_shades_show_differences_near_1():
+    levels = [shaded(value).level for value in (0.3, 0.5, 0.9, 0.99, 0.999, 1.0)]
+    assert levels[0] == levels[1] == 0
+    assert levels[3] - levels[2] == pytest.approx(levels[4] - levels[3], abs=1)
+    assert levels[3] - levels[2] > 15
+    assert levels[5] == levels[4] == MAX_SHADE
+    assert shaded(None) == TableCell("")
+
+
+def test_scales_are_stretched_near_1():
+    curve = {"false_alarm_rate": [0.0, 1.0], "detection_rate": [0.0, 1.0]}
+    overlay = comparison_plots.roc_overlay({"vae": {"roc_curve": curve, "auroc": 0.9}}).axes[0]
+    places = [overlay.transData.transform((0.5, y))[1] for y in (0, 0.9, 1)]
+    assert (places[2] - places[1]) / (places[2] - places[0]) > 0.3
+    points = {("vae", "one_class"): (10.0, 0.9), ("gan", "imbalance"): (20.0, 0.99)}
+    perfect = points | {("sota", "imbalance"): (30.0, 1.0)}
+    for case in (points, perfect, {("vae", "one_class"): (0.0, 0.3)}):
+        figure = comparison_plots.auroc_against_time(case)
+        low, high = figure.axes[0].get_ylim()
+        shown = [min(auroc, comparison_plots.TICKS[-1]) for _, auroc in case.values()]
+        assert low < min(shown)
+        assert max(shown) < high <= 1
+        FigureCanvasAgg(figure).draw()
 
 
 def test_a_benchmark_in_which_everything_failed_still_reports(tmp_path):
     table = write_table([failed("no data")], "python benchmark.py", tmp_path)
-    assert write_page([failed("no data")], "python benchmark.py", tmp_path) == []
+    assert write_benchmark([failed("no data")], "python benchmark.py", tmp_path) == []
     assert "failed: no data" in table
     assert "failed: no data" in (tmp_path / "benchmark.html").read_text()
 
@@ -426,11 +489,12 @@ def test_a_benchmark_in_which_everything_failed_still_reports(tmp_path):
 def test_a_picture_that_cannot_be_drawn_costs_neither_table_nor_page(tmp_path):
     curve = {"false_alarm_rate": [0.0], "detection_rate": [0.0, 1.0]}  # of two lengths
     results = [result(roc_curve=curve), result(normal=1)]
-    failures = write_page(results, "python benchmark.py", tmp_path)
+    failures = write_benchmark(results, "python benchmark.py", tmp_path)
     assert len(failures) == 1
     assert failures[0].startswith("plot 'ROC, imbalance, normal class 0' was not drawn (Value")
     page = (tmp_path / "benchmark.html").read_text()
-    assert "<figcaption>AUROC by anomaly, imbalance" in page
+    assert "<caption>AUROC by anomaly, imbalance" in page
+    assert "<figcaption>AUROC against training time" in page
     assert "<figcaption>ROC" not in page
 
 

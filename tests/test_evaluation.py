@@ -27,9 +27,10 @@ from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import open_split, save_split
+from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.reporting import evaluation as measuring
 from anomaly_tf.reporting import pictures as drawing
-from anomaly_tf.reporting.evaluation import evaluate, save_figures
+from anomaly_tf.reporting.evaluation import Evaluation, evaluate, save_figures
 from anomaly_tf.reporting.pictures import draw
 from anomaly_tf.reporting.table import table
 from anomaly_tf.runs.directory import RunDirectory, open_run, unfinished_training
@@ -234,7 +235,8 @@ def test_with_an_output_the_run_is_only_read_and_a_missing_picture_costs_nothing
     assert [row["number"] for row in rows[:3]] == ["0", "1", "2"]
     alarms = sum(row["verdict"] == "anomaly" and row["label"] == "normal" for row in rows)
     assert alarms == metrics["confusion_matrix"][0][1]
-    assert {path.name for path in output.iterdir()} == {"metrics.json", "scores.csv", "plots"}
+    kept = {"metrics.json", "scores.csv", "examples.json", "report.html", "plots"}
+    assert {path.name for path in output.iterdir()} == kept
     drawn = {path.stem for path in (output / "plots").glob("*.png")}
     assert {"scores", "worst_misses", "roc"} <= drawn
     assert not {"losses", "of_before"} & drawn
@@ -380,6 +382,11 @@ def test_an_interval_needs_more_than_one_anomaly(hostile):
     assert "0.5000  (too few images for a confidence interval)" in table(metrics)
 
 
+def drawn_of(detector: TrainedDetector, split: Split, evaluation: Evaluation) -> dict:
+    """The plots of groups of images, by name."""
+    return drawing.Explanations(detector, split, evaluation).drawings()
+
+
 def labels_of(figure: Figure) -> list[str]:
     """The titles above the images of a plot."""
     axis = figure.axes[0]
@@ -394,7 +401,7 @@ def test_a_caption_keeps_its_lines_for_any_names(hostile, tmp_path):
     masks[:, :2] = True
     masked = MaskedImages(split.test.take(np.array([2, 3])), masks, 0)
     evaluation = dataclasses.replace(evaluation, masked=masked)
-    figures = drawing._drawings(detector, split, evaluation, tmp_path / "none")
+    figures = drawn_of(detector, split, evaluation)
     captions = [f"{shown}\n{name}" for name in (f"{shown}.png", "@y.png")]
     assert labels_of(figures["localisation"]()) == captions
     captions = [f"{text}\n{score}" for text, score in zip(captions, (0.0392, 0.353), strict=True)]
@@ -405,7 +412,7 @@ def test_images_that_are_no_files_are_captioned_by_their_number(hostile, tmp_pat
     detector, split, evaluation = hostile
     test = dataclasses.replace(split.test, files=())
     split = dataclasses.replace(split, test=test)
-    figures = drawing._drawings(detector, split, evaluation, tmp_path / "none")
+    figures = drawn_of(detector, split, evaluation)
     labels = labels_of(figures["worst_misses"]())
     assert [label.split("\n")[1] for label in labels] == ["number 2", "number 3"]
 

@@ -39,7 +39,7 @@ from anomaly_tf.deploy.litert import METADATA_NAME, read_file
 from anomaly_tf.deploy.origin import check_saved_model
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting.comparison import _code, _inert
-from anomaly_tf.reporting.pictures import MAX_HISTORY, _read_history
+from anomaly_tf.reporting.kept import MAX_HISTORY, read_history
 from anomaly_tf.runs import arrays
 from anomaly_tf.runs.arrays import Announced, announced_arrays, read_arrays
 from anomaly_tf.runs.caches import may_write, only_read
@@ -361,10 +361,10 @@ def test_a_picture_waits_until_others_are_decoded(tmp_path):
 def test_a_long_history_is_not_read(tmp_path):
     file = tmp_path / "history.csv"
     file.write_text("epoch,loss\n0,1.5\n")
-    assert _read_history(file)["loss"].tolist() == [1.5]
+    assert read_history(file)["loss"].tolist() == [1.5]
     os.truncate(file, MAX_HISTORY + 1)
     with pytest.raises(ValueError, match=r"history\.csv has more than 16 MB"):
-        _read_history(file)
+        read_history(file)
 
 
 @pytest.fixture

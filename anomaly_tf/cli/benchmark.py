@@ -41,14 +41,14 @@ def main(arguments: list[str]) -> int:
         return 130
 
     # Imported late: matplotlib takes a second, and a wrong option should answer at once.
-    from anomaly_tf.reporting.comparison import write_page, write_table
+    from anomaly_tf.reporting.comparison import write_benchmark, write_table
 
     command = command_line("benchmark", *arguments)
     # In the order of the options, whichever ended first.
     ordered = [results[cell] for cell in cells_of(options)]
     table = write_table(ordered, command, Path(options.output))
     print(f"\n{table}", flush=True)
-    failures = write_page(ordered, command, Path(options.output))
+    failures = write_benchmark(ordered, command, Path(options.output))
     print(f"written: {printable(options.output)}/benchmark.md and benchmark.html")
     for failure in failures:
         print(f"error: {printable(failure)}", file=sys.stderr)

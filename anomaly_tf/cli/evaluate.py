@@ -1,7 +1,7 @@
 """Score the test set with the detector of a run.
 
-Writes `metrics.json`, `scores.csv` and `plots/*.png` to the run, or to the folder of --output; then
-the run is unchanged. `--threshold.percentile P` or
+Writes `report.html`, `metrics.json`, `scores.csv` and `plots/*.png` to the run, or to the folder of
+--output; then the run is unchanged. `--threshold.percentile P` or
 `--threshold.method conformal --threshold.false-alarm-rate R` sets a new threshold for the run (with
 --output, for this evaluation only) from the stored scores of normal validation images, without
 retraining. The exit status is 3 if all metrics were written but a plot could not be drawn.
@@ -23,6 +23,7 @@ from anomaly_tf.detection.threshold import require_calibration
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import program
 from anomaly_tf.runs.caches import only_read
+from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, open_run, unfinished_training
 from anomaly_tf.runs.files import require_writable
 from anomaly_tf.script import import_tensorflow, printable
@@ -37,7 +38,7 @@ class EvaluateOptions(Checked):
 
     Attributes:
         run_dir: Run directory of the detector.
-        output: Folder for metrics.json, scores.csv and plots; by default the run directory.
+        output: Folder for the page, metrics, scores and plots; by default the run directory.
         data: New location of the data that the run was trained on.
         roi: New location of the mask or the masks that the run was trained with.
         data_dir: Folder for cached data; by default the one used in training.
@@ -64,11 +65,7 @@ def main(arguments: list[str]) -> int:
 def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
     run, info = open_run(options.run_dir)
     run.require_unlinked()
-    new_threshold = any(argument.startswith("--threshold") for argument in arguments)
-    if new_threshold:
-        stored = info.calibration
-        n_anomalies = len(stored.anomaly_scores or ())
-        require_calibration(options.threshold, len(stored.scores), n_anomalies)
+    new_threshold = _asks_for_threshold(options, arguments, info)
     config = load_config(run.config, options.data, options.data_dir, options.roi)
     split = open_split(config, run.split, info=info)
     if not len(split.test):
@@ -89,6 +86,7 @@ def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
     from anomaly_tf.deploy.keras_run import TrainedDetector
     from anomaly_tf.reporting.evaluation import evaluate, save_figures
     from anomaly_tf.reporting.pictures import draw
+    from anomaly_tf.reporting.run_page import report_of
     from anomaly_tf.reporting.table import table
 
     if config.deterministic:
@@ -115,11 +113,23 @@ def _evaluate(options: EvaluateOptions, arguments: list[str]) -> int:
     finally:
         print(table(evaluation.metrics), flush=True)
     failures = draw(detector, split, evaluation, run.history, output)
-    written = f"{output.metrics}, {output.scores.name} and pictures in {output.plots}"
-    print(printable(f"written: {written}"))
+    failures += report_of(run, output)
+    names = [path.name for path in (output.metrics, output.scores)]
+    first = output.report if output.report.is_file() else output.path / names.pop(0)
+    print(printable(f"written: {', '.join([str(first), *names])} and pictures in {output.plots}"))
     for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {printable(failure)}", file=sys.stderr)
     return PICTURE_MISSING if failures else 0
+
+
+def _asks_for_threshold(options: EvaluateOptions, arguments: list[str], info: DetectorInfo) -> bool:
+    """Whether the command line sets a new threshold; refuses too few images for it."""
+    if not any(argument.startswith("--threshold") for argument in arguments):
+        return False
+    stored = info.calibration
+    n_anomalies = len(stored.anomaly_scores or ())
+    require_calibration(options.threshold, len(stored.scores), n_anomalies)
+    return True
 
 
 def plan_output(path: str | None, run: RunDirectory, read_from: Iterable[Path]) -> RunDirectory:
@@ -138,7 +148,7 @@ def plan_output(path: str | None, run: RunDirectory, read_from: Iterable[Path]) 
     require_writable(output.path, "--output")
     if output.plots.exists():
         require_writable(output.plots, "--output")
-    for file in (output.metrics, output.scores):
+    for file in (output.metrics, output.scores, output.examples, output.report):
         if file.is_dir():
             raise UserError(f"{file} is a folder; remove it or choose another --output")
     if output.path.resolve() == run.path.resolve():

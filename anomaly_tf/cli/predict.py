@@ -22,7 +22,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -40,26 +40,20 @@ from anomaly_tf.runs.limits import MAX_PIXELS_ON_REQUEST
 from anomaly_tf.runs.outputs import is_heat_map, require_own_place
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import (
+    ArgumentParser,
     csv_cell,
     import_tensorflow,
     printable,
     quiet_libraries,
     show_progress,
 )
-from anomaly_tf.version import VERSION
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {program('predict')} --help")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options of the command line."""
-    description, _, more = (__doc__ or "").partition("\n\n")
-    parser = _Parser(program("predict"), description=description, epilog=more, allow_abbrev=False)
-    parser.add_argument("images", nargs="+", metavar="FILES_OR_FOLDERS")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    parser = ArgumentParser(program("predict"), __doc__ or "")
+    named = "images, folders of images, or - for names on stdin"
+    parser.add_argument("images", nargs="+", metavar="FILES_OR_FOLDERS", help=named)
     parser.add_argument(
         "--model",
         required=True,

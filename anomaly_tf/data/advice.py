@@ -144,15 +144,26 @@ def _few_images(found: Findings) -> str:
 
 def _few_calibration(config: Config, found: Findings) -> str:
     """The effect of few images for a percentile; the conformal method refuses too few images."""
-    size, share = found.n_calibration, config.threshold.percentile / 100
+    size = found.n_calibration
     if size >= ENOUGH_CALIBRATION or config.threshold.method == "conformal":
         return ""
+    return few_calibration_images(size, config.threshold.percentile)
+
+
+def few_calibration_images(size: int, percentile: float) -> str:
+    """Note on a percentile of the scores of few normal validation images.
+
+    Args:
+        size: Number of these images.
+        percentile: From 0 to 100.
+    """
+    share = percentile / 100
     # A new image exceeds the k-th smallest of n with a probability of (n + 1 - k) / (n + 1), and
     # the percentile lies at k = 1 + share * (n - 1).
     expected = (size - share * (size - 1)) / (size + 1)
     return (
         f"note: the threshold rests on {size} normal image{'s' * (size > 1)}: expect about "
-        f"{expected:.0%} false alarms, not {100 - config.threshold.percentile:g}%; no rate below "
+        f"{expected:.0%} false alarms, not {100 - percentile:g}%; no rate below "
         f"{1 / (size + 1):.0%} can be guaranteed (5% takes 19 images, 1% takes 99)"
     )
 

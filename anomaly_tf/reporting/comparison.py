@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import re
 import statistics
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from jinja2 import Environment, PackageLoader, select_autoescape
-from matplotlib.figure import Figure
+from typing import Any, NamedTuple
 
 from anomaly_tf.approaches import options_of
 from anomaly_tf.reporting import comparison_plots as plots
+from anomaly_tf.reporting.page import Drawing, TableCell, drawn, shaded, write_page
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.runs.outputs import REPORTS
 from anomaly_tf.script import printable
 
 Results = list[dict[str, Any]]
+# Beginning of the text that a failed cell has in place of its AUROC.
+FAILED = "failed: "
+# Most normal classes that are named in one cell.
+MAX_NAMED = 3
 HEAD = (
     "approach",
     "protocol",
@@ -61,8 +59,8 @@ def write_table(results: Results, command: str, output: Path) -> str:
     return table
 
 
-def write_page(results: Results, command: str, output: Path) -> list[str]:
-    """Writes `benchmark.html`, the table and plots.
+def write_benchmark(results: Results, command: str, output: Path) -> list[str]:
+    """Writes `benchmark.html`, the tables and plots.
 
     Args:
         results: Results of `benchmark.run_cells`.
@@ -73,31 +71,49 @@ def write_page(results: Results, command: str, output: Path) -> list[str]:
         A line for each plot that could not be drawn and is left out.
     """
     done = _completed(results)
-    figures, failures = {}, []
-    for title, figure in _figures(done).items():
-        try:
-            figures[title] = _embedded(figure())
-        except Exception as error:  # must not prevent the page
-            failures.append(f"plot {title!r} was not drawn ({type(error).__name__}: {error})")
-    page = Environment(
-        loader=PackageLoader("anomaly_tf.reporting", "."),
-        autoescape=select_autoescape(default=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("comparison.html.j2")
-    rendered = page.render(
-        head=HEAD,
-        rows=table_rows(results),
-        failed=[result for result in results if result["status"] == "failed"],
-        figures=figures,
-        command=command,
-        machines=_machines(done),
-        versions=sorted({f"{k} {v}" for result in done for k, v in result["versions"].items()}),
-        datasets=sorted({result["metrics"]["dataset"] for result in done}),
-    )
-    with atomic_path(output / REPORTS[1]) as temporary:
-        temporary.write_text(rendered, "utf-8")
+    names = class_names(done)
+    lines = table_rows(results, names)
+    failed = [line for line in lines if line[4].startswith(FAILED)]
+    head, rows = _without_empty_columns(HEAD, [line for line in lines if line not in failed])
+    pictures, failures = drawn(_drawings(done, names))
+    versions = sorted({f"{k} {v}" for result in done for k, v in result["versions"].items()})
+    values = {
+        "head": head,
+        "rows": rows,
+        "failed": failed,
+        "tables": [
+            _shaded_table(grid, names) for grid in (*_grids(done), *_by_anomaly(done, names))
+        ],
+        "pictures": pictures,
+        "words": [n for n, name in enumerate(head) if name in HEAD[:4]],
+        "texts": [n for n, name in enumerate(head) if name == HEAD[-1]],
+        "facts": [
+            ("command", command),
+            ("hardware", "; ".join(_machines(done))),
+            ("versions", ", ".join(versions)),
+        ],
+        "datasets": sorted({result["metrics"]["dataset"] for result in done}),
+    }
+    write_page("comparison.html.j2", values, output / REPORTS[1])
     return failures
+
+
+def class_names(done: Results) -> dict[int, str]:
+    """Number of each normal class to its name; results of earlier versions have no names."""
+    metrics = [result["metrics"] for result in done]
+    return {
+        each["normal_class"]: each["normal_class_name"]
+        for each in metrics
+        if isinstance(each["normal_class"], int) and isinstance(each.get("normal_class_name"), str)
+    }
+
+
+def _without_empty_columns(
+    head: tuple[str, ...], rows: list[tuple[str, ...]]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The same table without the columns in which no row has a text."""
+    kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
+    return tuple(head[n] for n in kept), [tuple(row[n] for n in kept) for row in rows]
 
 
 def _completed(results: Results) -> Results:
@@ -108,8 +124,12 @@ def _machines(done: Results) -> list[str]:
     return sorted({result["metrics"]["hardware"] for result in done})
 
 
-def table_rows(results: Results) -> list[tuple[str, ...]]:
+def table_rows(results: Results, names: dict[int, str] | None = None) -> list[tuple[str, ...]]:
     """One row per approach and protocol, and per failed cell; texts in the order of `HEAD`.
+
+    Args:
+        results: Results of `benchmark.run_cells`.
+        names: Number of each class to its name; without it, normal classes are numbers.
 
     AUROC and accuracy are means over the normal classes; with several seeds, mean and standard
     deviation of these means over the seeds. Under protocol unseen, AUROC is measured on anomaly
@@ -127,7 +147,7 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
                 (
                     approach,
                     protocol,
-                    _numbers(classes) or "all",
+                    _classes(classes, names or {}) or "all",
                     _numbers(seeds),
                     _over_seeds(done, "auroc"),
                     _over_seeds(done, "auroc_seen"),
@@ -146,9 +166,9 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
                     (
                         approach,
                         protocol,
-                        "all" if normal is None else str(normal),
+                        "all" if normal is None else _classes([normal], names or {}),
                         str(cell["cell"]["seed"]),
-                        f"failed: {cell['reason']}".replace("|", "/"),
+                        f"{FAILED}{cell['reason']}".replace("|", "/"),
                         *("",) * (len(HEAD) - 6),
                         reported,
                     )
@@ -176,13 +196,29 @@ def _inert(text: str) -> str:
     return re.sub(r"([\\`\[\]|!])", r"\\\1", shown)
 
 
-def class_tables(done: Results) -> dict[str, list[tuple[str, ...]]]:
-    """Tables by title, one per protocol: AUROC of each approach by normal class or corruption.
+class Grid(NamedTuple):
+    """AUROC of several detectors (rows) on several problems (columns).
 
-    Values are means over the seeds. The last column is the mean over the other columns, with its
-    standard deviation over the seeds, if there are several. The first two rows are the head.
+    Attributes:
+        title: Title of the table.
+        columns: Names of the problems; a normal class is its number.
+        rows: Detector to the AUROC of each column, which may be missing, and the last one as text.
+        last: Name of the last column: their mean, or the AUROC of all of them together.
     """
-    tables = {}
+
+    title: str
+    columns: list[str]
+    rows: dict[str, tuple[list[float | None], str]]
+    last: str = "mean"
+
+
+def _grids(done: Results) -> list[Grid]:
+    """Tables of each approach by normal class or corruption, one per protocol.
+
+    Values are means over the seeds. The mean over the columns has its standard deviation over the
+    seeds, if there are several.
+    """
+    grids = []
     scored = [result for result in done if result["metrics"]["auroc"] is not None]
     for (protocol,), cells in _by(scored, "protocol").items():
         rows = {}
@@ -194,14 +230,70 @@ def class_tables(done: Results) -> dict[str, list[tuple[str, ...]]]:
         head = list(dict.fromkeys(one for values in columns.values() for one in values))
         if len(head) < 2:
             continue
-        lines: list[tuple[str, ...]] = [("", *head, "mean"), ("---",) * (len(head) + 2)]
+        lines = {}
         for name, (group, key) in rows.items():
-            values = [columns[name].get(one, ()) for one in head]
-            shown = [f"{statistics.mean(one):.3f}".lstrip("0") if one else "" for one in values]
-            lines.append((name, *shown, _over_seeds([cell["metrics"] for cell in group], key)))
+            found = [columns[name].get(one) for one in head]
+            values = [statistics.mean(one) if one else None for one in found]
+            lines[name] = values, _over_seeds([cell["metrics"] for cell in group], key)
         what = "corruption" if cells[0]["cell"]["normal_class"] is None else "normal class"
-        tables[f"AUROC by {what}, {protocol}"] = lines
+        grids.append(Grid(f"AUROC by {what}, {protocol}", head, lines))
+    return grids
+
+
+def class_tables(done: Results) -> dict[str, list[tuple[str, ...]]]:
+    """Tables by title in Markdown, as `_grids`; the first two rows are the head."""
+    tables = {}
+    for grid in _grids(done):
+        head = [("", *grid.columns, "mean"), ("---",) * (len(grid.columns) + 2)]
+        tables[grid.title] = head + [
+            (name, *("" if one is None else f"{one:.3f}".lstrip("0") for one in values), mean)
+            for name, (values, mean) in grid.rows.items()
+        ]
     return tables
+
+
+def _by_anomaly(done: Results, names: dict[int, str]) -> list[Grid]:
+    """AUROC of each approach by anomaly, for the first normal class and seed of each protocol."""
+    grids = []
+    for protocol, which, curves in _first_cells(done, names):
+        found = {name: metrics["auroc_by_class"] for name, metrics in curves.items()}
+        head = list(dict.fromkeys(one for values in found.values() for one in values))
+        rows = {
+            f"`{name}`": ([values.get(one) for one in head], f"{curves[name]['auroc']:.4f}")
+            for name, values in found.items()
+        }
+        if which and len(head) > 1:
+            grids.append(Grid(f"AUROC by anomaly, {protocol}, {which}", head, rows, "all"))
+    return grids
+
+
+def _first_cells(done: Results, names: dict[int, str]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Protocol, normal class in words, and approach to metrics: of its first class and seed."""
+    scored = [result for result in done if result["metrics"]["auroc"] is not None]
+    found = []
+    for (protocol,), cells in _by(scored, "protocol").items():
+        first = cells[0]["cell"]
+        curves = {
+            cell["cell"]["approach"]: cell["metrics"]
+            for cell in cells
+            if (cell["cell"]["normal_class"], cell["cell"]["seed"])
+            == (first["normal_class"], first["seed"])
+        }
+        normal = first["normal_class"]
+        which = "" if normal is None else f"normal class {_classes([normal], names)}"
+        found.append((protocol, which, curves))
+    return found
+
+
+def _shaded_table(grid: Grid, names: dict[int, str]) -> tuple[str, tuple[str, ...], list[Any]]:
+    """A grid for the page: class names, shaded cells."""
+    known = {str(number): name for number, name in names.items()}
+    head = "approach", *(known.get(column, column) for column in grid.columns), grid.last
+    rows = [
+        (name.replace("`", ""), [*(shaded(value, digits=3) for value in values), TableCell(mean)])
+        for name, (values, mean) in grid.rows.items()
+    ]
+    return grid.title, head, rows
 
 
 def _columns(cells: Results, key: str) -> dict[str, list[float]]:
@@ -220,6 +312,15 @@ def _by(results: Results, *keys: str) -> dict[tuple, Results]:
     for result in results:
         groups.setdefault(tuple(result["cell"][key] for key in keys), []).append(result)
     return groups
+
+
+def _classes(numbers: list[int], names: dict[int, str]) -> str:
+    """Normal classes in words: names of a few, the number of many; numbers without names."""
+    if not all(number in names for number in numbers):
+        return _numbers(numbers)
+    if len(numbers) > MAX_NAMED:
+        return f"{len(numbers)} classes"
+    return ", ".join(names[number] for number in numbers)
 
 
 def _numbers(values: list[int]) -> str:
@@ -248,51 +349,40 @@ def _over_seeds(metrics: list[dict[str, Any]], key: str) -> str:
     return f"{statistics.mean(means):.4f}{spread}"
 
 
-def _figures(done: Results) -> dict[str, Callable[[], Figure]]:
-    """Title of each plot that the results allow to the function that draws it."""
-    scored = [result for result in done if result["metrics"]["auroc"] is not None]
-    figures: dict[str, Callable[[], Figure]] = {}
-    for (protocol,), cells in _by(scored, "protocol").items():
-        first = cells[0]["cell"]
-        curves = {
-            cell["cell"]["approach"]: cell["metrics"]
-            for cell in cells
-            if (cell["cell"]["normal_class"], cell["cell"]["seed"])
-            == (first["normal_class"], first["seed"])
-        }
-        normal = first["normal_class"]
-        which = "all classes normal" if normal is None else f"normal class {normal}"
-        figures[f"ROC, {protocol}, {which}"] = partial(plots.roc_overlay, curves)
-        by_anomaly = {name: metrics["auroc_by_class"] for name, metrics in curves.items()}
-        title = f"AUROC by anomaly, {protocol}, {which}"
-        figures[title] = partial(plots.auroc_heat_map, by_anomaly, "anomaly")
-        by_normal: dict[str, dict[str, float]] = {}
-        for (approach, number), group in _by(cells, "approach", "normal_class").items():
-            values = [cell["metrics"]["auroc"] for cell in group]
-            by_normal.setdefault(approach, {})[str(number)] = statistics.mean(values)
-        if max(map(len, by_normal.values())) > 1:
-            title = f"AUROC by normal class, {protocol}"
-            figures[title] = partial(plots.auroc_heat_map, by_normal, "normal class")
-    if scored:
-        points = {
-            key: (
-                statistics.mean(
-                    cell["metrics"]["train_seconds"]
-                    for cell in cells
-                    if cell["cell"]["seed"] == cells[0]["cell"]["seed"]
-                ),
-                statistics.mean(cell["metrics"]["auroc"] for cell in cells),
+def _drawings(done: Results, names: dict[int, str]) -> list[Drawing]:
+    """The plots that the results allow."""
+    drawings = []
+    for protocol, which, curves in _first_cells(done, names):
+        areas = ", ".join(f"{name} {metrics['auroc']:.4f}" for name, metrics in curves.items())
+        drawings.append(
+            Drawing(
+                f"ROC, {protocol}, {which or 'all classes normal'}",
+                f"Detection rate against false-alarm rate of each approach; areas: {areas}.",
+                partial(plots.roc_overlay, curves),
             )
-            for key, cells in _by(scored, "approach", "protocol").items()
-        }
-        figures["AUROC against training time"] = partial(plots.auroc_against_time, points)
-    return figures
-
-
-def _embedded(figure: Figure) -> str:
-    """Converts a figure to a data URL, so that the page needs no other file."""
-    buffer = io.BytesIO()
-    # Text is stored as text in the reader's font; as outlines it would be most of the page.
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg")
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+        )
+    scored = [result for result in done if result["metrics"]["auroc"] is not None]
+    points = {
+        key: (
+            statistics.mean(
+                cell["metrics"]["train_seconds"]
+                for cell in cells
+                if cell["cell"]["seed"] == cells[0]["cell"]["seed"]
+            ),
+            statistics.mean(cell["metrics"]["auroc"] for cell in cells),
+        )
+        for key, cells in _by(scored, "approach", "protocol").items()
+    }
+    if points:
+        words = "; ".join(
+            f"{approach}, {protocol}: {auroc:.4f} in {seconds:.0f} s"
+            for (approach, protocol), (seconds, auroc) in points.items()
+        )
+        drawings.append(
+            Drawing(
+                "AUROC against training time",
+                f"Mean AUROC and training time of each approach: {words}.",
+                partial(plots.auroc_against_time, points),
+            )
+        )
+    return drawings

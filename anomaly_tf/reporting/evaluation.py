@@ -134,12 +134,13 @@ def save_figures(
         evaluation: The results on the test set.
         detector: The run's detector with its threshold.
         split: The sets of the run's protocol.
-        output: Output folder. Plots of an earlier evaluation are removed, because they would not
-            match the metrics.
+        output: Output folder. Plots, examples and the page of an earlier evaluation are removed,
+            because they would not match the metrics.
     """
     write_json(output.metrics, evaluation.metrics)
-    for plot in filter(is_plot, output.plots.glob("*.png")):
-        plot.unlink(missing_ok=True)
+    earlier = filter(is_plot, output.plots.glob("*.png"))
+    for path in (*earlier, output.examples, output.report):
+        path.unlink(missing_ok=True)
     test, scores = split.test, evaluation.scores
     p_values = detector.p_values(scores)
     kinds = "normal", "anomaly"

@@ -29,6 +29,11 @@ from anomaly_tf.runs.outputs import PLOT, SOFTWARE
 from anomaly_tf.runs.sections import HeatScale
 
 NORMAL, ANOMALY, LINE = "#1f6fb2", "#d9602b", "#333333"
+# Colours of several detectors in one plot.
+COLOURS = (
+    *(NORMAL, "#c4541d", "#2b8a3e", "#b0257b", "#7a52c7"),
+    *("#8c564b", "#0f8a9d", "#6f7680", "#9a7d0a", "#d6336c"),
+)
 # Outline of a defect; visible on grey images and on the yellow and red of a map.
 OUTLINE = "#00a0ff"
 # Few ticks at round values, of which 1 is one.
@@ -42,19 +47,27 @@ def save(figure: matplotlib.figure.Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=110, metadata={SOFTWARE: PLOT})
 
 
-def loss_curves(history: dict[str, np.ndarray], best_epoch: int, chosen_by: str) -> Figure:
+def loss_names(history: dict[str, np.ndarray]) -> list[str]:
+    """Columns of `history.csv` that are losses or validation measures."""
+    return [name for name in history if name != "epoch" and "rate" not in name]
+
+
+def loss_curves(
+    history: dict[str, np.ndarray], best_epoch: int, chosen_by: str, max_columns: int = 4
+) -> Figure:
     """All losses over the epochs, on the training and, if available, the validation set.
 
     Args:
         history: Column name to float `(epochs,)`, as in `history.csv`.
         best_epoch: The selected epoch, from 1.
         chosen_by: The column by which it was selected, drawn first.
+        max_columns: Largest number of plots side by side.
     """
-    names = [name for name in history if name != "epoch" and "rate" not in name]
+    names = loss_names(history)
     paired = {name for name in names if name.startswith("val_") and name[4:] in names}
     chosen = chosen_by.removeprefix("val_") if chosen_by in paired else chosen_by
     names = sorted(set(names) - paired, key=lambda name: (name != chosen, names.index(name)))
-    columns = min(4, len(names))
+    columns = min(max_columns, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(2.75 * columns, 2.3 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -71,6 +84,7 @@ def loss_curves(history: dict[str, np.ndarray], best_epoch: int, chosen_by: str)
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         title = name.replace("val_", "validation ").replace("_", " ").replace("auroc", "AUROC")
         axis.set_title(plain(title, 24), fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.grid(alpha=0.3)
     for axis in axes[len(names) :]:
         axis.set_axis_off()

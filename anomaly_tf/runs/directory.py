@@ -11,6 +11,7 @@
 | `tensorboard/` | train | event files |
 | `checkpoint.npz` | train | the state after the last epoch, to resume from; removed at the end |
 | `metrics.json`, `scores.csv`, `plots/` | evaluate | test metrics, each score, plots |
+| `report.html`, `examples.json` | evaluate | the page of the run, and the pictures on it |
 
 The run is saved at every improvement, so that a killed training leaves its best epoch. The model is
 first written as `model-new.keras`. The `detector.json` with its digest makes it the model of the
@@ -30,7 +31,15 @@ from anomaly_tf.errors import UserError
 from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import RUN_FIELDS, DetectorInfo
 from anomaly_tf.runs.files import PARTIAL, locked, require_writable, sha256
-from anomaly_tf.runs.outputs import IsOwn, is_plot, is_scores, json_with, require_own_place
+from anomaly_tf.runs.outputs import (
+    IsOwn,
+    is_examples,
+    is_plot,
+    is_report,
+    is_scores,
+    json_with,
+    require_own_place,
+)
 from anomaly_tf.runs.paths import user_path
 
 # Status of a finished training in `detector.json`.
@@ -128,6 +137,8 @@ class RunDirectory:
         outputs: dict[Path, IsOwn] = {
             self.metrics: json_with("approach", "auroc", "threshold_method"),
             self.scores: is_scores,
+            self.examples: is_examples,
+            self.report: is_report,
             self.plots / "any.png": is_plot,  # checks the folder even without plots
             **dict.fromkeys(self.plots.glob("*.png"), is_plot),
         }
@@ -203,6 +214,16 @@ class RunDirectory:
     def plots(self) -> Path:
         """Plots of the evaluation."""
         return self.path / "plots"
+
+    @property
+    def examples(self) -> Path:
+        """Test images with their maps, as the page of the run shows them."""
+        return self.path / "examples.json"
+
+    @property
+    def report(self) -> Path:
+        """The page of the run."""
+        return self.path / "report.html"
 
 
 def plan_run(path: str | None, approach: str) -> RunDirectory:

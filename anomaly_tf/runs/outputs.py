@@ -33,6 +33,8 @@ PAGE_METADATA = "parts.json"
 MAX_PAGE_HEAD = 1000
 # Larger JSON files are not read, because none is written by this program.
 MAX_JSON = 64 * 10**6
+EXAMPLES_FORMAT = "anomaly_tf examples"
+REPORT_MARK = b'<meta name="generator" content="anomaly_tf report">'
 REPORTS = ("benchmark.md", "benchmark.html")
 REPORT_HEADS = (b"| approach | protocol | normal class |", b"anomaly_tf benchmark</title>")
 
@@ -174,6 +176,7 @@ RUN_FILES = {
     *("config.yaml", "split.json", "checkpoint.npz", "history.csv", "detector.json"),
     "validation.npz",
     *("model.keras", "model-new.keras", "metrics.json", "scores.csv"),
+    *("examples.json", "report.html"),
 }
 PLOT_NAMES = {
     *("scores", "losses", "roc", "precision_recall", "auroc_by_class", "auroc_by_strength"),
@@ -280,6 +283,16 @@ def is_benchmark_report(path: Path) -> bool:
     """True if a file is a table or page that `benchmark.py` wrote."""
     head = _head(path, 1000)
     return head.startswith(REPORT_HEADS[0]) or REPORT_HEADS[1] in head
+
+
+def is_report(path: Path) -> bool:
+    """True if a file is a page of runs that `evaluate.py` or `report.py` wrote."""
+    return REPORT_MARK in _head(path, 200)
+
+
+def is_examples(path: Path) -> bool:
+    """True if a file is the `examples.json` of an evaluation."""
+    return read_object(path).get("format") == EXAMPLES_FORMAT
 
 
 def is_measurement(path: Path) -> bool:

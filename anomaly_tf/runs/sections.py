@@ -23,6 +23,8 @@ from anomaly_tf.runs.region import MIN_PIXELS, Region
 # Each threshold method with an option, and this option; and the method without one.
 THRESHOLD_SETTINGS = {"percentile": "percentile", "conformal": "false_alarm_rate"}
 LABELLED = "labelled"
+# `training.chosen_by` of a run that keeps its last epoch, not the best by a validation metric.
+LAST_EPOCH = "last_epoch"
 
 # Smallest and largest side of a tile.
 TILE_SIDES = 64, 1024

@@ -18,6 +18,7 @@ from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.deploy.regions import views
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import atomic_path
+from anomaly_tf.runs.sections import LAST_EPOCH
 from anomaly_tf.training.checkpoint import Progress, save_checkpoint
 
 
@@ -55,7 +56,6 @@ class FinishEpoch(keras.callbacks.Callback):
 
 # Criterion for the selection of the epoch. An approach that learns without labelled anomalies also
 # selects without them: it keeps its last epoch, at the end of its learning-rate schedule.
-LAST_EPOCH = "last_epoch"
 CRITERIA: dict[LearnsFrom, str] = {
     "normal and anomalous images": "val_auroc",
     "normal images": LAST_EPOCH,

@@ -19,9 +19,9 @@ from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import folder_error
+from anomaly_tf.runs.sections import LAST_EPOCH
 from anomaly_tf.training.callbacks import (
     CRITERIA,
-    LAST_EPOCH,
     Checkpoints,
     FinishEpoch,
     NonFiniteLoss,

@@ -52,8 +52,7 @@ class Notes:
             epoch: The finished epoch, from 0 as in Keras.
             logs: Its losses and metrics by name, as in `history.csv`.
         """
-        for name, value in logs.items():
-            self._history.setdefault(name, []).append(float(value))
+        self.record(logs)
         checks = [self._standing_loss, self._falling_auroc, self._rising_score]
         if epoch + 1 == self._epochs:
             checks.append(self._chance)
@@ -63,6 +62,11 @@ class Notes:
                 self._reported.add(check.__name__)
                 lines.append(f"note: {line}")
         return lines
+
+    def record(self, logs: Mapping[str, float]) -> None:
+        """Adds an epoch on which nothing is to be said, as `notes_after`."""
+        for name, value in logs.items():
+            self._history.setdefault(name, []).append(float(value))
 
     def _losses(self) -> dict[str, np.ndarray]:
         """Each loss that should decrease, with its values so far."""

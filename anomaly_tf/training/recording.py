@@ -18,8 +18,8 @@ from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import uninterrupted
-from anomaly_tf.runs.sections import Calibration, TrainingFacts
-from anomaly_tf.training.callbacks import CRITERIA, LAST_EPOCH
+from anomaly_tf.runs.sections import LAST_EPOCH, Calibration, TrainingFacts
+from anomaly_tf.training.callbacks import CRITERIA
 from anomaly_tf.training.device import Device, describe_cpu
 from anomaly_tf.training.setup import TrainingSetup
 

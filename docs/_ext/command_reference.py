@@ -92,8 +92,8 @@ def options_in(record: type[Any], prefix: str = "") -> Iterator[Option]:
 def command_options(command: str) -> str:
     """All options of a command, in Markdown."""
     lines = [f"```{{program}} anomaly-tf {command}\n```\n"]
-    if command == "predict":
-        return "\n".join([*lines, *_of_parser(_predict_parser())])
+    if hasattr(command_module(command), "parse"):
+        return "\n".join([*lines, *_of_parser(_parser_of(command))])
     if command == "train":
         lines += [
             _beside(f"{as_option(name)} {metavar}", meaning)
@@ -210,8 +210,8 @@ def _beside(option: str, meaning: str) -> str:
     return f"```{{option}} {option}\n\n{_as_markdown(meaning)}\n```\n"
 
 
-def _predict_parser() -> argparse.ArgumentParser:
-    module = command_module("predict")
+def _parser_of(command: str) -> argparse.ArgumentParser:
+    module = command_module(command)
     with patch.object(argparse.ArgumentParser, "parse_args", lambda parser, _: parser):
         return module.parse([])
 
@@ -219,15 +219,19 @@ def _predict_parser() -> argparse.ArgumentParser:
 def _of_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if not action.option_strings:
-            yield _beside(
-                str(action.metavar), "Images, folders of images, or - for names on stdin."
-            )
+            yield _beside(str(action.metavar), _sentence(action))
         elif action.help and action.dest not in ("help", "version"):
             values = action.metavar or action.dest.upper()
             if action.choices:
                 values = _choices(action.choices)
             name = action.option_strings[0] + (f" {values}" if action.nargs != 0 else "")
-            yield _beside(name, f"{action.help[0].upper()}{action.help[1:]}.")
+            yield _beside(name, _sentence(action))
+
+
+def _sentence(action: argparse.Action) -> str:
+    """The help of an argument as a sentence."""
+    text = action.help or ""
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _meanings(record: type[Any]) -> dict[str, str]:
