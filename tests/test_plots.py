@@ -99,7 +99,7 @@ def test_a_letter_that_the_usual_font_lacks_is_drawn_in_another(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of a glyph that is missing
         plots.save(figure, tmp_path / "picture.png")
-        _embedded(figure)
+        embedded(figure)
 
 
 def test_a_caption_takes_a_few_short_lines():

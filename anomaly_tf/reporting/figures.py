@@ -64,13 +64,13 @@ def drawings(kept: Kept) -> list[Drawing]:
                 "ROC curve",
                 f"Detection rate against false-alarm rate, area {metrics['auroc']:.4f}. "
                 f"{at_threshold}",
-                lambda: _fitted(plots.roc(*truth, alarms.value, found.value)),
+                lambda: _fitted(plots.roc(*truth, alarms.value, found.value, metrics["approach"])),
             ),
             Drawing(
                 "Precision and recall",
                 "Precision against recall with anomalies as the positive class, average precision "
                 f"{metrics['average_precision']:.4f}.",
-                lambda: _fitted(plots.precision_recall(*truth)),
+                lambda: _fitted(plots.precision_recall(*truth, metrics["approach"])),
             ),
         ]
     if sweep := metrics.get("auroc_by_strength"):

@@ -84,7 +84,6 @@ def loss_curves(
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         title = name.replace("val_", "validation ").replace("_", " ").replace("auroc", "AUROC")
         axis.set_title(plain(title, 24), fontsize=10)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.grid(alpha=0.3)
     for axis in axes[len(names) :]:
         axis.set_axis_off()
