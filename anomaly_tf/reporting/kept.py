@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,24 +195,31 @@ def _object(path: Path) -> dict[str, Any]:
 def _read_scores(path: Path) -> Scored:
     if path.stat().st_size > MAX_SCORES:
         raise ValueError(f"more than {MAX_SCORES // 2**20} MB")
-    with path.open(encoding="utf-8", newline="") as file:
-        head, *rows = list(csv.reader(file)) or [[]]
-    if head[1:] != SCORES_HEAD.split(",") or head[0] not in ("file", "number") or not rows:
-        raise ValueError("it is no table of scores")
     kinds = {"normal": 0, "anomaly": 1}
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(head) or row[1] not in kinds or row[4] not in kinds:
-            raise ValueError(f"line {number}")
-    names, labels, classes, scores, verdicts, _ = zip(*rows, strict=True)
-    values = np.array([float(score) for score in scores])
-    if not np.isfinite(values).all():
-        raise ValueError("a score is not finite")
+    known: dict[str, str] = {}  # one text for each class, of possibly a million images
+    names, labels, classes, scores, verdicts = [], bytearray(), [], array("d"), bytearray()
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        head = next(rows, [])
+        if head[1:] != SCORES_HEAD.split(",") or head[0] not in ("file", "number"):
+            raise ValueError("it is no table of scores")
+        for row in rows:
+            if len(row) != len(head) or row[1] not in kinds or row[4] not in kinds:
+                raise ValueError(f"line {rows.line_num}")
+            names.append(_without_mark(row[0]))
+            labels.append(kinds[row[1]])
+            classes.append(known.setdefault(row[2], _without_mark(row[2])))
+            scores.append(float(row[3]))
+            verdicts.append(kinds[row[4]])
+    values = np.array(scores)
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError("expected finite scores of at least one image")
     return Scored(
-        tuple(map(_without_mark, names)),
-        np.array([kinds[label] for label in labels]),
-        np.array([*map(_without_mark, classes)], object),
+        tuple(names),
+        np.array(labels, int),
+        np.array(classes, object),
         values,
-        np.array([kinds[verdict] for verdict in verdicts]),
+        np.array(verdicts, int),
         head[0] == "file",
     )
 
