@@ -223,7 +223,11 @@ def test_only_runs_are_removed(run_copy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.json", "scores.csv", "plots/mine.png", "plots/dir.png", "plots/curve.png"]
+    "name",
+    [
+        *("metrics.json", "scores.csv", "examples.json", "report.html"),
+        *("plots/mine.png", "plots/dir.png", "plots/curve.png"),
+    ],
 )
 def test_an_evaluation_replaces_an_evaluation_only(name, trained_run, tmp_path):
     run = RunDirectory(tmp_path)

@@ -36,7 +36,7 @@ from anomaly_tf.reporting.doubts import Rate, doubts, promise
 from anomaly_tf.reporting.kept import Kept, Scored, read_kept
 from anomaly_tf.reporting.tiles import MAX_BYTES, examples_of, outlined, write_examples
 from anomaly_tf.runs.directory import RunDirectory
-from anomaly_tf.runs.outputs import is_own_run, is_report
+from anomaly_tf.runs.outputs import SCORES_HEAD, is_own_run, is_report
 from anomaly_tf.runs.sections import Calibration, HeatScale
 
 KINDS = (
@@ -210,6 +210,21 @@ def test_the_promise_is_that_of_the_threshold(method, words):
     assert any(between in line for line in lines) == (method != "labelled")
 
 
+def test_many_classes_leave_the_page_small(run_copy):
+    names = [f"class {number}" for number in range(200)]
+    matrix = np.diag(np.full(200, 50))
+    matrix[3, 4] = 7
+    facts = json.loads((run_copy / "detector.json").read_text())
+    (run_copy / "detector.json").write_text(json.dumps(facts | {"class_names": names}))
+    metrics = json.loads((run_copy / "metrics.json").read_text())
+    change = {"protocol": "classification", "accuracy": 0.9, "confusion_matrix": matrix.tolist()}
+    (run_copy / "metrics.json").write_text(json.dumps(metrics | change))
+    assert script.main([str(run_copy)]) == 0
+    text = " ".join(read_page(run_copy / "report.html").text.split())
+    assert "predicted class images class 3 class 4 7 " in text
+    assert (run_copy / "report.html").stat().st_size < MAX_PAGE
+
+
 def test_few_calibration_images_are_mentioned():
     lines = doubts(calibrated(10, 0, "percentile 95"))
     assert any("rests on 10 normal images" in line for line in lines)
@@ -305,6 +320,13 @@ def damaged(folder: Path, name: str, content: str) -> Path:
         (lambda run: (run / "scores.csv").unlink(), [], "is not evaluated (no scores.csv); "),
         (lambda run: damaged(run, "metrics.json", "{}"), [], "metrics.json is damaged (no "),
         (lambda run: damaged(run, "scores.csv", "a,b\n"), [], "scores.csv is damaged (it is no"),
+        (
+            lambda run: damaged(
+                run, "scores.csv", f"file,{SCORES_HEAD}\na,anomaly,b,1,anomaly,0.5\n"
+            ),
+            [],
+            "scores.csv is damaged (expected finite scores, and at least one normal image)",
+        ),
         (lambda run: damaged(run, "examples.json", "[]"), [], "examples.json is damaged (expect"),
         (lambda run: damaged(run, "report.html", "mine"), [], "report.html exists and was not"),
         (lambda run: shutil.rmtree(run), [], "does not exist"),
@@ -331,6 +353,30 @@ def test_what_a_user_got_wrong_is_one_line(prepare, options, words, run_copy, mo
 
 def test_a_wrong_call_of_the_script_is_one_line(without_tensorflow):
     assert_one_line(run_script("report.py", env=without_tensorflow), "RUN", "report.py --help")
+
+
+def test_no_damaged_figure_ends_in_a_traceback(run_copy, monkeypatch):
+    monkeypatch.setattr(run_page, "drawn", lambda drawings: ([], []))
+    lines = (run_copy / "scores.csv").read_text().splitlines()[:40]
+    (run_copy / "scores.csv").write_text("\n".join(lines) + "\n")
+    (run_copy / "examples.json").unlink()
+    file = run_copy / "metrics.json"
+    metrics = json.loads(file.read_text())
+    refused = 0
+    for name in metrics:
+        for value in (None, "x", -1, 2.5, [], [1], ["a"], {}, {"a": 1}, {"a": []}):
+            file.write_text(json.dumps(metrics | {name: value}))
+            try:
+                run_page.write_report(read_kept(run_copy), run_copy / "report.html")
+            except UserError as error:
+                assert "metrics.json is damaged" in str(error)  # noqa: PT017 - one of many
+                refused += 1
+        file.write_text(json.dumps({key: metrics[key] for key in metrics if key != name}))
+        try:
+            run_page.write_report(read_kept(run_copy), run_copy / "report.html")
+        except UserError:
+            refused += 1
+    assert refused > len(metrics)
 
 
 def test_pictures_that_are_no_base64_are_refused(run_copy):
@@ -363,15 +409,15 @@ def shown(count: int, side: int) -> Explained:
 
 
 def test_pictures_fit_into_the_page_whatever_they_show(tmp_path):
-    words = [{"name": str(number), "class": "a", "score": 0.5} for number in range(50)]
+    words = [{"name": str(number), "class": "a", "score": 0.5} for number in range(20)]
     scale = HeatScale(0.0, 1.0, 0.9, 0.999, "error")
-    groups = {"normal": ("Normal", examples_of(words, shown(50, 300), scale))}
+    groups = {"normal": ("Normal", examples_of(words, shown(20, 300), scale))}
     write_examples(tmp_path / "examples.json", groups)
     content = json.loads((tmp_path / "examples.json").read_text())
     images = content["groups"]["normal"]["images"]
     encoded = [one[kind] for one in images for kind in ("original", "heat_map", "reconstruction")]
     assert sum(map(len, encoded)) <= MAX_BYTES * 4 / 3 + 4 * len(encoded)
-    assert len(encoded) == 150
+    assert len(encoded) == 60
     assert content["size"] >= 64
 
 

@@ -1,4 +1,4 @@
-"""Plots and tables."""
+"""The evaluation of a run, plots, tables and pages."""
 
 import logging
 

@@ -153,8 +153,8 @@ def _on_ranking(kept: Kept) -> Iterator[str]:
         )
     elif interval[0] <= 0.5:
         yield (
-            f"the AUROC of {auroc:.4f} cannot be told from chance, 0.5, on so few images or by "
-            "this detector"
+            f"the AUROC of {auroc:.4f} is not distinguishable from chance: its interval contains "
+            "0.5"
         )
     if kept.metrics["protocol"] == "corruption":
         yield "the anomalies are synthetic: noise and rotations of the normal test images"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from anomaly_tf.runs.checks import Checks, are_measures, is_number, is_text, par
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.outputs import EXAMPLES_FORMAT, MAX_JSON, SCORES_HEAD
+from anomaly_tf.runs.sections import LABELLED, THRESHOLD_SETTINGS
 from anomaly_tf.script import FORMULA, printable
 
 # A line of history.csv has some hundred bytes, one of scores.csv the name of a file.
@@ -62,6 +64,25 @@ def _is_matrix(value: Any) -> bool:
     )
 
 
+def _is_method(value: Any) -> bool:
+    if not is_text(value):
+        return False
+    method, _, setting = value.partition(" ")
+    known = method in THRESHOLD_SETTINGS and bool(re.fullmatch(r"[0-9]+(\.[0-9]+)?", setting))
+    return known or value == LABELLED
+
+
+def _is_report(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        is_number(part)
+        or (isinstance(part, dict) and all(is_number(part.get(name)) for name in _OF_CLASS))
+        for part in value.values()
+    )
+
+
+_OF_CLASS = ("precision", "recall", "support")
+
+
 def _is_sweep(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("auroc"), dict):
         return False
@@ -79,7 +100,8 @@ _CHECKS: Checks = {
     "approach": (is_text, "text"),
     "protocol": (is_text, "text"),
     "threshold": _NUMBER,
-    "threshold_method": (is_text, "text"),
+    "threshold_method": (_is_method, "a method with its setting, such as percentile 95"),
+    "classification_report": (_is_report, "scikit-learn's report"),
     "auroc_ci95": (_is_interval, "two numbers from 0 to 1, or null"),
     "average_precision": _SHARE,
     "fpr_at_95_tpr": _SHARE,
@@ -92,7 +114,8 @@ _CHECKS: Checks = {
         for name in ("n_train", "n_validation", "n_test", "epochs", "best_epoch")
     },
 }
-_OPTIONAL_CHECKS: Checks = OPTIONAL_METRIC_CHECKS | {
+_OPTIONAL_CHECKS: Checks = {
+    **{name: check for name, check in OPTIONAL_METRIC_CHECKS.items() if name not in _CHECKS},
     "seen_classes": _NAMES,
     "unseen_classes": _NAMES,
     "auroc_by_strength": (_is_sweep, "strengths, and as many numbers for each kind"),
@@ -173,6 +196,10 @@ def read_kept(path: str | Path, output: RunDirectory | None = None) -> Kept:
         file = output.metrics
         metrics = _object(file)
         require(metrics, _CHECKS, _OPTIONAL_CHECKS)
+        if metrics["auroc"] is not None:
+            require(metrics, dict.fromkeys(("average_precision", "fpr_at_95_tpr"), _NUMBER))
+        if metrics.get("pixel_auroc") is not None:
+            require(metrics, dict.fromkeys(("aupro", "n_masks"), _NUMBER))
         file = output.scores
         tested = _read_scores(file)
         file = output.examples
@@ -194,24 +221,31 @@ def _object(path: Path) -> dict[str, Any]:
 def _read_scores(path: Path) -> Scored:
     if path.stat().st_size > MAX_SCORES:
         raise ValueError(f"more than {MAX_SCORES // 2**20} MB")
-    with path.open(encoding="utf-8", newline="") as file:
-        head, *rows = list(csv.reader(file)) or [[]]
-    if head[1:] != SCORES_HEAD.split(",") or head[0] not in ("file", "number") or not rows:
-        raise ValueError("it is no table of scores")
     kinds = {"normal": 0, "anomaly": 1}
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(head) or row[1] not in kinds or row[4] not in kinds:
-            raise ValueError(f"line {number}")
-    names, labels, classes, scores, verdicts, _ = zip(*rows, strict=True)
-    values = np.array([float(score) for score in scores])
-    if not np.isfinite(values).all():
-        raise ValueError("a score is not finite")
+    known: dict[str, str] = {}  # one text for each class, of possibly a million images
+    names, labels, classes, scores, verdicts = [], bytearray(), [], array("d"), bytearray()
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        head = next(rows, [])
+        if head[1:] != SCORES_HEAD.split(",") or head[0] not in ("file", "number"):
+            raise ValueError("it is no table of scores")
+        for row in rows:
+            if len(row) != len(head) or row[1] not in kinds or row[4] not in kinds:
+                raise ValueError(f"line {rows.line_num}")
+            names.append(_without_mark(row[0]))
+            labels.append(kinds[row[1]])
+            classes.append(known.setdefault(row[2], _without_mark(row[2])))
+            scores.append(float(row[3]))
+            verdicts.append(kinds[row[4]])
+    values = np.array(scores)
+    if all(labels) or not np.isfinite(values).all():
+        raise ValueError("expected finite scores, and at least one normal image")
     return Scored(
-        tuple(map(_without_mark, names)),
-        np.array([kinds[label] for label in labels]),
-        np.array([*map(_without_mark, classes)], object),
+        tuple(names),
+        np.array(labels, int),
+        np.array(classes, object),
         values,
-        np.array([kinds[verdict] for verdict in verdicts]),
+        np.array(verdicts, int),
         head[0] == "file",
     )
 
@@ -248,6 +282,7 @@ def _read_examples(path: Path) -> dict[str, Any]:
     content = _object(path)
     if content.get("format") != EXAMPLES_FORMAT or not isinstance(content.get("groups"), dict):
         raise ValueError("it holds no examples")
+    require(content, {"size": _NUMBER})
     for group in content["groups"].values():
         require(group, {"title": (is_text, "text"), "images": _LISTED})
         for one in group["images"]:

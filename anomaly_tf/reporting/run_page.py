@@ -31,6 +31,8 @@ from anomaly_tf.script import printable
 MAX_LISTED = 50
 # False-alarm rates of the table of trade-offs.
 ALLOWED = (0.001, 0.01, 0.05, 0.1, 0.2)
+# Most classes whose confusion matrix is shown as a whole.
+MAX_MATRIX = 30
 # Sides up to which pictures are enlarged without smoothing, in pixels.
 SMALL = 64
 # How the epoch was selected, in words.
@@ -200,14 +202,33 @@ def _confusion(kept: Kept) -> Table:
     metrics = kept.metrics
     classified = metrics["protocol"] == "classification"
     kinds = kept.info.class_names if classified else ["normal", "anomaly"]
+    matrix = metrics["confusion_matrix"]
+    if len(kinds) > MAX_MATRIX:
+        return _frequent_confusions(kinds, matrix)
     rows = []
-    for name, counts in zip(kinds, metrics["confusion_matrix"], strict=False):
-        total = max(sum(counts), 1)
-        cells = [TableCell(f"{n:,.0f}", round(MAX_SHADE * n / total)) for n in counts]
-        if sum(counts):
+    for name, counts in zip(kinds, matrix, strict=False):
+        total = sum(counts)
+        if total:
+            cells = [TableCell(f"{n:,.0f}", round(MAX_SHADE * n / total)) for n in counts]
             rows.append((name, cells))
     verdict = "predicted class" if classified else "verdict"
     return f"Truth (rows) against {verdict} (columns), test images", ("truth", *kinds), rows
+
+
+def _frequent_confusions(kinds: list[str], matrix: list[list[int]]) -> Table:
+    """The most frequent confusions of a classifier with many classes."""
+    counts = [
+        (count, truth, predicted)
+        for truth, row in zip(kinds, matrix, strict=False)
+        for predicted, count in zip(kinds, row, strict=False)
+        if count and truth != predicted
+    ]
+    counts.sort(key=lambda found: -found[0])
+    rows = [
+        (truth, [TableCell(predicted), TableCell(f"{count:,.0f}")])
+        for count, truth, predicted in counts[:MAX_MATRIX]
+    ]
+    return "Most frequent confusions", ("truth", "predicted class", "images"), rows
 
 
 def _trade_offs(kept: Kept) -> Table | None:
