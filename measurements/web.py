@@ -116,6 +116,33 @@ def main(arguments: list[str]) -> None:
                 measured[browser] = measure(browser, page, pictures, small)
             results[kind] = measured
     keep_results(results, output)
+    print(table(results))
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as a table in Markdown; docs/how-to/browser.md shows it."""
+    head = (
+        *("`--quantize`", "size", "browser", "largest score difference", "verdicts changed"),
+        *("other pixels", "ready after", "a 28x28 picture"),
+    )
+    rows = [head, ("---",) * len(head)]
+    for kind in QUANTIZATIONS:
+        for browser in BROWSERS:
+            if (found := results.get(kind, {}).get(browser)) is None:
+                continue
+            rows.append(
+                (
+                    *(f"`{kind}`", f"{results[kind]['megabytes']:.2f} MB", browser.capitalize()),
+                    f"{found['score_difference_largest']:.1e}",
+                    *(
+                        str(found[key])
+                        for key in ("verdicts_changed", "pictures_with_other_pixels")
+                    ),
+                    f"{found['ready_seconds']:.2f} s",
+                    f"{found['milliseconds_a_picture']:.2f} ms",
+                )
+            )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def write_pictures(folder: Path, images: np.ndarray, count: int) -> list[Path]:

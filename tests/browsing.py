@@ -27,7 +27,7 @@ AXE = NpmPackage(
 VIOLATIONS = """axe.run(document).then(({ violations }) => violations.map(
     ({ id, help, nodes }) => `${id}: ${help}: ${nodes.map(({ target }) => target).join("; ")}`))"""
 # What the user has fetched already; conftest.py gives the tests an empty cache of their own.
-USER_CACHE = Path(os.environ["USER_CACHE_HOME"], "anomaly_tf", "npm")
+USER_CACHE = Path(os.environ.get("USER_CACHE_HOME", os.devnull), "anomaly_tf", "npm")
 
 
 def _kept_or_fetched(package: NpmPackage, *names: str) -> dict[str, bytes]:
@@ -115,7 +115,8 @@ def show_as(chromium: Chromium, width: int, scheme: str) -> None:
     """Sets the width of the window in pixels and the colours that its user prefers."""
     chromium.call(
         "Emulation.setDeviceMetricsOverride",
-        **{"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
+        # As a narrow window: a phone would widen its viewport to what does not fit.
+        **{"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False},
     )
     preferred = {"name": "prefers-color-scheme", "value": scheme}
     chromium.call("Emulation.setEmulatedMedia", features=[preferred])

@@ -19,7 +19,7 @@ from anomaly_tf.approaches import APPROACHES
 from anomaly_tf.benchmark import BenchmarkOptions, kept_results
 from anomaly_tf.command_line import parse_options
 from anomaly_tf.reporting.comparison import write_table
-from measurements import quality, training
+from measurements import quality, training, web
 
 PUBLISHED = ("autoencoder", "cnn", "contrastive", "gan", "supervised", "transform", "vae", "sota")
 RESULTS = ROOT / "results"
@@ -93,3 +93,8 @@ def test_the_document_on_speed_shows_the_kept_results(kernels):
     assert training.table(kept) in document
     for line in training.summary(kept).splitlines():
         assert line in document
+
+
+def test_the_document_on_the_page_shows_the_kept_results():
+    results = json.loads((RESULTS / "web.json").read_text("utf-8"))
+    assert web.table(results) in (DOCS / "how-to" / "browser.md").read_text("utf-8")

@@ -8,13 +8,14 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browsing import assert_fits, require_browser, show_as
-from conftest import ROOT, assert_one_line, normal_set, run_script, weighing_detector
+from conftest import ROOT, normal_set, weighing_detector
 from PIL import Image
 
 from anomaly_tf.cli import export, predict
@@ -22,6 +23,7 @@ from anomaly_tf.deploy import exporters, web_page
 from anomaly_tf.deploy.known_score import known_score
 from anomaly_tf.deploy.web_page import write_page
 from anomaly_tf.errors import UserError
+from anomaly_tf.runs.outputs import export_outputs, site_outputs
 from anomaly_tf.runs.region import Region
 from anomaly_tf.runs.sections import RoiFacts, Tiling
 from measurements.browsers import Browser, BrowserError, served
@@ -373,49 +375,52 @@ def test_nothing_outside_of_the_page_can_be_reached(browser, page, site):
             browser.evaluate(f"fetch({address + 'index.html'!r})")
 
 
-COLOUR = (12, 10, 3)
+COLOUR, SIZE, WEIGHTS = (12, 10, 3), (45, 61), (0.5, 0.25, 0.125)
 
 
-def drawn_page(folder: Path, **info: object) -> Path:
-    """The page of a detector in colours whose score is the mean of its map."""
-    detector = weighing_detector(COLOUR, (0.5, 0.25, 0.125), **info)
-    images = np.random.default_rng(1).integers(0, 256, (20, *detector.image_shape), np.uint8)
-    page = folder / "drawn.html"
-    tiles = np.zeros((1, *detector.input_shape), np.uint8)
-    exporters.export_page(detector, page, "none", normal_set(images), tiles)
+@pytest.fixture(scope="module")
+def drawn_page(litert_js, made_once) -> Callable[..., Path]:
+    """The page of a detector whose score is the mean of its map, of tiles or with a region."""
+
+    def page(kind: str) -> Path:
+        def make(folder: Path) -> None:
+            detector = weighing_detector((64, 64, 3) if kind == "tiles" else COLOUR, WEIGHTS)
+            if kind == "tiles":
+                detector.info.image_shape = [100, 150, 3]
+                detector.info.tiling = Tiling(64, 16)
+            else:
+                inside = np.zeros(SIZE, bool)
+                inside[5:30, 10:50] = True
+                detector.info.roi = RoiFacts("mask.png", "0" * 64, Region(inside).to_png())
+            images = np.random.default_rng(1).integers(
+                0, 256, (20, *detector.image_shape), np.uint8
+            )
+            samples = np.zeros((1, *detector.input_shape), np.uint8)
+            page = folder / "page.html"
+            exporters.export_page(detector, page, "none", normal_set(images), samples)
+
+        return made_once(kind, make) / "page.html"
+
     return page
 
 
-def test_a_detector_in_colours_with_a_region(browser, litert_js, tmp_path):
-    inside = np.zeros((45, 61), bool)
-    inside[5:30, 10:50] = True
-    region = Region(inside)
-    page = drawn_page(tmp_path, roi=RoiFacts("mask.png", "0" * 64, region.to_png()))
-    draw = np.random.default_rng(0)
-    files = [tmp_path / f"{number}.png" for number in range(3)]
-    for file in files:
-        Image.fromarray(draw.integers(0, 256, (45, 61, 3), np.uint8)).save(file)
+def coloured_noise(path: Path, height: int, width: int) -> Path:
+    draw = np.random.default_rng(len(path.name))
+    Image.fromarray(draw.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+    return path
+
+
+def test_a_detector_in_colours_with_a_region(browser, drawn_page, tmp_path):
+    page = drawn_page("region")
+    files = [coloured_noise(tmp_path / f"{'n' * number}.png", *SIZE) for number in (1, 2, 3)]
     assert answers(browser, page, files)["score_difference_largest"] < 1e-6
-    detector = page_detector(page)
-    other = tmp_path / "other.png"
-    Image.new("RGB", (61, 44)).save(other)
-    score_pictures(browser, [other])
+    score_pictures(browser, [coloured_noise(tmp_path / "other.png", 44, 61)])
     assert "is 61x44, and the detector's mask is 61x45" in browser.evaluate(FAILURES)["other.png"]
-    assert detector.region is not None
 
 
-def test_a_detector_of_tiles(browser, litert_js, tmp_path):
-    tiling = Tiling(64, 16)
-    detector = weighing_detector((64, 64, 3), (0.5, 0.25, 0.125))
-    detector.info.image_shape = [100, 150, 3]
-    detector.info.tiling = tiling
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (20, 100, 150, 3), np.uint8)
-    page = tmp_path / "tiles.html"
-    tiles = np.zeros((1, 64, 64, 3), np.uint8)
-    exporters.export_page(detector, page, "none", normal_set(images), tiles)
-    file = tmp_path / "new.png"
-    Image.fromarray(draw.integers(0, 256, (130, 170, 3), np.uint8)).save(file)
+def test_a_detector_of_tiles(browser, drawn_page, tmp_path):
+    page = drawn_page("tiles")
+    file = coloured_noise(tmp_path / "new.png", 130, 170)
     assert answers(browser, page, [file])["score_difference_largest"] < 1e-6
     own = page_detector(page)
     heat = own.explain(own.read(file)[None])[0]
@@ -427,7 +432,7 @@ def test_a_detector_of_tiles(browser, litert_js, tmp_path):
 
 
 def test_the_known_score_is_that_of_a_drawn_picture():
-    detector = weighing_detector(COLOUR, (0.5, 0.25, 0.125))
+    detector = weighing_detector(COLOUR, WEIGHTS)
     known = known_score(detector)
     assert known == known_score(detector)
     assert 0 < known.tolerance < 1e-3 * known.score
@@ -436,31 +441,40 @@ def test_the_known_score_is_that_of_a_drawn_picture():
 
 def test_a_detector_with_a_mask_for_each_picture_is_refused():
     roi = RoiFacts("masks/", "0" * 64)
-    info = dataclasses.replace(weighing_detector(COLOUR, (1.0, 0.0, 0.0)).info, roi=roi)
+    info = dataclasses.replace(weighing_detector(COLOUR, WEIGHTS).info, roi=roi)
     with pytest.raises(UserError, match="a mask for each picture"):
         web_page.require_page(info, "none")
 
 
-def test_the_same_detector_gives_the_same_page(litert_js, tmp_path):
-    page = drawn_page(tmp_path)
+def test_the_same_detector_gives_the_same_page(page, tmp_path):
     detector = page_detector(page)
-    model, again = detector._model, tmp_path / "again.html"
-    write_page(again, model, detector.info)
-    assert again.read_bytes() == page.read_bytes()
+    write_page(tmp_path / "again.html", detector._model, detector.info)
+    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
-def test_wrong_options_are_one_line(trained_run, tmp_path):
-    options = ("export.py", "--run-dir", trained_run, "--output", tmp_path / "out")
-    assert_one_line(
-        run_script(*options, "--format", "web", "--batch-size", 2), "--batch-size", "tflite"
-    )
-    assert_one_line(
-        run_script(*options, "--format", "web", "--quantize", "dynamic"), "--quantize dynamic"
-    )
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/index.html").write_text("mine")
-    assert_one_line(run_script(*options, "--format", "web"), "index.html", "not written by")
-    assert (tmp_path / "out/index.html").read_text() == "mine"
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--format", "web", "--batch-size", "2"), "--batch-size is an option of --format tflite"),
+        (("--format", "web", "--quantize", "dynamic"), "--quantize dynamic rounds"),
+        (("--format", "saved_model", "--quantize", "int8"), "--quantize is an option of"),
+        (("--format", "web"), "index.html exists and was not written by this command"),
+    ],
+)
+def test_wrong_options_are_refused_before_work(options, words, trained_run, tmp_path):
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(UserError, match=words):
+        export.main(["--run-dir", str(trained_run), "--output", str(tmp_path), *options])
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    assert (tmp_path / "index.html").read_text() == "mine"
+
+
+def test_a_page_and_its_folder_are_replaced_by_the_next_export_only(site, tmp_path):
+    outputs = site_outputs(site / "sota-int8.html") | export_outputs(site / "sota-int8.html")
+    assert all(is_own(path) for path, is_own in outputs.items())
+    copy = Path(shutil.copytree(site / "sota-int8", tmp_path / "sota-int8"))
+    (copy / "notes.txt").write_text("mine")
+    assert not site_outputs(tmp_path / "sota-int8.html")[copy](copy)
 
 
 def test_the_licence_is_the_text_of_apache():
