@@ -1,4 +1,4 @@
-"""The fixture `assert_accessible` finds what it is for."""
+"""Pages of runs and benchmarks are accessible, and `assert_accessible` finds what it is for."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ def test_a_fault_is_found(fault, assert_accessible, tmp_path):
     (tmp_path / "page.html").write_text(GOOD.replace("<p>", f"{fault}<p>"))
     with pytest.raises(AssertionError):
         assert_accessible(tmp_path / "page.html")
+
+
+def test_the_pages_of_runs_and_benchmarks_are_accessible(assert_accessible, page_paths):
+    assert len(page_paths) == 8
+    for path in page_paths.values():
+        assert_accessible(path)

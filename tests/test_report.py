@@ -247,6 +247,9 @@ def test_a_run_that_was_trained_further_is_doubtful(run_copy):
     metrics = json.loads((run_copy / "metrics.json").read_text())
     (run_copy / "metrics.json").write_text(json.dumps(metrics | {"epochs": 1}))
     assert "trained further after this evaluation" in doubts(read_kept(run_copy))[0]
+    assert not any("kept no pictures" in line for line in doubts(read_kept(run_copy)))
+    (run_copy / "examples.json").unlink()
+    assert any("kept no pictures" in line for line in doubts(read_kept(run_copy)))
 
 
 def test_the_page_of_a_run_is_written_again_without_tensorflow(run_copy, without_tensorflow):

@@ -130,6 +130,8 @@ def _doubts(kept: Kept) -> Iterator[str]:
         info.training.best_epoch,
     ):
         yield "the run was trained further after this evaluation; evaluate it again"
+    if not kept.examples:
+        yield "the evaluation kept no pictures for this page; evaluate the run again to see some"
     yield from _on_ranking(kept)
     yield from _on_false_alarms(kept)
     yield from _on_training(kept)
