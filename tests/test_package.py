@@ -67,7 +67,9 @@ def photos(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_every_module_and_every_configuration(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for path in [*(ROOT / "anomaly_tf").rglob("*.py"), *(ROOT / "anomaly_tf").rglob("*.j2")]:
+    package = ROOT / "anomaly_tf"
+    pages = [*package.rglob("*.j2"), *(package / "deploy" / "web").iterdir()]
+    for path in [*package.rglob("*.py"), *pages]:
         assert path.relative_to(ROOT).as_posix() in names
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert f"anomaly_tf/{path.relative_to(ROOT).as_posix()}" in names

@@ -458,13 +458,19 @@ def test_the_same_detector_gives_the_same_page(page, tmp_path):
         (("--format", "web", "--batch-size", "2"), "--batch-size is an option of --format tflite"),
         (("--format", "web", "--quantize", "dynamic"), "--quantize dynamic rounds"),
         (("--format", "saved_model", "--quantize", "int8"), "--quantize is an option of"),
-        (("--format", "web"), "index.html exists and was not written by this command"),
     ],
 )
 def test_wrong_options_are_refused_before_work(options, words, trained_run, tmp_path):
-    (tmp_path / "index.html").write_text("mine")
     with pytest.raises(UserError, match=words):
         export.main(["--run-dir", str(trained_run), "--output", str(tmp_path), *options])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_of_somebody_else_is_not_replaced(trained_run, tmp_path):
+    (tmp_path / "index.html").write_text("mine")
+    options = ["--run-dir", str(trained_run), "--output", str(tmp_path), "--format", "web"]
+    with pytest.raises(UserError, match=r"index.html exists and was not written by this command"):
+        export.main(options)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     assert (tmp_path / "index.html").read_text() == "mine"
 
