@@ -262,7 +262,7 @@ def test_an_export_replaces_only_an_export(trained, tmp_path):
             trained.export(tmp_path / name)
     with pytest.raises(ValueError, match="quantize"):
         trained.export(tmp_path / "a.tflite", quantize="int4")
-    with pytest.raises(UserError, match=r"for a \.tflite file"):
+    with pytest.raises(UserError, match=r"quantize is for a \.tflite or \.html file"):
         trained.export(tmp_path / "new", quantize="int8")
     trained.export(tmp_path / "twice.tflite")
     trained.export(tmp_path / "twice.tflite", quantize="float16", batch_size=4)

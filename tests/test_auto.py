@@ -102,6 +102,7 @@ def test_labelled_anomalies_compare_the_candidates(parts, tmp_path, capsys):
     assert train.main([*options, "--run-dir", str(run)]) == 0
     said = capsys.readouterr().out
     assert "the best of padim, patchcore, each on its validation images" in said
+    assert "learns from none of" not in said
     info = json.loads((run / "detector.json").read_text())
     best = info["approach"]
     assert f"approach: {best} has the largest validation AUROC (padim 1.0000, patchcore " in said

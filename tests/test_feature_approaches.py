@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import assert_one_line, run_script
+from PIL import Image
 
 from anomaly_tf import Detector, reachability
 from anomaly_tf.approaches.padim.model import (
@@ -351,6 +352,27 @@ def test_padim_learns_from_labelled_anomalies_and_holds_some_out(evaluated):
     assert np.abs(term[0]).min() > 0
     assert not np.any(none[0])
     assert labelled.metrics["auroc"] >= plain.metrics["auroc"]
+
+
+def test_labels_that_are_not_learnt_are_said(parts_of_a_folder, tmp_path, capsys):
+    options = ["--approach", "padim", "--protocol", "imbalance", "--data", str(parts_of_a_folder)]
+    options += ["--data-dir", str(tmp_path / "cache"), "--run-dir", str(tmp_path / "run")]
+    assert train.main([*options, "--networks.enlarge-to", "32"]) == 0
+    said = capsys.readouterr().out
+    assert "padim learns from none of the 3 labelled anomalies (fewer than 6)" in said
+
+
+@pytest.fixture
+def parts_of_a_folder(tmp_path) -> Path:
+    """Ten good images and three defective ones, which are for training, and test images."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train/good", 10), ("train/bad", 3), ("test/good", 2), ("test/bad", 2)):
+        folder = tmp_path / "photos" / part
+        folder.mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (32, 32), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "photos"
 
 
 def test_an_interrupted_pass_keeps_nothing_and_starts_again(

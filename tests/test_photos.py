@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import ROOT, run_command
+from PIL import Image
 
 from anomaly_tf.approaches import APPROACHES
 from anomaly_tf.command_line import parse_options, parse_train_options
@@ -100,8 +101,11 @@ def test_an_export_is_measured_or_its_refusal_is_kept(monkeypatch, trained_run, 
     assert found["auroc"] == pytest.approx(found["auroc_of_run"], abs=0.002)
     assert found["megabytes"] == model.stat().st_size / 1e6
     assert found["milliseconds"] > 0
-    scores = photos.scores_of(model, ROOT / "docs" / "images")
-    assert len(scores) == len([*(ROOT / "docs" / "images").iterdir()])
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        Image.new("L", (8, 8), 80 * number).save(pictures / f"{number}.png")
+    assert len(photos.scores_of(model, pictures)) == 3
     model, found = photos.exported(tmp_path / "run", "none")
     assert model is None
     assert found["refused"].startswith(f"run directory {tmp_path / 'run'} does not exist")

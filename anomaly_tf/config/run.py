@@ -139,7 +139,7 @@ class Config(Checked):
             raise UserError(
                 f"approach {self.approach} cannot be exported with quantize {quantize}: it "
                 "compares features, and rounding them to 256 levels changes them as much as "
-                "anomalies do; use float16, half the size of none with the same scores"
+                "anomalies do; use float16, half the size of none with nearly the same scores"
             )
 
     @property

@@ -113,15 +113,15 @@ def _archive(package: NpmPackage) -> bytes:
         content = b""
     if package.matches(content):
         return content
-    base = registry()
+    base, kind = registry(), "damaged" if content else "not"
     remedy = f"connect to the internet, or put the file {package.archive} (npm pack "
     remedy += f"{package.name}@{package.version}) into {kept.parent}"
     try:
         content = _download(f"{base}/{package.address}")
     except Unreachable as error:
         raise UserError(
-            f"{package.name} {package.version} is not in the cache, and the npm registry {error}; "
-            f"{remedy}"
+            f"{package.name} {package.version} is {kind} in the cache, and the npm registry "
+            f"{error}; {remedy}"
         ) from error
     if not package.matches(content):
         raise UserError(

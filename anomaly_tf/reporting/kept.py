@@ -202,6 +202,8 @@ def read_kept(path: str | Path, output: RunDirectory | None = None) -> Kept:
             require(metrics, dict.fromkeys(("aupro", "n_masks"), _NUMBER))
         file = output.scores
         tested = _read_scores(file)
+        if len(tested.labels) != metrics["n_test"]:
+            raise ValueError(f"{len(tested.labels)} of {metrics['n_test']:.0f} images")
         file = output.examples
         examples = _read_examples(file) if file.is_file() else {}
     except (ValueError, csv.Error) as error:

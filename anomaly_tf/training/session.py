@@ -15,7 +15,7 @@ from anomaly_tf.config import Config, Protocol
 from anomaly_tf.data.advice import advice, findings
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.duplicates import copies
-from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.protocols import MIN_LEARNT, make_split
 from anomaly_tf.data.roles import describe_guess, describe_roles
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import require_same_split
@@ -77,6 +77,17 @@ def train_on(
         console.leave_out(line)
     n_normal, n_anomalies = (int((split.validation.labels == label).sum()) for label in (0, 1))
     require_calibration(config.threshold, n_normal, n_anomalies if split.roles.seen else 0)
+    if (
+        config.learns_anomalies
+        and n_anomalies
+        and split.roles.seen
+        and not split.train.labels.any()
+    ):
+        reason = "tiles have no labels" if config.tiling else f"fewer than {MIN_LEARNT}"
+        console.say(
+            f"labels: {config.approach} learns from none of the {n_anomalies} labelled anomalies "
+            f"({reason}); they are in the validation set"
+        )
     for line in describe_guess(config, dataset, split.roles):
         (console.doubt if line.startswith(DOUBT) else console.say)(line)
 

@@ -4,7 +4,7 @@
 import { UnreadablePicture } from "anomaly_tf/bytes.js";
 import { upright } from "anomaly_tf/exif.js";
 import { inspect } from "anomaly_tf/formats.js";
-import { decodePng, isDeepOrTransparent } from "anomaly_tf/png.js";
+import { decodePng } from "anomaly_tf/png.js";
 
 const MAX_FILE_BYTES = 2 ** 29;
 const ROUNDED = "transparent WebP: the browser rounds its colours, and the score may differ slightly from Python's";
@@ -27,8 +27,7 @@ export async function decodeFile(file, { channels, maxPixels, bitDepth, size = f
     throw new UnreadablePicture(
       `has too many pixels (${width} x ${height}); at most ${maxPixels} are read: resize it or cut it into parts`);
   }
-  const decoded = header.png && isDeepOrTransparent(header.png)
-    ? await decodePng(header.png, bitDepth) : await decodeByBrowser(header);
+  const decoded = header.png ? await decodePng(header.png, bitDepth) : await decodeByBrowser(header);
   const stored = decoded.rgba
     ? channelsOf(decoded.rgba, channels) : inChannels(decoded.samples, decoded.channels, channels);
   return { ...upright(stored, [height, width], channels, orientation), note: decoded.note ?? "" };

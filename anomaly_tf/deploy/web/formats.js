@@ -19,10 +19,13 @@ const OTHERS = [
   ["PNM", 0, ["P4\n", "P5\n", "P6\n"]],
   ["DICOM", 128, ["DICM"]],
 ];
+// Keywords of texts in a PNG that may say how it is turned, and the kinds of such chunks.
+const [PROFILE, XMP] = ["Raw profile type exif\0", "XML:com.adobe.xmp\0"];
+const TEXTS = ["tEXt", "zTXt", "iTXt"];
 const TRUNCATED = "is truncated; save or copy it again";
 
-// Returns { kind, width, height, orientation, plain }; of a PNG also its `png` (see below). `plain`
-// is the file without what browsers would turn or recolour it by, because Pillow uses the stored
+// Returns { kind, width, height, orientation, plain }; of a PNG its `png` (see below) instead of
+// `plain`, which is the file without what browsers would turn or recolour it by, because Pillow uses the stored
 // colours: EXIF, XMP, colour profiles.
 export async function inspect(bytes) {
   if (!bytes.length) throw new UnreadablePicture("is empty (0 bytes)");
@@ -51,9 +54,8 @@ function part(bytes, start, length) {
 
 async function inspectPng(bytes) {
   const view = viewOf(bytes);
-  const kept = [bytes.subarray(0, 8)];
   const found = { IDAT: [] };
-  let orientation;
+  let [exif, profile, xmp] = []; // of several, the last one counts
   for (let at = 8, kind = ""; kind !== "IEND"; ) {
     const length = view.getUint32(at);
     const chunk = part(bytes, at, length + 12);
@@ -62,30 +64,40 @@ async function inspectPng(bytes) {
     if (crc32(chunk.subarray(4, 8 + length)) !== viewOf(chunk).getUint32(8 + length)) {
       throw new UnreadablePicture("is damaged (a check sum is wrong); save or copy it again");
     }
-    if (["IHDR", "PLTE", "tRNS", "IDAT", "IEND"].includes(kind)) kept.push(chunk);
     if (kind === "IDAT") found.IDAT.push(content);
     else found[kind] ??= content;
-    if (kind === "eXIf") orientation ??= exifOrientation(content);
-    if (kind === "zTXt" && startsWith(content, "Raw profile type exif\0")) {
-      orientation ??= exifOrientation(await rawProfile(content.subarray(23)));
-    }
+    if (kind === "eXIf") exif = content;
+    if (startsWith(content, PROFILE) && TEXTS.includes(kind)) profile = await pngText(kind, content);
+    if (startsWith(content, XMP) && kind === "iTXt") xmp = await pngText(kind, content);
     at += length + 12;
   }
-  const itxt = found.iTXt && startsWith(found.iTXt, "XML:com.adobe.xmp\0") ? found.iTXt : undefined;
   const header = viewOf(found.IHDR ?? new Uint8Array(0));
   const png = {
     width: header.getUint32(0), height: header.getUint32(4), depth: header.getUint8(8),
     colourType: header.getUint8(9), interlaced: header.getUint8(12) === 1,
     palette: found.PLTE, transparency: found.tRNS, data: found.IDAT,
   };
-  orientation ??= itxt && xmpOrientation(itxt);
-  return { kind: "PNG", width: png.width, height: png.height, orientation, plain: joined(kept), png };
+  exif ??= profile && rawProfile(profile);
+  const orientation = (exif && exifOrientation(exif)) ?? (xmp && xmpOrientation(xmp));
+  return { kind: "PNG", width: png.width, height: png.height, orientation, png };
+}
+
+// The text of a chunk, after its keyword.
+async function pngText(kind, content) {
+  let at = content.indexOf(0) + 1;
+  let isCompressed = kind === "zTXt";
+  if (kind === "zTXt") at += 1; // the method
+  if (kind === "iTXt") {
+    isCompressed = content[at] === 1;
+    at = content.indexOf(0, content.indexOf(0, at + 2) + 1) + 1; // after language and translation
+  }
+  const text = content.subarray(at);
+  return isCompressed ? inflated(text, "deflate", 2 ** 24).catch(() => new Uint8Array(0)) : text;
 }
 
 // ImageMagick's form of EXIF in a PNG: hexadecimal digits after three lines.
-async function rawProfile(compressed) {
-  const text = latin(await inflated(compressed, "deflate", 2 ** 24).catch(() => new Uint8Array(0)));
-  const digits = text.split("\n").slice(3).join("").match(/[0-9a-f]{2}/gi) ?? [];
+function rawProfile(text) {
+  const digits = latin(text).split("\n").slice(3).join("").match(/[0-9a-f]{2}/gi) ?? [];
   return Uint8Array.from(digits, (pair) => parseInt(pair, 16));
 }
 
@@ -146,6 +158,8 @@ function inspectGif(bytes) {
   for (; view.getUint8(at) === 0x21; at = afterBlocks(at + 2));
   if (view.getUint8(at) !== 0x2c) throw new UnreadablePicture("is a GIF without a picture");
   const box = [1, 3, 5, 7].map((offset) => view.getUint16(at + offset, true));
+  const hasColours = view.getUint8(10) & 0x80 || view.getUint8(at + 9) & 0x80;
+  if (!hasColours) throw new UnreadablePicture("is a GIF without colours; save it as PNG");
   if (box.join() !== [0, 0, width, height].join()) {
     throw new UnreadablePicture("is a GIF whose first picture fills only a part of it; save it as PNG");
   }

@@ -1,5 +1,5 @@
-// Decodes the PNG files that browsers change on the way to a canvas: those with 16 bits per
-// channel, and those with transparency, whose colours a canvas multiplies and rounds.
+// Decodes PNG files. Browsers change some of them on the way to a canvas (16 bits per channel,
+// transparency, long sides) and show what is left of damaged ones.
 // Source: Portable Network Graphics Specification, W3C, sections 9 (filters) and 8 (Adam7).
 
 import { UnreadablePicture, inflated, joined, viewOf } from "anomaly_tf/bytes.js";
@@ -9,9 +9,6 @@ const PALETTE = 3;
 const DEPTHS = { 0: [1, 2, 4, 8, 16], 2: [8, 16], 3: [1, 2, 4, 8], 4: [8, 16], 6: [8, 16] };
 // First column and row, and steps, of the seven passes of an interlaced image.
 const PASSES = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]];
-
-export const isDeepOrTransparent = (png) =>
-  png.depth === 16 || png.colourType === 4 || png.colourType === 6 || png.transparency !== undefined;
 
 // Samples as they are stored: { samples, channels }, a Uint8Array or Uint16Array of
 // `(height, width, channels)`; numbers of colours if there is a palette.
@@ -39,8 +36,12 @@ export async function pngSamples(png) {
       const bytes = data.subarray(at + 1, at + 1 + line);
       unfilter(data[at], bytes, above, Math.max(1, bitsPerPixel >> 3));
       above = bytes;
-      const read = sampleReader(bytes, depth);
       const first = ((pass.top + row * pass.down) * width + pass.left) * channels;
+      if (depth === 8 && pass.across === 1) {
+        samples.set(bytes, first);
+        continue;
+      }
+      const read = sampleReader(bytes, depth);
       for (let column = 0, from = 0; column < pass.columns; column++) {
         const to = first + column * pass.across * channels;
         for (let channel = 0; channel < channels; channel++) samples[to + channel] = read(from++);
@@ -63,7 +64,9 @@ function unfilter(kind, line, above, step) {
 }
 
 function paeth(left, above, corner) {
-  const [a, b, c] = [above - corner, left - corner, left + above - 2 * corner].map(Math.abs);
+  const a = Math.abs(above - corner);
+  const b = Math.abs(left - corner);
+  const c = Math.abs(left + above - 2 * corner);
   if (a <= b && a <= c) return left;
   return b <= c ? above : corner;
 }
@@ -78,10 +81,29 @@ function sampleReader(bytes, depth) {
   return (place) => (bytes[Math.floor(place / perByte)] >> (8 - depth * ((place % perByte) + 1))) & (2 ** depth - 1);
 }
 
+// Samples of an opaque image as grey or RGB, 8 bits.
+function opaque({ samples, channels }, { colourType, depth, palette }) {
+  if (colourType === PALETTE) {
+    const colours = new Uint8Array(3 * samples.length);
+    samples.forEach((number, i) => colours.set(palette.subarray(3 * number, 3 * number + 3), 3 * i));
+    return { samples: colours, channels: 3 };
+  }
+  if (depth === 8) return { samples, channels };
+  const scale = 255 / (2 ** depth - 1);
+  return { samples: samples.map((level) => level * scale), channels };
+}
+
+function requireColours(samples, palette) {
+  const count = Math.floor((palette?.length ?? 0) / 3);
+  if (samples.some((number) => number >= count)) {
+    throw new UnreadablePicture("is damaged (a colour that its palette does not have); save or copy it again");
+  }
+}
+
 // Samples of a transparent image as RGBA, 8 bits.
 function rgba({ samples, channels }, png) {
   const { colourType, depth, palette, transparency } = png;
-  const key = transparency && colourType !== PALETTE ? viewOf(transparency) : undefined;
+  const key = transparency && (colourType === 0 || colourType === 2) ? viewOf(transparency) : undefined;
   if (key && (depth !== 8)) {
     throw new UnreadablePicture(`is a PNG of ${depth} bits with a transparent colour; save it with an alpha channel`);
   }
@@ -107,7 +129,7 @@ const BIT_DEPTHS = [8, 10, 12, 14, 16];
 // 16 bits to 8, with the rules of anomaly_tf/data/bit_depth.py: levels of grey by the bit depth of
 // the training images, of colours the upper 8 bits. Dark images are refused if the depth is unknown.
 function eightBits({ samples, channels }, bitDepth) {
-  const bands = Math.min(channels, 3); // Pillow counts the opacity of grey, but not that of colours
+  const bands = channels < 3 ? 1 : 3; // not the opacity
   let high = 0;
   for (let i = 0; i < samples.length; i++) if (i % channels < bands && samples[i] > high) high = samples[i];
   if (channels > 1) high |= 255;
@@ -128,7 +150,7 @@ function eightBits({ samples, channels }, bitDepth) {
   return { samples: Uint8Array.from(samples, (value) => Math.floor((value * 255) / white)), channels };
 }
 
-// A deep or transparent PNG: { rgba } or, if it is opaque, { samples, channels } with 8 bits.
+// { rgba } or, if it is opaque, { samples, channels }, with 8 bits.
 export async function decodePng(png, bitDepth) {
   let decoded = await pngSamples(png);
   if (png.depth === 16) {
@@ -139,7 +161,9 @@ export async function decodePng(png, bitDepth) {
     if (decoded.channels === 1 || decoded.channels === 3) return decoded;
     return { rgba: rgba(decoded, { ...png, depth: 8 }) };
   }
-  return { rgba: rgba(decoded, png) };
+  if (png.colourType === PALETTE) requireColours(decoded.samples, png.palette);
+  const isTransparent = decoded.channels === 2 || decoded.channels === 4 || png.transparency !== undefined;
+  return isTransparent ? { rgba: rgba(decoded, png) } : opaque(decoded, png);
 }
 
 // The mask of a region, a PNG with one bit per pixel: Uint8Array `(height, width)` of 0 and 1.
