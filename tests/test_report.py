@@ -243,6 +243,13 @@ def test_what_training_noticed_is_on_the_page(run_copy):
     assert "val_auroc fell from 0.9500 (epoch 1) to 0.5500" in text
 
 
+def test_scores_that_were_cut_off_are_refused(run_copy):
+    lines = (run_copy / "scores.csv").read_text().splitlines(keepends=True)
+    (run_copy / "scores.csv").write_text("".join(lines[:10]))
+    with pytest.raises(UserError, match=r"counts \d+ test images, and scores.csv holds 9\b"):
+        read_kept(run_copy)
+
+
 def test_a_run_that_was_trained_further_is_doubtful(run_copy):
     metrics = json.loads((run_copy / "metrics.json").read_text())
     (run_copy / "metrics.json").write_text(json.dumps(metrics | {"epochs": 1}))

@@ -202,8 +202,12 @@ def read_kept(path: str | Path, output: RunDirectory | None = None) -> Kept:
             require(metrics, dict.fromkeys(("aupro", "n_masks"), _NUMBER))
         file = output.scores
         tested = _read_scores(file)
-        if len(tested.labels) != metrics["n_test"]:
-            raise ValueError(f"{len(tested.labels)} of {metrics['n_test']:.0f} images")
+        if len(tested.labels) < metrics["n_test"]:  # which are the judged ones
+            file = output.metrics
+            raise ValueError(
+                f"it counts {metrics['n_test']:.0f} test images, and {output.scores.name} holds "
+                f"{len(tested.labels)}"
+            )
         file = output.examples
         examples = _read_examples(file) if file.is_file() else {}
     except (ValueError, csv.Error) as error:
