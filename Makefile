@@ -104,11 +104,13 @@ lock: $(READY) ## Renew the lock files from the requirements
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
-		requirements.txt requirements-dev.txt requirements-docs.txt -o requirements.lock
+		requirements.txt requirements-cluster.txt requirements-dev.txt requirements-docs.txt \
+		-o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
 		--constraints requirements.lock \
-		requirements.txt requirements-dev.txt requirements-docs.txt requirements-gpu.txt \
+		requirements.txt requirements-cluster.txt requirements-dev.txt requirements-docs.txt \
+		requirements-gpu.txt \
 		-o requirements-gpu.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \

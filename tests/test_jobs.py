@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from anomaly_tf.jobs import run_jobs, thread_shares
+from anomaly_tf.jobs import executor, run_jobs, thread_shares
 
 ASK = "import os; print(*sorted(os.sched_getaffinity(0)))"
 HAS_AFFINITY = hasattr(os, "sched_getaffinity")
@@ -22,13 +22,16 @@ def threads_of_a_process(_: int) -> list[int]:
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_every_item_is_worked_on_once(jobs):
-    assert dict(run_jobs(lambda item: item**2, range(10), jobs)) == {n: n**2 for n in range(10)}
+    with executor(jobs) as workers:
+        found = dict(run_jobs(lambda item: item**2, range(10), workers))
+    assert found == {n: n**2 for n in range(10)}
 
 
 def test_jobs_run_side_by_side():
     both = threading.Barrier(2, timeout=60)
     # Each waits for the other: one after the other they would never end.
-    assert len(list(run_jobs(lambda item: both.wait(), range(2), 2))) == 2
+    with executor(2) as workers:
+        assert len(list(run_jobs(lambda item: both.wait(), range(2), workers))) == 2
 
 
 def test_a_failure_is_raised_and_no_further_job_starts():
@@ -38,19 +41,21 @@ def test_a_failure_is_raised_and_no_further_job_starts():
         begun.append(item)
         raise RuntimeError(f"item {item}")
 
-    with pytest.raises(RuntimeError, match="item 0"):
-        list(run_jobs(work, range(100), 1))
+    with pytest.raises(RuntimeError, match="item 0"), executor(1) as workers:
+        list(run_jobs(work, range(100), workers))
     assert begun == [0]
 
 
 @pytest.mark.skipif(not HAS_AFFINITY, reason="this system does not say on which threads")
 def test_processes_keep_to_their_share():
     before = os.sched_getaffinity(0)
-    (_, alone), *_ = run_jobs(threads_of_a_process, [0], 1)
+    with executor(1) as workers:
+        (_, alone), *_ = run_jobs(threads_of_a_process, [0], workers)
     assert set(alone) == before
     shares = thread_shares(2)
-    for _, threads in run_jobs(threads_of_a_process, range(4), 2):
-        assert threads in shares
+    with executor(2) as workers:
+        for _, threads in run_jobs(threads_of_a_process, range(4), workers):
+            assert threads in shares
     # This process has what it had.
     assert os.sched_getaffinity(0) == before
 
