@@ -26,7 +26,7 @@ SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evalua
 # TensorBoard without the notes of TensorFlow, which look like faults.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()
 
-.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-photos bench-reliability study benchmark-quick audit lock clean FORCE
+.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-photos bench-reliability bench-cluster study benchmark-quick audit lock clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -89,6 +89,9 @@ bench-photos: $(PHOTOS_READY) ## Measure quality, speed and memory on photograph
 
 bench-reliability: $(READY) ## Measure the promises of docs/explanation/reliability.md (ARGS: its options)
 	$(BIN)/python -m measurements.reliability $(ARGS)
+
+bench-cluster: $(READY) ## Measure scoring and benchmarks on processes and on a cluster (ARGS: its options)
+	$(BIN)/python -m measurements.cluster $(ARGS)
 
 study: $(READY) ## Measure what moves the quality, on validation images (ARGS: --studies NAME)
 	$(BIN)/python -m measurements.quality $(ARGS)

@@ -116,8 +116,9 @@ def cluster_executor(cluster: Cluster) -> Iterator[ClusterExecutor]:
             f"--cluster needs the package distributed ({error}); python -m pip install "
             "-r requirements-cluster.txt, or the extra cluster"
         ) from error
-    for name in ("distributed", "tornado"):  # what they log is reported here, in one line
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in logging.root.manager.loggerDict:  # what they log is reported here, in one line
+        if name.split(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     address, security = cluster.address, _security(cluster)
     try:
         asyncio.run(_try(address, security))
@@ -192,7 +193,13 @@ class ClusterExecutor(Executor):
         return _Explained(inner, self._address)
 
     def look(self) -> None:
-        """Reports on stderr that there is no worker."""
+        """Reports on stderr that there is no worker.
+
+        Raises:
+            UserError: If the scheduler was lost.
+        """
+        if self._client.status == "closed":
+            raise _lost(self._address)
         if not self._client.nthreads():
             print(
                 f"waiting: no worker is connected to the scheduler at {self._address}",
@@ -216,12 +223,7 @@ class _Explained(Future[Result]):
         try:
             self.set_result(inner.result())
         except CancelledError:
-            self.set_exception(
-                UserError(
-                    f"the scheduler at {self._address} was lost; the same command continues when "
-                    "it is there again"
-                )
-            )
+            self.set_exception(_lost(self._address))
         except Exception as error:
             self.set_exception(self._explained(error))
 
@@ -234,6 +236,12 @@ class _Explained(Future[Result]):
             f"several workers ended at the same piece of work{where}, probably for lack of memory; "
             "give less work at a time, or fewer threads for each worker"
         )
+
+
+def _lost(address: str) -> UserError:
+    return UserError(
+        f"the scheduler at {address} was lost; the same command continues when it is there again"
+    )
 
 
 def own_versions() -> dict[str, str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT, ROOT, assert_one_line, run_script
-from dask_processes import wait_until
 from PIL import Image
 
 from anomaly_tf.cli import bulk, predict
@@ -21,6 +20,7 @@ from anomaly_tf.data.names import named_images, names_in, shards_of, spool
 from anomaly_tf.data.search import Search, find_images
 from anomaly_tf.deploy.shards import Shard, ShardScores
 from anomaly_tf.errors import UserError
+from measurements.dask_processes import wait_until
 
 COUNT, BROKEN = 600, ("0007.png", "0345.png")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from conftest import assert_one_line, run_script
-from dask_processes import DaskCluster, dask_cluster, wait_until
 from test_bulk import COUNT, model, parts_of, photos, reference, rows_in, started  # noqa: F401
 
 from anomaly_tf import cluster as cluster_module
@@ -24,6 +24,7 @@ from anomaly_tf.deploy import Detector
 from anomaly_tf.deploy.shards import Shard, ShardScorer
 from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import executor, run_jobs
+from measurements.dask_processes import DaskCluster, dask_cluster, wait_until
 
 
 @pytest.fixture
@@ -194,8 +195,6 @@ def test_cells_of_a_benchmark_come_back_from_workers_of_which_one_is_killed(tmp_
             [worker] = [one for one in workers if one.process.pid == parent]
             worker.process.kill()
             said, errors = driver.communicate(timeout=120)
-    import select
-
     assert select.select([handle], [], [], 60)[0]  # the training ended with its worker
     os.close(handle)
     assert "[4/4]" in said, errors

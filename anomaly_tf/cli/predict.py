@@ -95,6 +95,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--heatmaps", metavar="DIR", help="write each image with its error map drawn over it"
     )
+    add_rates(parser)
+    return parser.parse_args(arguments)
+
+
+def add_rates(parser: argparse.ArgumentParser) -> None:
+    """Adds the options on rates of alarms."""
     rates = parser.add_mutually_exclusive_group()
     rates.add_argument(
         *("--false-alarm-rate", "--false_alarm_rate"),
@@ -116,7 +122,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="report on stderr whether the scores of these images have the same distribution as "
         "those of the calibration images (Kolmogorov-Smirnov); needs scipy",
     )
-    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:

@@ -6,19 +6,22 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import ENVIRONMENT, ROOT
+from measurements.measuring import ENVIRONMENT
 
+ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 120.0
 
 
 class DaskProcess:
     """One process, and what it has logged."""
 
-    def __init__(self, folder: Path, module: str, *arguments: object, path: str = "") -> None:
+    def __init__(
+        self, folder: Path, module: str, arguments: Iterable[object], path: str = ""
+    ) -> None:
         paths = ":".join(filter(None, (path, str(ROOT))))
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"distributed.cli.{module}", *map(str, arguments)],
@@ -66,7 +69,9 @@ class DaskCluster:
         self.workers: list[DaskProcess] = []
         protocol = "tls" if certificates else "tcp"
         options = ("--host", f"{protocol}://127.0.0.1", "--port", 0, "--no-dashboard")
-        self.scheduler = DaskProcess(folder, "dask_scheduler", *options, *tls_options(certificates))
+        self.scheduler = DaskProcess(
+            folder, "dask_scheduler", (*options, *tls_options(certificates))
+        )
         self.address = self.scheduler.logged(rf"Scheduler at:\s+({protocol}://[\d.:]+)")
 
     def start_worker(
@@ -75,8 +80,8 @@ class DaskCluster:
         """Starts a worker, which is not waited for."""
         host = ("--host", "127.0.0.1", "--nthreads", 1, "--no-nanny", "--no-dashboard")
         tls = tls_options(certificates or self._certificates)
-        command = ("dask_worker", self.address, *host, *tls, *options)
-        self.workers.append(DaskProcess(self.folder, *command, path=path))
+        arguments = (self.address, *host, *tls, *options)
+        self.workers.append(DaskProcess(self.folder, "dask_worker", arguments, path))
         return self.workers[-1]
 
     def stop(self) -> None:
