@@ -154,7 +154,7 @@ class Search:
     def _is_image(self, folder: Path, name: str, mode: int | None) -> bool:
         """Returns True if a file is an image by its name, else counts it."""
         ending = os.path.splitext(name)[1].lower()
-        path = folder / name
+        path = os.path.join(folder, name)
         if mode is not None and not stat.S_ISREG(mode):
             self.left_out.add(SPECIAL, path)
         elif ending in SUFFIXES:  # including broken links, which are reported when read
