@@ -6,7 +6,8 @@ The cluster is a scheduler and workers with one thread each, as processes on the
   worker and two workers, in turn; only their ratios mean something on a machine that is not idle.
 - Kills: 20,000 files on two workers, of which one is killed, then the driver, which is started
   again; the rows are compared with those of one process.
-- Memory: peak of the driver for a folder of 1,000,000 files, of which one in ten is an image.
+- Memory: peak of the driver of two workers for a folder of 1,000,000 files, of which one in ten is
+  an image and the others are empty.
 - Cells: a benchmark of four short cells on two workers, one of which is killed, compared with the
   same benchmark on this machine.
 """
@@ -186,12 +187,13 @@ def memory(place: Path, model: Path, data_dir: Path) -> dict[str, Any]:
             else:
                 Image.fromarray(image).save(source)
         os.link(source, folder / f"picture-{count:07}.png")
-    return {
-        str(files): peak_memory(
-            [sys.executable, *predict(model, place / f"of {files}", photos, "--jobs", 2)], (2,)
-        )
-        for files, photos in ((FILES, place / "photos"), (NAMES, folder))
-    }
+    found = {}
+    with dask_cluster(place / "memory workers", 2) as cluster:
+        for files, photos in ((FILES, place / "photos"), (NAMES, folder)):
+            output, options = place / f"of {files}", ("--cluster", cluster.address)
+            command = [sys.executable, *predict(model, output, photos, *options)]
+            found[str(files)] = peak_memory(command, (2,))
+    return found
 
 
 def cells(place: Path, data_dir: str) -> dict[str, Any]:

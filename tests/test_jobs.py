@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from anomaly_tf.errors import UserError
 from anomaly_tf.jobs import executor, run_jobs, thread_shares
 
 ASK = "import os; print(*sorted(os.sched_getaffinity(0)))"
@@ -44,6 +48,61 @@ def test_a_failure_is_raised_and_no_further_job_starts():
     with pytest.raises(RuntimeError, match="item 0"), executor(1) as workers:
         list(run_jobs(work, range(100), workers))
     assert begun == [0]
+
+
+def square_unless_first(item: tuple[str, int]) -> tuple[int, int, set[int]]:
+    """The square of a number, and where it was computed; the first calls end their process."""
+    place, number = item
+    try:
+        Path(place, f"ended-{number}").mkdir()
+    except FileExistsError:
+        return number**2, os.getpid(), os.sched_getaffinity(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("it goes on")
+
+
+def end_always(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(number: int) -> None:
+    raise UserError(f"number {number}") if number else ZeroDivisionError("zero")
+
+
+@pytest.mark.skipif(not HAS_AFFINITY, reason="this system does not say on which threads")
+def test_processes_are_replaced_and_their_work_is_done_again(tmp_path):
+    items = [(str(tmp_path), number) for number in range(4)]
+    with executor(2, processes=True) as workers:
+        found = dict(run_jobs(square_unless_first, items, workers))
+    assert {item[1]: result[0] for item, result in found.items()} == {n: n**2 for n in range(4)}
+    for _, process, threads in found.values():
+        assert process != os.getpid()
+        assert sorted(threads) in thread_shares(2)
+
+
+def test_work_that_always_ends_its_process_and_errors_of_work_are_raised():
+    for work, item, error, words in (
+        (end_always, 0, UserError, "was ended 4 times .* lack of memory"),
+        (fail, 1, UserError, "^number 1$"),
+        (fail, 0, ZeroDivisionError, "zero"),
+    ):
+        with pytest.raises(error, match=words), executor(2, processes=True) as workers:
+            list(run_jobs(work, [item], workers))
+
+
+def test_items_are_taken_as_they_are_needed():
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    with executor(2) as workers:
+        results = run_jobs(abs, items(), workers)
+        next(results)
+        assert len(taken) <= 4
+        results.close()
 
 
 @pytest.mark.skipif(not HAS_AFFINITY, reason="this system does not say on which threads")
