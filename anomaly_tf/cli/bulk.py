@@ -124,33 +124,37 @@ def score_to_folder(options: argparse.Namespace, places: list[Path], detector: D
         keep(scorer, detector)
     cluster = cluster_of(options.cluster, options.certificates, options.jobs)
     tally, search = Tally(), Search()
-    with ExitStack() as stack:
-        workers = stack.enter_context(executor(jobs, cluster, processes=True))
-        stack.enter_context(opened(folder))
-        names = folder.path / f"{PARTIAL}names"
-        stack.callback(names.unlink, missing_ok=True)
-        spooled = spool_names(names, options.images, places, search)
-        folder.begin(facts_of(detector, options, size, spooled), names)
-        try:
+    try:
+        with executor(jobs, cluster, processes=True) as workers, opened(folder) as names:
+            spooled = spool_names(names, options.images, places, search)
+            folder.begin(facts_of(detector, options, size, spooled), names)
             score_missing(folder, detector, scorer, workers, size, spooled.count, tally)
-        except KeyboardInterrupt:
-            said = f"stopped; the same command continues in {folder.path}"
-            print(printable(said), file=sys.stderr)
-            return 130
-        finish(folder, detector, tally)
+            finish(folder, detector, tally)
+    except KeyboardInterrupt:
+        if not folder.manifest.exists():
+            raise
+        said = f"stopped; the same command continues in {folder.path}"
+        print(printable(said), file=sys.stderr)
+        return 130
     is_complete = not spooled.problems and not search.left_out.counts[CLOSED]
     return 2 if tally.unreadable or not is_complete else int(tally.anomalies > 0)
 
 
 @contextmanager
-def opened(folder: ScoresFolder) -> Iterator[None]:
-    """Creates and locks the folder; it is removed if nothing was begun in it."""
+def opened(folder: ScoresFolder) -> Iterator[Path]:
+    """Creates and locks the folder; yields a path for a new list of names.
+
+    The list is removed if it is not moved, and so is a new folder in which nothing was begun.
+    """
     is_new = not folder.path.exists()
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder.path, "--output"):
             folder.clear_unfinished()
-            yield
+            try:
+                yield folder.path / f"{PARTIAL}names"
+            finally:
+                folder.clear_unfinished()
     finally:
         if is_new:
             with suppress(OSError):  # it holds the manifest

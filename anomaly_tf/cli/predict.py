@@ -129,12 +129,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     require_options(options)
     if options.output is not None:
-        named = [word for word in options.images if not is_list(word)]
-        require_reading(options)
-        places, problems = named_places(named) if named else ([], [])
-        if problems:
-            raise UserError(problems[0])
-        return score_to_folder(options, places, load_as_asked(options))
+        return main_of_folder(options)
     places, problems = named_places(options.images)
     found = find_images(places)
     found.problems += problems
@@ -189,6 +184,16 @@ def main(arguments: list[str]) -> int:
     if options.check_drift:
         print(batches.check_drift(scores, detector.calibration_scores), file=sys.stderr)
     return 2 if failed or not found.is_complete else int(anomalies > 0)
+
+
+def main_of_folder(options: argparse.Namespace) -> int:
+    """Scores the images into a folder; returns the exit status."""
+    require_reading(options)
+    named = [word for word in options.images if not is_list(word)]
+    places, problems = named_places(named) if named else ([], [])
+    if problems:
+        raise UserError(problems[0])
+    return score_to_folder(options, places, load_as_asked(options))
 
 
 def require_reading(options: argparse.Namespace) -> None:
