@@ -27,7 +27,7 @@ SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evalua
 # loads data; it shows all pictures of a training, not ten.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()
 
-.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-photos bench-reliability bench-web study benchmark-quick audit lock clean FORCE
+.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-photos bench-reliability bench-web bench-cluster study benchmark-quick audit lock clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -94,6 +94,9 @@ bench-reliability: $(READY) ## Measure the promises of docs/explanation/reliabil
 bench-web: $(READY) ## Measure the page of a detector in Chromium and Firefox (ARGS: its options)
 	$(BIN)/python -m measurements.web $(ARGS)
 
+bench-cluster: $(READY) ## Measure scoring and benchmarks on processes and on a cluster (ARGS: its options)
+	$(BIN)/python -m measurements.cluster $(ARGS)
+
 study: $(READY) ## Measure what moves the quality, on validation images (ARGS: --studies NAME)
 	$(BIN)/python -m measurements.quality $(ARGS)
 
@@ -108,11 +111,13 @@ lock: $(READY) ## Renew the lock files from the requirements
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
-		requirements.txt requirements-dev.txt requirements-docs.txt -o requirements.lock
+		requirements.txt requirements-cluster.txt requirements-dev.txt requirements-docs.txt \
+		-o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
 		--constraints requirements.lock \
-		requirements.txt requirements-dev.txt requirements-docs.txt requirements-gpu.txt \
+		requirements.txt requirements-cluster.txt requirements-dev.txt requirements-docs.txt \
+		requirements-gpu.txt \
 		-o requirements-gpu.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \

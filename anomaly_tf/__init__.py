@@ -7,6 +7,7 @@ The package in the order in which data flows; each folder imports from those bel
 - `estimator`: `AnomalyDetector`, a scikit-learn estimator
 - `api`: `train`, from data to a detector
 - `benchmark`: approaches compared, cell by cell
+- `commands`: commands in processes of their own, here or on a worker of a cluster
 - `reporting`: the evaluation of a run, plots, tables and pages
 - `training`: what a training needs, the one place that calls `fit`, what a run records of it
 - `deploy`: `Detector`, what runs it, and its exports
@@ -18,7 +19,8 @@ The package in the order in which data flows; each folder imports from those bel
 - `config`: options that belong to no single approach, and how they are read
 - `runs`: what lies in a run directory, `detector.json`, files written whole or not at all, what may
   be written over, paths
-- `script`, `program`, `jobs`, `onednn`, `reachability`, `errors`, `version`: what all of them share
+- `jobs`, `cluster`: independent pieces of work on threads, processes or a cluster
+- `script`, `program`, `onednn`, `reachability`, `errors`, `version`: what all of them share
 
 Importing it lets TensorFlow compute with oneDNN on every x86 processor (`onednn.py`); TensorFlow
 itself is imported when it is needed.

@@ -8,26 +8,24 @@ have none.
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.approaches.configs import require_approach
+from anomaly_tf.cluster import cluster_of
+from anomaly_tf.commands import Commands, Ended, run_elsewhere, run_here
 from anomaly_tf.config import ALL_CLASSES_NORMAL, Checked, Protocol, number, plain
 from anomaly_tf.data.contents import digest_of_source
 from anomaly_tf.data.search import Search, folders_of
 from anomaly_tf.data.sources import known_class_names
 from anomaly_tf.errors import UserError
-from anomaly_tf.jobs import run_jobs
+from anomaly_tf.jobs import executor, run_jobs
 from anomaly_tf.program import command_line, program
 from anomaly_tf.runs.cells import read_cell
 from anomaly_tf.runs.files import locked, require_writable, write_json
@@ -59,6 +57,10 @@ class BenchmarkOptions(Checked):
         output: Folder for results and runs; a benchmark that was stopped resumes there.
         jobs: Number of cells that run at the same time, each on its share of the processor's
             threads; each cell takes longer, all of them together less.
+        cluster: Address of the scheduler of a Dask cluster whose workers run the cells, such as
+            tcp://HOST:8786; by default they run on this machine.
+        certificates: Folder with ca.pem, cert.pem and key.pem for a cluster at tls://; by default
+            as Dask's own configuration says.
     """
 
     section: ClassVar[str] = ""
@@ -73,6 +75,8 @@ class BenchmarkOptions(Checked):
     data_dir: str = "data"
     output: str = "runs/benchmark"
     jobs: int = number(1, 1, 64)
+    cluster: str | None = None
+    certificates: str | None = None
 
 
 @dataclass(frozen=True)
@@ -161,14 +165,26 @@ def _run_waiting(
     kept = {cell: result for cell, result in results.items() if result is not None}
     for place, (cell, result) in enumerate(kept.items(), 1):
         yield cell, result, f"[{place}/{len(results)}] {cell.name}: {_describe(result)} (kept)"
-    waiting = [cell for cell in results if cell not in kept]
-    ended = run_jobs(lambda cell: _run(cell, options), waiting, options.jobs)
-    for place, (cell, outcome) in enumerate(ended, len(kept) + 1):
-        result = {"cell": asdict(cell), "settings": settings_of(cell, options, content), **outcome}
-        write_json(_file(output, cell), result)
-        results[cell] = result
-        left = _seconds_left(results, options.jobs)
-        yield cell, result, f"[{place}/{len(results)}] {cell.name}: {_describe(result)}{left}"
+    waiting = {cell.name: cell for cell in results if cell not in kept}
+
+    def work() -> Iterator[Commands]:
+        for cell in waiting.values():
+            # What a stopped benchmark left half-trained.
+            shutil.rmtree(_run_folder(output, cell), ignore_errors=True)
+            yield _commands(cell, options, content)
+
+    cluster = cluster_of(options.cluster, options.certificates, options.jobs)
+    with executor(options.jobs, cluster) as workers:
+        done = run_jobs(run_here if cluster is None else run_elsewhere, work(), workers)
+        for place, (commands, ended) in enumerate(done, len(kept) + 1):
+            cell = waiting[commands.run.name]
+            outcome = _outcome(ended, _run_folder(output, cell))
+            settings = settings_of(cell, options, content)
+            result = {"cell": asdict(cell), "settings": settings, **outcome}
+            write_json(_file(output, cell), result)
+            results[cell] = result
+            left = _seconds_left(results, max(1, workers.ahead // 2))
+            yield cell, result, f"[{place}/{len(results)}] {cell.name}: {_describe(result)}{left}"
 
 
 def _require_own_place(options: BenchmarkOptions) -> None:
@@ -241,10 +257,12 @@ def defaults_of(approach: str) -> dict[str, Any]:
     return {name: configuration[name] for name in CONFIGURED if name in configuration}
 
 
-def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
-    """Trains and evaluates one cell."""
-    run = _run_folder(Path(options.output), cell)
-    shutil.rmtree(run, ignore_errors=True)  # what a stopped benchmark left half-trained
+def _commands(cell: Cell, options: BenchmarkOptions, content: str | None) -> Commands:
+    """The training and the evaluation of a cell; on a cluster, of data at the same path."""
+    run, data, data_dir = _run_folder(Path(options.output), cell), options.data, options.data_dir
+    if options.cluster is not None:
+        run, data_dir = Path("runs", cell.name), os.path.abspath(data_dir)
+        data = os.path.abspath(data) if content else data
     epochs = options_of(cell.approach)().training.epochs
     train = ["train", "--approach", cell.approach, "--protocol", cell.protocol]
     if cell.normal_class is not None:
@@ -252,68 +270,25 @@ def _run(cell: Cell, options: BenchmarkOptions) -> dict[str, Any]:
     train += ["--seed", str(cell.seed)]
     if options.epochs_share < 1:
         train += ["--training.epochs", str(max(1, round(options.epochs_share * epochs)))]
-    train += ["--data", options.data, "--data-dir", options.data_dir, "--run-dir", str(run)]
-    start = time.monotonic()
-    for command in (train, ["evaluate", "--run-dir", str(run)]):
-        status, errors = _ended(command)
-        if status == 130:
-            raise KeyboardInterrupt
-        if status and not (run / "metrics.json").is_file():  # a picture is no figure
-            said = [line for line in errors.splitlines() if line.strip()]
-            reason = said[-1] if said else f"ended with status {status}"
-            return {
-                "status": "failed",
-                "reason": reason.removeprefix("error: "),
-                "command": command_line(*command),
-            }
+    train += ["--data", data, "--data-dir", data_dir, "--run-dir", str(run)]
+    without = (data_dir, os.path.abspath(options.output))
+    commands = [train, ["evaluate", "--run-dir", str(run)]]
+    return Commands(commands, run, data if content else None, content, without)
+
+
+def _outcome(ended: Ended, run: Path) -> dict[str, Any]:
+    """The result of a cell after its commands."""
+    if ended.reason is not None:
+        assert ended.failed
+        command = command_line(*ended.failed)
+        return {"status": "failed", "reason": ended.reason, "command": command}
+    ended.keep_run(run)
     return {
         "status": "completed",
-        "wall_seconds": round(time.monotonic() - start, 1),
+        "wall_seconds": round(ended.seconds, 1),
         "versions": json.loads((run / "detector.json").read_text("utf-8"))["versions"],
         "metrics": json.loads((run / "metrics.json").read_text("utf-8")),
     }
-
-
-# How a process of its own runs a command.
-STARTED = ("-m", "anomaly_tf")
-# Trainings and evaluations under way.
-_UNDER_WAY: set[subprocess.Popen[str]] = set()
-
-
-def _ended(command: list[str]) -> tuple[int, str]:
-    """Runs a command to its end; returns its exit status and its stderr."""
-    with subprocess.Popen(
-        [sys.executable, *STARTED, *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="backslashreplace",
-    ) as process:
-        _UNDER_WAY.add(process)
-        try:
-            _, errors = process.communicate()
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            _UNDER_WAY.discard(process)
-    return process.returncode, errors
-
-
-@contextmanager
-def ending_by_sigterm() -> Iterator[None]:
-    """During the block, a SIGTERM also ends the trainings that were started."""
-
-    def end(number: int, frame: object) -> None:
-        for process in list(_UNDER_WAY):
-            process.terminate()
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _file(output: Path, cell: Cell) -> Path:

@@ -155,6 +155,14 @@ def csv_cell(value: object) -> object:
     return f"'{text}" if value.lstrip(" ")[:1] in FORMULA else text
 
 
+def duration(seconds: float) -> str:
+    """A duration in words: `34 s`, `5 min`, `2 h 10 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def show_progress(done: int | None = None, total: int = 0, what: str = "images") -> None:
     """Shows a progress bar on a terminal; without arguments, removes it."""
     if sys.stderr.isatty():

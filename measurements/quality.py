@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import statistics
 import tempfile
@@ -26,17 +27,19 @@ from sklearn.metrics import roc_auc_score
 from anomaly_tf.approaches import options_of
 from anomaly_tf.approaches.configs import load_config
 from anomaly_tf.benchmark import defaults_of
+from anomaly_tf.cluster import cluster_of
 from anomaly_tf.command_line import parse_options
+from anomaly_tf.commands import Commands, run_elsewhere, run_here
 from anomaly_tf.config import BalancedConfig, Checked, Config, UnseenConfig, number
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import class_roles
 from anomaly_tf.data.sources import open_dataset
 from anomaly_tf.errors import UserError
-from anomaly_tf.jobs import run_jobs
+from anomaly_tf.jobs import executor, run_jobs
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import require_writable, write_json
 from anomaly_tf.script import import_tensorflow, run_script
-from measurements.measuring import hardware, kept_results, script
+from measurements.measuring import hardware, kept_results
 
 STUDIES = Path("configs/studies")
 
@@ -50,12 +53,16 @@ class StudyOptions(Checked):
         data_dir: Folder with Fashion-MNIST.
         output: Folder for the results.
         jobs: Number of parallel trainings, each on its share of the processor's threads.
+        cluster: Address of the scheduler of a Dask cluster whose workers train.
+        certificates: Folder with ca.pem, cert.pem and key.pem for a cluster at tls://.
     """
 
     studies: tuple[str, ...] = ()
     data_dir: str = "data"
     output: str = "results/quality"
     jobs: int = number(1, 1, 64)
+    cluster: str | None = None
+    certificates: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,28 +178,32 @@ def configured(study: Study, normal_class: int, seed: int, data_dir: str) -> Con
 def _measured(
     study: Study, cells: list[dict[str, Any]], options: StudyOptions
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Trains cells and evaluates them on validation images."""
-    with tempfile.TemporaryDirectory() as folder:
-
-        def trained(cell: dict[str, Any]) -> RunDirectory:
-            run = RunDirectory(Path(folder) / str(cells.index(cell)))
-            script("train.py", *_flags(study, cell, options.data_dir, run))
-            return run
-
-        for cell, run in run_jobs(trained, cells, options.jobs):
-            yield cell, _validated(study, run)
+    """Trains cells, and evaluates them on validation images in this process."""
+    cluster = cluster_of(options.cluster, options.certificates, options.jobs)
+    with tempfile.TemporaryDirectory() as folder, executor(options.jobs, cluster) as workers:
+        runs = [Path(*(() if cluster else (folder,)), str(number)) for number in range(len(cells))]
+        work = (
+            Commands([["train", *_flags(study, cell, options.data_dir, run)]], run)
+            for cell, run in zip(cells, runs, strict=True)
+        )
+        for commands, ended in run_jobs(run_elsewhere if cluster else run_here, work, workers):
+            if ended.reason is not None:
+                raise UserError(f"a training of study {study.approach} failed: {ended.reason}")
+            run = RunDirectory(Path(folder, commands.run.name))
+            ended.keep_run(run.path)
+            yield cells[int(run.path.name)], _validated(study, run)
             shutil.rmtree(run.path)
 
 
-def _flags(study: Study, cell: dict[str, Any], data_dir: str, run: RunDirectory) -> list[str]:
+def _flags(study: Study, cell: dict[str, Any], data_dir: str, run: Path) -> list[str]:
     """Arguments of train.py for a cell."""
     chosen = {
         "approach": study.approach,
         "protocol": study.protocol,
         "normal-class": cell["normal_class"],
         "seed": cell["seed"],
-        "data-dir": data_dir,
-        "run-dir": run.path,
+        "data-dir": os.path.abspath(data_dir),
+        "run-dir": run,
     } | cell["options"]
     config = configured(study, cell["normal_class"], cell["seed"], data_dir)
     if isinstance(config, BalancedConfig) and study.protocol == "unseen":

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, run_command
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from anomaly_tf import benchmark
+from anomaly_tf import benchmark, commands
 from anomaly_tf.approaches.vae.options import VaeConfig, VaeLosses
 from anomaly_tf.benchmark import BenchmarkOptions, Cell, cells_of, kept_results, run_cells
 from anomaly_tf.cli import benchmark as script
@@ -175,7 +175,7 @@ def test_every_cell_trains_with_its_own_options_and_is_evaluated(
     share, epochs, tmp_path, monkeypatch
 ):
     (tmp_path / "recorder.py").write_text(RECORDER)
-    monkeypatch.setattr(benchmark, "STARTED", (str(tmp_path / "recorder.py"),))
+    monkeypatch.setattr(commands, "STARTED", (str(tmp_path / "recorder.py"),))
     options = BenchmarkOptions(
         approaches=("gan", "cnn"),
         protocols=("unseen", "corruption"),
@@ -253,9 +253,9 @@ def test_cells_are_kept_and_a_failure_stops_nothing(small_options, tmp_path, mon
 
     # Again: the finished cell is kept, the failed one is tried again.
     ran = []
-    original = benchmark._run
+    original = benchmark._commands
     monkeypatch.setattr(
-        benchmark, "_run", lambda cell, options: ran.append(cell) or original(cell, options)
+        benchmark, "_commands", lambda cell, *more: ran.append(cell) or original(cell, *more)
     )
     again = {cell.normal_class: (outcome, said) for cell, outcome, said in run_cells(small_options)}
     assert [cell.normal_class for cell in ran] == [77]
@@ -303,9 +303,9 @@ signal.pause()
 """
 TWO_CELLS = """
 import sys
-from anomaly_tf import benchmark
+from anomaly_tf import commands
 from anomaly_tf.cli import benchmark as script
-benchmark.STARTED = (sys.argv[1],)
+commands.STARTED = (sys.argv[1],)
 options = ["--normal-classes", "1,2", "--jobs", "2", "--output", sys.argv[2], "--data", sys.argv[3]]
 script.main(["--approaches", "vae", *options])
 """
@@ -336,10 +336,10 @@ def test_a_cell_with_other_settings_or_a_damaged_one_is_not_used(tmp_path):
 
 
 def test_a_stopped_benchmark_says_how_to_continue(small_options, monkeypatch, capsys):
-    def interrupted(cell, options):
+    def interrupted(work):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "_run", interrupted)
+    monkeypatch.setattr(benchmark, "run_here", interrupted)
     assert script.main(["--approaches", "vae", "--output", small_options.output]) == 130
     said = capsys.readouterr().err
     assert said == f"stopped; the same command continues in {small_options.output}\n"
@@ -503,7 +503,7 @@ def test_a_cell_keeps_its_figures_without_a_picture_and_on_any_console(tmp_path,
     ending = "if command == 'evaluate':\n    sys.stderr.buffer.write(b'\\xe4'); sys.exit(3)\n"
     program = tmp_path / "recorder.py"
     program.write_text(RECORDER + ending)
-    monkeypatch.setattr(benchmark, "STARTED", (str(program),))
+    monkeypatch.setattr(commands, "STARTED", (str(program),))
     options = BenchmarkOptions(approaches=("vae",), protocols=("one_class",), output=str(tmp_path))
     ((_, outcome, _),) = run_cells(options)
     assert (outcome["status"], outcome["metrics"]["auroc"]) == ("completed", 0.75)

@@ -16,10 +16,11 @@ from anomaly_tf.benchmark import (
     BenchmarkOptions,
     Cell,
     cells_of,
-    ending_by_sigterm,
     run_cells,
 )
+from anomaly_tf.cluster import cluster_of
 from anomaly_tf.command_line import parse_options
+from anomaly_tf.commands import ending_by_sigterm
 from anomaly_tf.program import command_line, program
 from anomaly_tf.script import printable
 
@@ -29,6 +30,8 @@ def main(arguments: list[str]) -> int:
     options = parse_options(
         BenchmarkOptions, program("benchmark"), __doc__ or "", arguments, takes_file=True
     )
+    # Refuses what cannot be one before the data is read.
+    cluster_of(options.cluster, options.certificates, options.jobs)
     results: dict[Cell, dict[str, Any]] = {}
     try:
         with ending_by_sigterm():

@@ -8,26 +8,30 @@ p-value: the probability that a new normal image has a rank of at most R is at m
 files and files left out of a folder are reported on stderr; the others are scored. With - the names
 of the files are read from stdin, one per line, or separated by NUL as find -print0 writes them. The
 exit status is that of grep: 0 if all images are normal, 1 if one is an anomaly, 2 after an error.
+With --output, any number of images is scored in shards, on several processes or on a cluster; the
+same command continues after a stop. FILES_OR_FOLDERS may then be lists of names, files ending in
+.txt.
 """
 
 from __future__ import annotations
 
 import argparse
-import codecs
 import csv
 import json
 import os
 import sys
-import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anomaly_tf.cli.bulk import add_options, is_list, require_options, score_to_folder
+from anomaly_tf.cli.heatmaps import with_heatmaps
 from anomaly_tf.data.bit_depth import BIT_DEPTHS
-from anomaly_tf.data.search import Found, find_images, folders_of
+from anomaly_tf.data.names import names_in
+from anomaly_tf.data.search import Found, find_images
 from anomaly_tf.deploy.detector import Detector
 from anomaly_tf.deploy.file_scoring import ImageFile, score_files
 from anomaly_tf.deploy.loading import is_saved_model, run_of
@@ -35,9 +39,7 @@ from anomaly_tf.deploy.regions import reading_of
 from anomaly_tf.errors import UserError
 from anomaly_tf.program import program
 from anomaly_tf.runs.directory import open_run
-from anomaly_tf.runs.files import require_unlinked, require_writable
 from anomaly_tf.runs.limits import MAX_PIXELS_ON_REQUEST
-from anomaly_tf.runs.outputs import is_heat_map, require_own_place
 from anomaly_tf.runs.paths import user_path
 from anomaly_tf.script import (
     ArgumentParser,
@@ -60,8 +62,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="a run directory, the folder of a SavedModel, or a .tflite file",
     )
     parser.add_argument(
-        "--format", choices=("table", "jsonl", "csv"), default="table", help="format of the output"
+        "--format", choices=tuple(WRITERS), help="format of the output; by default a table"
     )
+    add_options(parser)
     parser.add_argument(
         "--trust", action="store_true", help="load a model of unknown origin; it may run code"
     )
@@ -86,6 +89,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--heatmaps", metavar="DIR", help="write each image with its error map drawn over it"
     )
+    add_rates(parser)
+    return parser.parse_args(arguments)
+
+
+def add_rates(parser: argparse.ArgumentParser) -> None:
+    """Adds the options on rates of alarms."""
     rates = parser.add_mutually_exclusive_group()
     rates.add_argument(
         *("--false-alarm-rate", "--false_alarm_rate"),
@@ -107,12 +116,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="report on stderr whether the scores of these images have the same distribution as "
         "those of the calibration images (Kolmogorov-Smirnov); needs scipy",
     )
-    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Scores the images on the command line; returns the exit status."""
     options = parse(arguments)
+    require_options(options)
+    if options.output is not None:
+        return main_of_folder(options)
     places, problems = named_places(options.images)
     found = find_images(places)
     found.problems += problems
@@ -124,15 +135,11 @@ def main(arguments: list[str]) -> int:
         raise UserError("--heatmaps is empty; give a folder")
     if options.heatmaps is not None:
         files = with_heatmaps(user_path(options.heatmaps), found, places, user_path(options.model))
-    most = options.max_pixels
-    if most is not None and not 1 <= most <= MAX_PIXELS_ON_REQUEST:
-        raise UserError(f"--max-pixels must be 1 to {MAX_PIXELS_ON_REQUEST}; got {most}")
-    if options.roi == "":
-        raise UserError("--roi is empty; give a mask or a folder of masks")
+    require_reading(options)
     batches = import_batches(options)
     detector = load_as_asked(options)
     reading = reading_of(detector, [file.path for file in files], options.roi)
-    write = WRITERS[options.format]()
+    write = WRITERS[options.format or "table"]()
     level = options.false_discovery_rate
     names: list[Path] = []
     parts, anomalies, done, failed = [np.zeros(0, np.float32)], 0, 0, 0
@@ -165,12 +172,31 @@ def main(arguments: list[str]) -> int:
         anomalies = show(names, scores, batches.select_anomalies(detector.p_values(scores), level))
         limit = f"anomalies, at a false-discovery rate of {level:g}"
     unreadable = len(files) - len(scores)
-    if options.format == "table":
+    if options.format in (None, "table"):
         more = f"; {unreadable} unreadable" if unreadable else ""
         print(f"{len(scores)} images, {anomalies} {limit}{more}")
     if options.check_drift:
         print(batches.check_drift(scores, detector.calibration_scores), file=sys.stderr)
     return 2 if failed or not found.is_complete else int(anomalies > 0)
+
+
+def main_of_folder(options: argparse.Namespace) -> int:
+    """Scores the images into a folder; returns the exit status."""
+    require_reading(options)
+    named = [word for word in options.images if not is_list(word)]
+    places, problems = named_places(named) if named else ([], [])
+    if problems:
+        raise UserError(problems[0])
+    return score_to_folder(options, places, load_as_asked(options))
+
+
+def require_reading(options: argparse.Namespace) -> None:
+    """Checks the options on how files are read."""
+    most = options.max_pixels
+    if most is not None and not 1 <= most <= MAX_PIXELS_ON_REQUEST:
+        raise UserError(f"--max-pixels must be 1 to {MAX_PIXELS_ON_REQUEST}; got {most}")
+    if options.roi == "":
+        raise UserError("--roi is empty; give a mask or a folder of masks")
 
 
 def named_places(words: list[str]) -> tuple[list[Path], list[str]]:
@@ -214,20 +240,7 @@ def names_on_stdin() -> list[str]:
     """
     if sys.stdin is None:
         raise UserError("stdin is closed; give the files' names on it, one a line")
-    content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
-    if content.startswith(PICTURE_STARTS):
-        raise UserError("stdin holds a picture; - stands for a list of files' names, one a line")
-    # With every other byte NUL, names would be taken apart into letters, and "." into a folder.
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (
-        len(content) > 4 and 2 * content.count(b"\0") >= len(content) - 1
-    ):
-        raise UserError("stdin holds names in UTF-16 or UTF-32; write the list in UTF-8")
-    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
-    return [os.fsdecode(line) for line in lines if line]
-
-
-# The third of them, of WebP, has its length in between.
-PICTURE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+    return [os.fsdecode(name) for name in names_in(sys.stdin.buffer, "stdin")]
 
 
 def report(found: Found) -> None:
@@ -292,61 +305,6 @@ def require_map(detector: Detector) -> None:
         detector.heat_scale  # noqa: B018
     except UserError as error:
         raise UserError(f"--heatmaps: {error}") from error
-
-
-# What is read of the folder of a SavedModel, or of the one above it.
-MODEL_FOLDERS = tuple(
-    place + name for place in ("", "1/") for name in ("", "variables", "assets", "assets.extra")
-)
-
-
-def with_heatmaps(
-    folder: Path, found: Found, places: Iterable[Path], model: Path
-) -> list[ImageFile]:
-    """The files, each with the path of its heat map.
-
-    Raises:
-        UserError: If a heat map would replace another file or lie in a folder that is read from,
-            or the folder cannot be written.
-    """
-    heatmaps = [folder / name for name in heatmap_names([name for _, name in found.files])]
-    model_folders = [run_of(model) / name for name in (".", *MODEL_FOLDERS)]
-    read_from = [*places, *folders_of(path for path, _ in found.files), *model_folders]
-    require_own_place("--heatmaps", folder, dict.fromkeys(heatmaps, is_heat_map), read_from)
-    require_unlinked(folder, heatmaps)
-    for place in sorted({folder, *(heatmap.parent for heatmap in heatmaps)}):
-        require_writable(place, "--heatmaps")
-    files = []
-    for (path, name), heatmap in zip(found.files, heatmaps, strict=True):
-        files.append(ImageFile(path, heatmap))
-        if heatmap not in (folder / name, folder / f"{name}.png"):
-            said = f"{path}: its heat map is {heatmap}, because its own name is taken or too long"
-            print(printable(said), file=sys.stderr)
-    return files
-
-
-def heatmap_names(names: list[Path]) -> list[Path]:
-    """Names of heat maps inside their folder, unique on every file system."""
-
-    def folded(path: Path) -> str:
-        return unicodedata.normalize("NFC", str(path)).casefold()
-
-    used = {folded(above) for above in {above for name in names for above in name.parents}}
-    numbers: dict[Path, int] = {}
-    heatmaps = []
-    for name in names:
-        path = name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png")
-        while folded(path) in used or len(os.fsencode(path.name)) > MAX_NAME_BYTES:
-            numbers[name] = numbers.get(name, 1) + 1
-            stem = os.fsdecode(os.fsencode(name.stem)[: MAX_NAME_BYTES - 20])
-            path = name.with_name(f"{stem}-{numbers[name]}.png")
-        used.add(folded(path))
-        heatmaps.append(path)
-    return heatmaps
-
-
-# File systems take no longer ones.
-MAX_NAME_BYTES = 255
 
 
 def write_table() -> Callable[..., None]:

@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class LeftOut:
 
     Attributes:
         counts: Reason to the number of files.
-        first: Reason to the first file.
+        first: Reason to the first file by name.
         endings: Reason to the number of files with each ending, if the ending is the reason.
     """
 
@@ -60,15 +60,15 @@ class LeftOut:
     def add(self, reason: str, path: str | Path, ending: str | None = None) -> None:
         """Counts one file."""
         self.counts[reason] += 1
-        self.first.setdefault(reason, str(path))
+        self.first[reason] = min(str(path), self.first.get(reason, str(path)), key=_order)
         if ending is not None:
             self.endings.setdefault(reason, Counter())[ending] += 1
 
     def lines(self) -> list[str]:
         """A line for each reason, with the number of files and the first; none without files."""
         lines = []
-        for reason, count in self.counts.items():
-            shown = self.first[reason]
+        for reason in sorted(self.counts):
+            count, shown = self.counts[reason], self.first[reason]
             if reason in self.endings:
                 frequent = sorted(self.endings[reason].items(), key=lambda item: (-item[1], item))
                 kinds = [f"{number} {ending}" for ending, number in frequent]
@@ -104,17 +104,19 @@ class Search:
 
     def images_below(self, folder: str | Path) -> list[str]:
         """Relative paths of the image files below a folder, by suffix, sorted by name."""
-        found: list[str] = []
+        return sorted(self.walk(folder), key=_order)
+
+    def walk(self, folder: str | Path) -> Iterator[str]:
+        """Yields what `images_below` returns in no particular order, and keeps no names."""
         links = [""]
         # Links are followed last, so that a folder is found by its own path first.
         while links:
             further: list[str] = []
             for link in sorted(links, key=_order):
-                self._search(Path(folder), link, found, further)
+                yield from self._search(Path(folder), link, further)
             links = further
-        return sorted(found, key=_order)
 
-    def _search(self, folder: Path, start: str, found: list[str], links: list[str]) -> None:
+    def _search(self, folder: Path, start: str, links: list[str]) -> Iterator[str]:
         """Searches from one folder down; links to folders are only recorded."""
         waiting = [start]
         while waiting:
@@ -125,33 +127,34 @@ class Search:
                 if (status.st_dev, status.st_ino) in self._seen:
                     self.left_out.add(TWICE, place)
                     continue
-                entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+                entries = os.scandir(place)
                 holds_run = is_run(place)
             except OSError as error:
                 self.left_out.add(CLOSED, f"{place}: {error.strerror}")
                 continue
             self._seen.add((status.st_dev, status.st_ino))
-            if holds_run:
-                self.left_out.add(RUN, place)
-                continue
-            for entry in entries:
-                name = os.path.join(inside, entry.name)
-                if is_system_name(entry.name):
+            with entries:
+                if holds_run:
+                    self.left_out.add(RUN, place)
                     continue
-                try:
-                    mode = _mode(entry)
-                except OSError as error:
-                    self.left_out.add(CLOSED, f"{folder / name}: {error.strerror}")
-                    continue
-                if mode is not None and stat.S_ISDIR(mode):
-                    (links if entry.is_symlink() else waiting).append(name)
-                elif self._is_image(folder, name, mode):
-                    found.append(name)
+                for entry in entries:
+                    name = os.path.join(inside, entry.name)
+                    if is_system_name(entry.name):
+                        continue
+                    try:
+                        mode = _mode(entry)
+                    except OSError as error:
+                        self.left_out.add(CLOSED, f"{folder / name}: {error.strerror}")
+                        continue
+                    if mode is not None and stat.S_ISDIR(mode):
+                        (links if entry.is_symlink() else waiting).append(name)
+                    elif self._is_image(folder, name, mode):
+                        yield name
 
     def _is_image(self, folder: Path, name: str, mode: int | None) -> bool:
         """Returns True if a file is an image by its name, else counts it."""
         ending = os.path.splitext(name)[1].lower()
-        path = folder / name
+        path = os.path.join(folder, name)
         if mode is not None and not stat.S_ISREG(mode):
             self.left_out.add(SPECIAL, path)
         elif ending in SUFFIXES:  # including broken links, which are reported when read

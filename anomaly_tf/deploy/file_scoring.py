@@ -111,6 +111,7 @@ def score_files(
     files: list[ImageFile],
     processes: bool = True,
     reading: Reading | None = None,
+    threads: int | None = None,
 ) -> Generator[list[ScoredFile]]:
     """Scores image files in their order, and draws their heat maps.
 
@@ -120,6 +121,7 @@ def score_files(
         files: The files.
         processes: Whether other processes may be used.
         reading: How the files are read, with the regions that count; default: as the detector says.
+        threads: Number of threads or processes; default: all that this process may use.
 
     Yields:
         The results of each part of the files.
@@ -130,7 +132,7 @@ def score_files(
     reading = reading or reading_of(detector, [file.path for file in files])
     height, width, channels = detector.image_shape
     each = height * width * (channels + MAP_BYTES)
-    threads = count_within(ALL_BYTES, each, available_threads())
+    threads = count_within(ALL_BYTES, each, threads or available_threads())
     size = count_within(PART_BYTES, each, min(PART, -(-len(files) // threads)))
     parts = (files[start : start + size] for start in range(0, len(files), size))
     if processes and detector.loads_quickly and threads > 1 and len(files) >= MANY:

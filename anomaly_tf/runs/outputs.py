@@ -99,7 +99,7 @@ def _require_plain_folders(option: str, root: Path, folder: Path) -> None:
         folder = folder.parent
 
 
-def software_of(path: Path) -> str:
+def software_of(path: str | Path) -> str:
     """The program that a PNG file names as its writer; empty if there is none, or no PNG file."""
     head = _head(path, MAX_PNG_HEAD)
     place = len(PNG_START)
@@ -115,18 +115,18 @@ def software_of(path: Path) -> str:
     return ""
 
 
-def _head(path: Path, size: int) -> bytes:
+def _head(path: str | Path, size: int) -> bytes:
     """The first bytes of a file; empty if it cannot be read or is a pipe, which would block."""
     try:
-        if not path.is_file():
+        if not os.path.isfile(path):
             return b""
-        with path.open("rb") as file:
+        with open(path, "rb", buffering=0) as file:
             return file.read(size)
     except OSError:
         return b""
 
 
-def is_own_picture(path: Path) -> bool:
+def is_own_picture(path: str | Path) -> bool:
     """True if a file is an image that this program wrote: a heat map or a plot."""
     return software_of(path).startswith(f"{MARK} ")
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from anomaly_tf.approaches.base import Approach
+from anomaly_tf.script import duration
 from anomaly_tf.training.console import Console
 from anomaly_tf.training.notes import Notes
 
@@ -85,11 +86,3 @@ def describe_losses(model: Approach, logs: dict[str, Any]) -> str:
     """The losses that networks minimise, by name: `generator 0.412  discriminator 0.693`."""
     names = [name for name in model.minimised if name in logs]
     return "  ".join(f"{name.replace('_', ' ')} {float(logs[name]):#.3g}" for name in names)
-
-
-def duration(seconds: float) -> str:
-    """A duration in words: `34 s`, `5 min`, `2 h 10 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
