@@ -48,7 +48,10 @@ class Device:
         """The strategy in whose scope the model is built; on one device TensorFlow's default."""
         if len(self.names) == 1:
             return tf.distribute.get_strategy()
-        return tf.distribute.MirroredStrategy(self.names)
+        # TensorFlow's default, collective operations, fails when a process trains a second model.
+        # These networks are small: one device sums the gradients in little time.
+        reduction = tf.distribute.ReductionToOneDevice()
+        return tf.distribute.MirroredStrategy(self.names, cross_device_ops=reduction)
 
 
 def select_device(config: Config) -> Device:
