@@ -163,13 +163,16 @@ def check_batches(data: Path) -> None:
 
 @contextmanager
 def ctrl_c_after(batches: int) -> Iterator[None]:
-    """Sends the process SIGINT after so many batches."""
+    """Sends the process SIGINT after so many batches; each device draws its own numbers then."""
     original, seen = StopOnNonFiniteLoss.on_train_batch_end, 0
 
     def on_train_batch_end(self: Any, batch: int, logs: dict | None = None) -> None:
         nonlocal seen
         seen += 1
         if seen == batches:
+            states = [copies(v) for v in self.model.variables if "seed" in v.path]
+            assert states
+            assert all(not np.array_equal(first, second) for first, second in states)
             os.kill(os.getpid(), signal.SIGINT)
         original(self, batch, logs)
 
