@@ -45,7 +45,7 @@ from anomaly_tf.training.device import Device, select_device
 
 # A short training on 4,500 real images reaches 0.978, one that learns the wrong way 0.49.
 AUROC_FLOOR = 0.95
-CPU = Device("/CPU:0", jit_compile=False, reason="for a test")
+CPU = Device(("/CPU:0",), jit_compile=False, reason="for a test")
 SAMPLING = BalancedSamplingConfig(validation_fraction=0.25, anomaly_clusters=8)
 
 
@@ -543,30 +543,45 @@ def test_a_training_that_diverges_in_its_first_step_keeps_nothing_and_reports_it
 
 
 def test_the_cpu_is_chosen_with_a_reason_and_without_xla(monkeypatch):
-    device = select_device("auto")
+    device = select_device(small_config("vae"))
     assert (device.name, device.is_gpu, device.jit_compile) == ("/CPU:0", False, False)
+    assert device.strategy is tf.distribute.get_strategy()
     assert "finds no GPU" in device.reason
-    assert select_device("on").jit_compile
+    assert select_device(small_config("vae", jit_compile="on")).jit_compile
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert "CUDA_VISIBLE_DEVICES" in select_device("auto").reason
+    assert "CUDA_VISIBLE_DEVICES" in select_device(small_config("vae")).reason
 
 
-def test_a_gpu_is_selected_by_default(monkeypatch):
+def test_all_gpus_are_selected_by_default(monkeypatch):
     """No GPU here: TensorFlow's answers are played, the decisions are ours."""
-    growth = []
-    gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [gpu])
+    growth, gpus = [], []
+    gpu, another = (
+        tf.config.PhysicalDevice(f"/physical_device:GPU:{number}", "GPU") for number in range(2)
+    )
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
     monkeypatch.setattr(
         tf.config.experimental, "set_memory_growth", lambda *arguments: growth.append(arguments)
     )
     monkeypatch.setattr(
         tf.config.experimental, "get_device_details", lambda device: {"device_name": "Tesla"}
     )
-    device = select_device("auto")
+    config = small_config("vae", batch_size=128)
+    gpus.append(gpu)
+    device = select_device(config)
     assert (device.name, device.is_gpu, device.jit_compile) == ("/GPU:0", True, True)
     assert growth == [(gpu, True)]
     assert "Tesla, the first of 1 found" in device.reason
-    assert not select_device("off").jit_compile
+    off, on = (small_config("vae", batch_size=128, jit_compile=x) for x in ("off", "on"))
+    assert not select_device(off).jit_compile
+    gpus.append(another)
+    device = select_device(config)
+    assert (device.names, device.name) == (("/GPU:0", "/GPU:1"), "/GPU:0, /GPU:1")
+    assert (device.is_gpu, device.jit_compile) == (True, False)
+    assert "Tesla, all 2 found, which share every batch; memory" in device.reason
+    assert growth[-2:] == [(gpu, True), (another, True)]
+    device = select_device(on)
+    assert (device.name, device.jit_compile) == ("/GPU:0", True)
+    assert "the first of 2 found (XLA" in device.reason
 
 
 def test_weights_and_batches_follow_the_seed(small_dataset):

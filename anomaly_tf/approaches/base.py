@@ -12,6 +12,7 @@ import tensorflow as tf
 from anomaly_tf.config import TrainingConfig
 from anomaly_tf.networks.fused import FusedAdam, follow, fused
 from anomaly_tf.networks.gradients import learn_gradients
+from anomaly_tf.networks.replicas import equalise, mean_over_replicas
 
 
 class Approach(keras.Model):
@@ -104,13 +105,19 @@ class Approach(keras.Model):
     def learn(self, tape: tf.GradientTape, losses: dict[str, tf.Tensor]) -> None:
         """Updates each network by one step on its loss, and the moving average.
 
+        On several devices the step is that of the whole batch: gradients and the statistics that
+        the step has updated are averaged over the replicas.
+
         Args:
             tape: The tape that recorded the losses; persistent if there are several networks.
             losses: Name of each network to the scalar loss that it minimises.
         """
         for name, loss in losses.items():
             variables = self.networks[name].trainable_variables
-            self.optimizers[name].apply(tape.gradient(loss, variables), variables)
+            gradients = mean_over_replicas(tape.gradient(loss, variables))
+            self.optimizers[name].apply(gradients, variables)
+        for network in self.networks.values():
+            equalise(network.non_trainable_weights)
         self._update_average()
 
     def track(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -122,7 +129,7 @@ class Approach(keras.Model):
     def learning_rates(self) -> dict[str, float]:
         """The current learning rate of each network's optimizer."""
         return {
-            f"{name}_learning_rate": float(optimizer.learning_rate)
+            f"{name}_learning_rate": float(np.array(optimizer.learning_rate))
             for name, optimizer in self.optimizers.items()
         }
 

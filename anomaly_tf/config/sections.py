@@ -80,7 +80,7 @@ class BatchConfig(Checked):
             and half are anomalies. Default: 128, or fewer if there are fewer images or if they are
             large.
         precision: Precision of the layers; mixed_bfloat16 is for GPUs that support it.
-        jit_compile: Compile the training step with XLA; auto compiles on a GPU only.
+        jit_compile: Compile the training step with XLA; auto compiles on one GPU only.
     """
 
     section: ClassVar[str] = "training."

@@ -285,6 +285,36 @@ def balanced_batches(
     return _numbered(batch, steps, first_step)
 
 
+def dealt(batches: tf.data.Dataset, shares: int, seed: int, first_step: int = 0) -> tf.data.Dataset:
+    """Divides each batch into shares of the same size, one for each device.
+
+    Of every `shares` consecutive images each share gets one, at random. A share is therefore
+    composed as the batch is: its kinds of anomalies, in their order, have the same proportions.
+
+    Args:
+        batches: Batches of one or several tensors, each `(N, ...)`, where `shares` divides `N`.
+        shares: Number of shares.
+        seed: Seed of every random choice.
+        first_step: Number of the first batch.
+
+    Returns:
+        A data set of the shares `(N / shares, ...)` of the first batch, then of the second, and so
+        on.
+    """
+    size = tf.nest.flatten(batches.element_spec)[0].shape[0]
+    if size % shares:
+        raise ValueError(f"batches of {size} images cannot be divided into {shares} equal shares")
+
+    def deal(step: tf.Tensor, batch: Any) -> Any:
+        drawn = tf.random.stateless_uniform([size // shares, shares], _key(seed, step))
+        first = tf.range(0, size, shares)
+        numbers = tf.transpose(first[:, tf.newaxis] + tf.argsort(drawn, axis=1))
+        return tf.nest.map_structure(lambda part: tf.gather(part, numbers), batch)
+
+    deal = tf.autograph.experimental.do_not_convert(deal)
+    return untuned(batches.enumerate(first_step).map(deal).unbatch().prefetch(2 * shares))
+
+
 class _BatchSource:
     """Images in the host's memory or on disk, from which batches are drawn.
 

@@ -15,6 +15,7 @@ from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import save_split
 from anomaly_tf.errors import UserError
+from anomaly_tf.networks.replicas import vary_random_numbers
 from anomaly_tf.program import command_line
 from anomaly_tf.runs.detector_info import DetectorInfo
 from anomaly_tf.runs.directory import RunDirectory
@@ -31,6 +32,7 @@ from anomaly_tf.training.callbacks import (
 )
 from anomaly_tf.training.checkpoint import Progress, load_checkpoint
 from anomaly_tf.training.console import Console
+from anomaly_tf.training.device import Device
 from anomaly_tf.training.notes import Notes
 from anomaly_tf.training.progress import EpochLines
 from anomaly_tf.training.recording import Recorder
@@ -65,6 +67,7 @@ def train(
     command: str,
     resume: bool = False,
     console: Console = Console(),  # noqa: B008 - frozen
+    device: Device | None = None,
 ) -> Outcome:
     """Trains an approach and writes a run directory.
 
@@ -77,6 +80,7 @@ def train(
         console: Output of messages.
         resume: Whether the folder is that of an interrupted training with the same configuration;
             it resumes after the last finished epoch.
+        device: The device or devices; None: all GPUs that can share a batch, or the CPU.
 
     Returns:
         How training ended. After Ctrl-C or a non-finite loss, the run holds the best epoch so far;
@@ -86,7 +90,7 @@ def train(
         UserError: If the images are too small for the networks, another process is working on the
             run, its folder is full or not empty, or its checkpoint does not match.
     """
-    setup = TrainingSetup.of(config, dataset, split)
+    setup = TrainingSetup.of(config, dataset, split, device)
     console.say(_describe_training(setup))
     model = setup.build()  # before the folder exists: a pretrained network may be missing
     run.path.mkdir(parents=True, exist_ok=True)
@@ -189,6 +193,7 @@ def _fit(
     """Runs the remaining epochs; returns the status, a message and the remedy."""
     training = setup.config.training
     lines = EpochLines(console, _notes(setup, progress))
+    vary_random_numbers(model)
     try:
         model.fit(
             setup.batches(progress.epochs * setup.n_steps),

@@ -87,7 +87,7 @@ class Recorder:
             scores: Scores of the validation set.
         """
         optimizers = self._model.optimizers.values()
-        steps = max((int(optimizer.iterations) for optimizer in optimizers), default=0)
+        steps = max((int(np.array(optimizer.iterations)) for optimizer in optimizers), default=0)
         if steps and self._value(0, measures, steps) > self.best:
             self.detector.info.training.steps = steps
             self.save(0, measures, scores)

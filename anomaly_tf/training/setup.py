@@ -28,6 +28,7 @@ from anomaly_tf.data.pipelines import (
     balanced_batches,
     classified_batches,
     corrupted_batches,
+    dealt,
     each_once,
     normal_batches,
 )
@@ -54,7 +55,7 @@ class TrainingSetup:
         config: The configuration with the defaults for data and protocol filled in.
         dataset: The data set of the images.
         split: The three sets; the test set is not used.
-        device: The device for training.
+        device: The device or devices for training.
     """
 
     config: Config
@@ -63,20 +64,22 @@ class TrainingSetup:
     device: Device
 
     @classmethod
-    def of(cls, config: Config, dataset: ImageDataset, split: Split) -> Self:
+    def of(
+        cls, config: Config, dataset: ImageDataset, split: Split, device: Device | None = None
+    ) -> Self:
         """Creates the setup of a training.
 
         Args:
             config: The configuration as given by the user.
             dataset: The data set of the images.
             split: The sets of the data set.
+            device: The device; None: that of `select_device`.
 
         Raises:
             UserError: If the images are too small for the networks.
         """
-        return cls(
-            resolve(config, split), dataset, split, select_device(config.training.jit_compile)
-        )
+        config = resolve(config, split)
+        return cls(config, dataset, split, device or select_device(config))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -130,7 +133,8 @@ class TrainingSetup:
         keras.config.set_dtype_policy(config.training.precision)
         classes = len(self.dataset.class_names)
         try:
-            model = build_model(config, self.input_shape, classes, self.device.jit_compile)
+            with self.device.strategy.scope():
+                model = build_model(config, self.input_shape, classes, self.device.jit_compile)
         finally:
             keras.config.set_dtype_policy(before)
         if model.adapts_to:
@@ -142,8 +146,11 @@ class TrainingSetup:
             model.learn_anomalies(chosen[:])
         return model
 
-    def batches(self, first_step: int = 0) -> tf.data.Dataset:
-        """The batches of all epochs, those from the first step on, prefetched."""
+    def batches(self, first_step: int = 0) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+        """The batches of all epochs, those from the first step on, prefetched.
+
+        On several devices each batch is the same as on one, divided among them.
+        """
         config, train, sampling = self.config, self.split.train, self.config.sampling
         length = self.batch_size, config.training.epochs * self.n_steps - first_step
         order = config.seed, first_step
@@ -159,6 +166,9 @@ class TrainingSetup:
             anomalies, cache = train.anomalies, Path(config.data_dir)
             clusters = anomaly_clusters(anomalies, sampling.anomaly_clusters, config.seed, cache)
             batches = balanced_batches(train.normal, anomalies, clusters, *length, sampling, *order)
+        if len(self.device.names) > 1:
+            shares = dealt(batches, len(self.device.names), *order)
+            return self.device.strategy.distribute_datasets_from_function(lambda _: shares)
         if self.device.is_gpu:
             return batches.apply(tf.data.experimental.prefetch_to_device(self.device.name))
         if isinstance(train.images, StoredImages) or config.tiling:
