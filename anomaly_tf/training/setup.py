@@ -140,8 +140,8 @@ class TrainingSetup:
         if model.adapts_to:
             chosen = bounded_sample(self.normal, model.adapts_to, config.seed, ADAPT_BYTES)
             model.adapt(chosen[:])
-        anomalies = self.split.train.anomalies
-        if config.learns_anomalies and len(anomalies):
+        if config.learns_anomalies and self.split.train.labels.any():
+            anomalies = self.split.train.anomalies
             chosen = bounded_sample(anomalies, model.adapts_to, config.seed, ADAPT_BYTES)
             model.learn_anomalies(chosen[:])
         return model
