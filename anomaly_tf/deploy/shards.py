@@ -6,15 +6,14 @@ loads it once and keeps it.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pickle
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anomaly_tf.deploy.file_scoring import SKIPPED, ImageFile, score_files
 from anomaly_tf.script import quiet_libraries
@@ -58,15 +57,22 @@ class ShardScorer:
     """A function that scores a shard with one thread.
 
     Attributes:
-        detector: The pickled detector.
+        load: Function that loads the detector, `pickling.load_again`.
+        arguments: Its arguments.
     """
 
-    detector: bytes = field(repr=False)
+    load: Callable[..., Detector]
+    arguments: tuple[Any, ...] = field(repr=False)
 
     @classmethod
     def of(cls, detector: Detector) -> ShardScorer:
         """The function for a detector that was loaded from a path."""
-        return cls(pickle.dumps(detector.single_threaded()))
+        return cls(*detector.single_threaded().__reduce__())
+
+    @property
+    def key(self) -> str:
+        """What tells detectors apart: path, digests and settings."""
+        return repr(self.arguments)
 
     def __call__(self, shard: Shard) -> ShardScores:
         """Scores the files.
@@ -74,7 +80,7 @@ class ShardScorer:
         Raises:
             UserError: If the model cannot be read here, or is another one.
         """
-        detector = _loaded(self.detector)
+        detector = _loaded(self)
         files = [ImageFile(Path(name)) for name in shard.names]
         with closing(score_files(detector, files, processes=False, threads=1)) as parts:
             scored = [file for part in parts for file in part]
@@ -91,7 +97,7 @@ class ShardScorer:
         )
 
 
-# The detector that was used last, by the digest of what was sent, and the lock for loading it.
+# The detector that was used last, by its key, and the lock for loading it.
 _KEPT: dict[str, Detector] = {}
 _LOADING = threading.Lock()
 
@@ -99,16 +105,13 @@ _LOADING = threading.Lock()
 def keep(scorer: ShardScorer, detector: Detector) -> None:
     """Lets this process use a detector that it has loaded already."""
     _KEPT.clear()
-    _KEPT[hashlib.sha256(scorer.detector).hexdigest()] = detector
+    _KEPT[scorer.key] = detector
 
 
-def _loaded(pickled: bytes) -> Detector:
-    digest = hashlib.sha256(pickled).hexdigest()
+def _loaded(scorer: ShardScorer) -> Detector:
     with _LOADING:
-        if digest not in _KEPT:
+        if scorer.key not in _KEPT:
             with quiet_libraries():
-                # Written by `ShardScorer.of`, and as trusted as the call that brought it.
-                detector = pickle.loads(pickled)  # nosec B301
-            _KEPT.clear()
-            _KEPT[digest] = detector
-        return _KEPT[digest]
+                detector = scorer.load(*scorer.arguments)
+            keep(scorer, detector)
+        return _KEPT[scorer.key]
