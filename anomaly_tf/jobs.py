@@ -208,7 +208,7 @@ class _Process:
 
     def __init__(self) -> None:
         # Spawned, because a forked process with threads may deadlock; and this end of the pipe is
-        # then in this process only, so that the other end is told when this process ends.
+        # then in this process only, so that the other end sees when this process ends.
         context = get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_answer, args=(other,), daemon=True)

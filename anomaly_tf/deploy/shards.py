@@ -71,7 +71,7 @@ class ShardScorer:
 
     @property
     def key(self) -> str:
-        """What tells detectors apart: path, digests and settings."""
+        """Identifies the detector: path, digests and settings."""
         return repr(self.arguments)
 
     def __call__(self, shard: Shard) -> ShardScores:

@@ -11,8 +11,8 @@ k-means of the images' mean features finds them, and each has its own Gaussians,
 are shrunk towards the covariance within all kinds, because a kind may have few images. An image
 belongs to the kind with the smallest mean distance. The score of an image is the largest error of
 its smoothed map, plus the distance of its mean features to those of the nearest normal image. If
-there are labelled anomalies, it also has a linear term of the mean features that tells them from
-normal images: Fisher's discriminant with a regularised covariance (J. Friedman, Regularized
+there are labelled anomalies, it also has a linear term of the mean features that separates them
+from normal images: Fisher's discriminant with a regularised covariance (J. Friedman, Regularized
 Discriminant Analysis, JASA 1989), which is stable with few anomalies.
 """
 
@@ -205,13 +205,15 @@ class Padim(Approach):
 
     def _mean_features(self, images: tf.Tensor) -> tf.Tensor:
         """Mean features `(N, K)` of uint8 images `(N, H, W, C)`."""
-        scaled = tf.cast(images, tf.float32) / 127.5 - 1.0
-        return tf.reduce_mean(self.features(scaled, training=False), (1, 2))
+        return tf.reduce_mean(self._features_of(images), (1, 2))
+
+    def _features_of(self, images: tf.Tensor) -> tf.Tensor:
+        """Features `(N, h, w, K)` of uint8 images `(N, H, W, C)`."""
+        return self.features(tf.cast(images, tf.float32) / 127.5 - 1.0, training=False)
 
     def _moments(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Mean and mean square, each `(N, D)`, of the vectors of uint8 images `(N, H, W, C)`."""
-        scaled = tf.cast(images, tf.float32) / 127.5 - 1.0
-        vectors = self.channels(self.features(scaled, training=False))
+        vectors = self.channels(self._features_of(images))
         return tf.reduce_mean(vectors, (1, 2)), tf.reduce_mean(tf.square(vectors), (1, 2))
 
     def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -295,7 +297,7 @@ class Padim(Approach):
             set_bank(nearest, own, mean, np.diag(scale / spread))
 
     def _finish_discriminant(self) -> None:
-        """Sets the linear term that tells labelled anomalies from normal images."""
+        """Sets the linear term that separates labelled anomalies from normal images."""
         images = self.images.vectors().astype(np.float64)
         mean, spread = images.mean(axis=0), np.maximum(images.std(axis=0), 1e-3)
         normal, anomalies = (images - mean) / spread, (np.array(self.anomalies) - mean) / spread

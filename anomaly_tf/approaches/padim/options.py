@@ -38,7 +38,7 @@ class PadimNetworks(FeatureNetworks):
 class PadimConfig(OnePassConfig):
     """Configuration of approach `padim`, Gaussians of patch features by position.
 
-    Under protocols imbalance and unseen it also learns what tells labelled anomalies from normal
+    Under protocols imbalance and unseen it also learns to separate labelled anomalies from normal
     images, if there are at least 6 and pictures are not cut into tiles.
 
     Attributes:
