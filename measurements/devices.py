@@ -17,11 +17,10 @@ from anomaly_tf.config import Checked, number
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.sources import load_dataset
-from anomaly_tf.errors import UserError
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.script import import_tensorflow, run_script
 from measurements.measuring import hardware
-from measurements.training import WITH_STEPS
+from measurements.training import require_with_steps
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,7 @@ class DeviceBenchmarkOptions(Checked):
 def main(arguments: list[str]) -> None:
     """Trains and prints the results."""
     options = parse_options(DeviceBenchmarkOptions, "devices.py", __doc__ or "", arguments)
-    if unknown := set(options.approaches) - set(WITH_STEPS):
-        raise UserError(
-            f"--approaches: unknown {', '.join(sorted(unknown))}; choose from "
-            f"{', '.join(WITH_STEPS)}"
-        )
+    require_with_steps(options.approaches)
     dataset = load_dataset("fashion_mnist", Path(options.data_dir))
     import_tensorflow()
     divide_cpu()

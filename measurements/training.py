@@ -110,14 +110,23 @@ class Training:
         return time.perf_counter() - start
 
 
-def main(arguments: list[str]) -> None:
-    """Runs the measurements, prints and saves the results."""
-    options = parse_options(TrainingBenchmarkOptions, "training.py", __doc__ or "", arguments)
-    if unknown := set(options.approaches) - set(WITH_STEPS):
+def require_with_steps(approaches: tuple[str, ...]) -> None:
+    """Refuses approaches that do not exist or do not learn by gradient steps.
+
+    Raises:
+        UserError: Naming them.
+    """
+    if unknown := set(approaches) - set(WITH_STEPS):
         raise UserError(
             f"--approaches: unknown {', '.join(sorted(unknown))}; choose from "
             f"{', '.join(WITH_STEPS)}"
         )
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the measurements, prints and saves the results."""
+    options = parse_options(TrainingBenchmarkOptions, "training.py", __doc__ or "", arguments)
+    require_with_steps(options.approaches)
     output = Path(options.output)
     require_writable(output.parent, "--output")
     kept = kept_results(output)
