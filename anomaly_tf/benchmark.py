@@ -183,7 +183,7 @@ def _run_waiting(
             result = {"cell": asdict(cell), "settings": settings, **outcome}
             write_json(_file(output, cell), result)
             results[cell] = result
-            left = _seconds_left(results, max(1, workers.ahead // 2))
+            left = _seconds_left(results, workers.parallel)
             yield cell, result, f"[{place}/{len(results)}] {cell.name}: {_describe(result)}{left}"
 
 

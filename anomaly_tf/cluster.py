@@ -181,10 +181,14 @@ class ClusterExecutor(Executor):
         self._versions = own_versions()
 
     @property
+    def parallel(self) -> int:
+        """Number of calls that run at the same time; workers come and go."""
+        return max(1, sum(self._client.nthreads().values()))
+
+    @property
     def ahead(self) -> int:
-        """Twice the number of calls that run at the same time; workers come and go."""
-        threads = sum(self._client.nthreads().values())
-        return 2 * max(1, threads)
+        """Number of calls that are submitted in advance."""
+        return 2 * self.parallel
 
     def submit(self, work: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
         """As `concurrent.futures.Executor.submit`; an error of the user names the machine."""

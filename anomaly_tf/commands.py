@@ -66,12 +66,14 @@ class Ended:
         seconds: Their duration.
         reason: The reason if one failed; else None.
         failed: The command that failed.
+        status: Its exit status.
         archive: The run directory as a tar archive, if it was written elsewhere.
     """
 
     seconds: float
     reason: str | None = None
     failed: list[str] | None = None
+    status: int = 0
     archive: bytes | None = None
 
     def keep_run(self, run: Path) -> None:
@@ -101,7 +103,8 @@ def run_here(work: Commands, folder: Path | None = None) -> Ended:
         if status and not metrics.is_file():  # a picture is no figure
             said = [line for line in errors.splitlines() if line.strip()]
             reason = said[-1] if said else f"ended with status {status}"
-            return Ended(time.monotonic() - start, reason.removeprefix("error: "), command)
+            reason = reason.removeprefix("error: ")
+            return Ended(time.monotonic() - start, reason, command, status)
     return Ended(time.monotonic() - start)
 
 

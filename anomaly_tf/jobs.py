@@ -36,8 +36,12 @@ class Workers(Protocol):
     """An executor, and what `run_jobs` must know of it."""
 
     @property
+    def parallel(self) -> int:
+        """Number of calls that run at the same time; it may change."""
+
+    @property
     def ahead(self) -> int:
-        """Number of calls that are submitted in advance; it may change."""
+        """Number of calls that are submitted in advance, including those that run."""
 
     def submit(self, work: Callable[..., Result], /, *arguments: Any) -> Future[Result]:
         """As `concurrent.futures.Executor.submit`."""
@@ -79,7 +83,10 @@ def executor(
 
 
 def run_jobs(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: Workers
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: Workers,
+    in_advance: bool = True,
 ) -> Iterator[tuple[Item, Result]]:
     """Calls `work` on every item; items are taken as they are needed.
 
@@ -87,6 +94,8 @@ def run_jobs(
         work: Function of an item.
         items: The items, in the order of the calls.
         workers: What `executor` opened.
+        in_advance: Whether further items wait while others run; not for items that depend on the
+            results of those before.
 
     Yields:
         Each item and its result, in the order in which the calls end.
@@ -99,7 +108,8 @@ def run_jobs(
     waiting = iter(items)
     try:
         while True:
-            for item in islice(waiting, max(0, workers.ahead - len(under_way))):
+            most = workers.ahead if in_advance else workers.parallel
+            for item in islice(waiting, max(0, most - len(under_way))):
                 under_way[workers.submit(work, item)] = item
             if not under_way:
                 return
@@ -116,7 +126,7 @@ def run_jobs(
 class _Here(Executor):
     """Calls functions at once, in the thread that submits them."""
 
-    ahead = 1
+    parallel = ahead = 1
 
     def submit(self, work: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -139,7 +149,7 @@ class _Threads(ThreadPoolExecutor):
         for share in thread_shares(jobs):
             shares.put(share)
         super().__init__(jobs, initializer=lambda: self.start_thread(shares.get()))
-        self.ahead = 2 * jobs
+        self.parallel, self.ahead = jobs, 2 * jobs
 
     def start_thread(self, share: list[int]) -> None:
         """Prepares a thread of the pool."""

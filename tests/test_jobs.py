@@ -38,6 +38,21 @@ def test_jobs_run_side_by_side():
         assert len(list(run_jobs(lambda item: both.wait(), range(2), workers))) == 2
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_item_may_depend_on_the_results_before_it(jobs):
+    begun, ended = [], []
+
+    def items() -> Iterator[int]:
+        for number in range(8):
+            begun.append((number, len(ended)))
+            yield number
+
+    with executor(jobs) as workers:
+        for item, _ in run_jobs(lambda item: item, items(), workers, in_advance=False):
+            ended.append(item)
+    assert all(before > number - jobs for number, before in begun)
+
+
 def test_a_failure_is_raised_and_no_further_job_starts():
     begun = []
 
