@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anomaly_tf.approaches.auto.options import AutoConfig
 from anomaly_tf.approaches.configs import (
@@ -18,7 +19,7 @@ from anomaly_tf.approaches.configs import (
     require_own_options,
     train_options_of,
 )
-from anomaly_tf.config import Config
+from anomaly_tf.config import Checked, Config
 from anomaly_tf.config.parser import ANSWERS, OptionParser, Options, value_of
 from anomaly_tf.config.yaml_files import dotted, read_yaml
 from anomaly_tf.errors import UserError
@@ -70,30 +71,65 @@ def parse_train_options(arguments: Sequence[str]) -> TrainOptions:
     if resume and not {"-h", *(f"--{name}" for name in ANSWERS)}.intersection(arguments):
         resume = expand_home(resume)
         return TrainOptions(_config_of_run(Path(resume), arguments), resume=resume)
-    for name in ("approach", "config"):
-        if value_of(name, arguments) == "":
-            raise UserError(f"option --{name} is empty; give it a value or leave it out")
-    file = _named_file(arguments)
-    named = value_of("approach", arguments) or (file and read_yaml(file).get("approach")) or "sota"
-    record = train_options_of(named)
-    parser = OptionParser(record, program("train"), COMMANDS["train"], BESIDE)
-    source = file or CONFIG_FOLDER / f"{record.approach}.yaml"
-    values = {} if record is AutoConfig and file is None else read_yaml(source)
-    given = (word[2:].partition("=")[0] for word in arguments if word.startswith("--"))
-    require_own_options(record, (name.replace("-", "_") for name in given))
-    try:
-        require_own_options(record, dotted(values))
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from error
-    # Under the name of the registry, also if an alias was given.
-    arguments = [*arguments, f"--approach={record.approach}"]
-    config, beside = parser.parse(arguments, values, source)
+    (config,), beside, _ = _parsed(arguments, "train", COMMANDS["train"], BESIDE)
     if beside["resume"] is not None:
         raise UserError("option --resume is empty; give the folder of an interrupted run")
     run_dir = beside["run_dir"]
     if run_dir == "":
         raise UserError("option --run-dir is empty; give it a folder or leave it out")
     return TrainOptions(config, expand_home(run_dir) if run_dir else None)
+
+
+def parse_with_training(
+    options: type[Options], name: str, description: str, arguments: Sequence[str]
+) -> tuple[Options, Config, set[str]]:
+    """Reads the options of a command that trains, its own and those of the trainings.
+
+    Args:
+        options: The dataclass of its own options.
+        name: Name of the command.
+        description: What it does, for `--help`.
+        arguments: The command line without the program's name.
+
+    Returns:
+        Its own options, the configuration of the trainings, and the dotted names of the options
+        that the command line or the file of `--config` gives.
+
+    Raises:
+        UserError: As `parse_train_options`.
+    """
+    beside = {"config": BESIDE["config"]}
+    (config, own), _, given = _parsed(arguments, name, description, beside, options)
+    return own, config, given
+
+
+def _parsed(
+    arguments: Sequence[str],
+    command: str,
+    description: str,
+    beside: dict[str, tuple[str, str]],
+    more: type[Checked] | None = None,
+) -> tuple[list[Any], dict[str, str | None], set[str]]:
+    """The configuration of a training, and what a command has beside it; names that are given."""
+    for name in ("approach", "config"):
+        if value_of(name, arguments) == "":
+            raise UserError(f"option --{name} is empty; give it a value or leave it out")
+    file = _named_file(arguments)
+    named = value_of("approach", arguments) or (file and read_yaml(file).get("approach")) or "sota"
+    record = train_options_of(named)
+    parser = OptionParser(record, program(command), description, beside, more=more)
+    source = file or CONFIG_FOLDER / f"{record.approach}.yaml"
+    values = {} if record is AutoConfig and file is None else read_yaml(source)
+    words = [word[2:].partition("=")[0] for word in arguments if word.startswith("--")]
+    given = {name.replace("-", "_") for name in words}
+    require_own_options(record, given)
+    try:
+        require_own_options(record, dotted(values))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    # Under the name of the registry, also if an alias was given.
+    arguments = [*arguments, f"--approach={record.approach}"]
+    return *parser.parse_both(arguments, values, source), given | {*dotted(values)}
 
 
 def _config_of_run(folder: Path, arguments: Sequence[str]) -> Config:

@@ -20,6 +20,7 @@ from anomaly_tf.config.run import (
     flatten,
     plain,
     save_config,
+    with_options,
 )
 from anomaly_tf.config.score_map import (
     GRAD_CAM,
@@ -72,4 +73,5 @@ __all__ = [
     "plain",
     "reconstruction_map",
     "save_config",
+    "with_options",
 ]

@@ -53,6 +53,7 @@ class OptionParser(Generic[Options]):
         program: Name of the script, for `--help`.
         description: Description of the script, for `--help`.
         beside: Additional options whose values are text: name to (metavar, help).
+        more: A second dataclass, of options of the script itself; see `parse_both`.
         spelling: Function from the dotted name of an option to its form in messages.
     """
 
@@ -63,10 +64,14 @@ class OptionParser(Generic[Options]):
         description: str = "",
         beside: dict[str, tuple[str, str]] | None = None,
         spelling: Callable[[str], str] | None = None,
+        more: type[Checked] | None = None,
     ) -> None:
         self._shown = spelling or as_option
-        self._options, self._beside = options, beside or {}
-        self._types: dict[str, Any] = _types(options) | dict.fromkeys(self._beside, str)
+        self._records = (options, more) if more else (options,)
+        self._beside = beside or {}
+        self._types: dict[str, Any] = dict.fromkeys(self._beside, str)
+        for record in self._records:
+            self._types |= option_types(record)
         self._sections = {name.split(".")[0] for name in self._types if "." in name}
         usage = f"{program} [--OPTION VALUE ...]"
         self._parser = _HyphenParser(
@@ -78,7 +83,8 @@ class OptionParser(Generic[Options]):
         )
         for name, (metavar, explanation) in self._beside.items():
             self._parser.add_argument(f"--{name}", metavar=metavar, help=explanation)
-        self._parser.add_class_arguments(options, as_group=True)
+        for record in reversed(self._records):
+            self._parser.add_class_arguments(record, as_group=True)
 
     def parse(
         self, arguments: Sequence[str], values: dict[str, Any] | None = None, file: Any = None
@@ -93,6 +99,13 @@ class OptionParser(Generic[Options]):
         Raises:
             UserError: If an option is unknown, missing or wrong.
         """
+        (options, *_), beside = self.parse_both(arguments, values, file)
+        return options, beside
+
+    def parse_both(
+        self, arguments: Sequence[str], values: dict[str, Any] | None = None, file: Any = None
+    ) -> tuple[list[Any], dict[str, str | None]]:
+        """As `parse`; returns a list of both dataclasses and the additional options."""
         values = values or {}
         self._refuse_unknown_keys(values, file)
         self._refuse_missing_values(values)
@@ -109,9 +122,11 @@ class OptionParser(Generic[Options]):
             raise error.as_user_error(self._shown) from error
         except REFUSALS as error:
             raise self._explained(arguments, values, error) from error
-        names = [item.name for item in dataclasses.fields(self._options)]
         try:
-            return self._options(**{name: options[name] for name in names}), beside
+            return [
+                record(**{item.name: options[item.name] for item in dataclasses.fields(record)})
+                for record in self._records
+            ], beside
         except OptionError as error:
             raise error.as_user_error(self._shown) from error
 
@@ -159,7 +174,7 @@ class OptionParser(Generic[Options]):
             if reason := _refused(self._types[name], value):
                 return UserError(f"option {option} {reason}")
         there = {*dotted(values), *(name for name, _ in given)}
-        for item in dataclasses.fields(self._options):
+        for item in (item for record in self._records for item in dataclasses.fields(record)):
             required = item.default is item.default_factory is dataclasses.MISSING
             if required and item.name not in there:
                 return UserError(f"option {self._shown(item.name)} is missing; give it a value")
@@ -178,6 +193,8 @@ class OptionParser(Generic[Options]):
         several = {f"--{name}": _element(hint) for name, hint in self._types.items()}
 
         def bracketed(value: str, option: str) -> str:
+            if value == "null" and type(None) in get_args(self._types[option.strip("-")]):
+                return value
             if str not in _alternatives(several[option]):
                 return f"[{value}]"
             # Quoted, so that a class named 007 does not become a number.
@@ -206,6 +223,37 @@ class OptionParser(Generic[Options]):
         return changed
 
 
+def read_value(hint: Any, value: Any, option: str) -> Any:
+    """Reads a value of a type, from YAML or as text of a command line.
+
+    Args:
+        hint: The type, of `option_types`.
+        value: The value.
+        option: Form of the option in messages.
+
+    Raises:
+        UserError: If it does not have the type.
+    """
+    if isinstance(value, (int, str)) and _element(hint) and value != "null":
+        value = _parts(value)
+    if reason := _refused(hint, value):
+        raise UserError(f"option {option} {reason}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--option", type=hint)
+    if isinstance(value, str):
+        return parser.parse_args([f"--option={value}"]).option
+    return parser.parse_object({"option": value}).option
+
+
+def as_argument(name: str, value: Any) -> str:
+    """An option with its value, as an argument of a command line.
+
+    >>> as_argument("networks.filters", (16, 32)), as_argument("folder.cache", True)
+    ('--networks.filters=[16, 32]', '--folder.cache=true')
+    """
+    return f"{as_option(name)}={value if isinstance(value, str) else json.dumps(value)}"
+
+
 def value_of(option: str, arguments: Sequence[str]) -> str | None:
     """The value of an option that determines how the others are parsed."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -230,13 +278,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} '{name}'; " + ("see --help" if len(names) > 10 else f"known: {names}")
 
 
-def _types(options: Any, prefix: str = "") -> dict[str, Any]:
+def option_types(options: Any, prefix: str = "") -> dict[str, Any]:
     """Maps each dotted option name to its type, in the order of the fields."""
     hints = typing.get_type_hints(options)
     found: dict[str, Any] = {}
     for item in dataclasses.fields(options):
         hint, name = hints[item.name], prefix + item.name
-        found |= _types(hint, f"{name}.") if dataclasses.is_dataclass(hint) else {name: hint}
+        found |= option_types(hint, f"{name}.") if dataclasses.is_dataclass(hint) else {name: hint}
     return found
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 
@@ -33,6 +34,7 @@ from anomaly_tf.runs.sections import TILE_SIDES, Tiling
 # are cut into tiles.
 SMALLEST_SIDE, LARGEST_SIDE = 8, 1024
 ALL_CLASSES_NORMAL: tuple[Protocol, ...] = ("corruption", "classification")
+Options = TypeVar("Options", bound="Config")
 LearnsFrom = Literal["normal images", "normal and anomalous images", "classes"]
 
 
@@ -283,6 +285,25 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + item.name] = value
     return flat
+
+
+def with_options(config: Options, values: Mapping[str, Any]) -> Options:
+    """A copy with other values of some options, given by their dotted names.
+
+    Raises:
+        OptionError: If a value is out of its range or does not go with the others.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        section, _, option = name.rpartition(".")
+        if section:
+            changes.setdefault(section, {})[option] = value
+        else:
+            changes[name] = value
+    for name, change in changes.items():
+        if isinstance(change, dict):
+            changes[name] = dataclasses.replace(getattr(config, name), **change)
+    return dataclasses.replace(config, **changes)
 
 
 def plain(value: Any) -> Any:
