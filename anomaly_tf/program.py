@@ -13,6 +13,7 @@ COMMANDS = {
     "report": "Write the page of a run, or one that compares several.",
     "export": "Export a run as a SavedModel, a .tflite file or a page for the browser.",
     "predict": "Score image files.",
+    "search": "Search for better options of an approach.",
     "benchmark": "Train and evaluate several approaches and compare them.",
 }
 NAME = "anomaly-tf"

@@ -38,8 +38,8 @@ from anomaly_tf.data.tfds_sets import load_tfds
 from anomaly_tf.deploy.litert import METADATA_NAME, read_file
 from anomaly_tf.deploy.origin import check_saved_model
 from anomaly_tf.errors import UserError
-from anomaly_tf.reporting.comparison import _code, _inert
 from anomaly_tf.reporting.kept import MAX_HISTORY, read_history
+from anomaly_tf.reporting.markdown import code, inert
 from anomaly_tf.runs import arrays
 from anomaly_tf.runs.arrays import Announced, announced_arrays, read_arrays
 from anomaly_tf.runs.caches import may_write, only_read
@@ -538,12 +538,12 @@ def test_no_format_holds_an_escape(capsys):
 
 
 def test_markdown_holds_no_html():
-    assert _inert("<script>x</script> [a](b) ![c](d) `e` | f") == (
+    assert inert("<script>x</script> [a](b) ![c](d) `e` | f") == (
         r"&lt;script&gt;x&lt;/script&gt; \[a\](b) \!\[c\](d) \`e\` \| f"
     )
-    assert _inert("`sota`, on classes seen in training") == "`sota`, on classes seen in training"
-    assert _code("a `b` <i>\n") == "`` a `b` <i>\\n ``"
-    assert _code("python benchmark.py") == "`python benchmark.py`"
+    assert inert("`sota`, on classes seen in training") == "`sota`, on classes seen in training"
+    assert code("a `b` <i>\n") == "`` a `b` <i>\\n ``"
+    assert code("python benchmark.py") == "`python benchmark.py`"
 
 
 def test_the_path_of_a_picture_is_no_order(tmp_path: Path):

@@ -195,7 +195,7 @@ class OptionParser(Generic[Options]):
         def bracketed(value: str, option: str) -> str:
             if value == "null" and type(None) in get_args(self._types[option.strip("-")]):
                 return value
-            if str not in _alternatives(several[option]):
+            if str not in alternatives(several[option]):
                 return f"[{value}]"
             # Quoted, so that a class named 007 does not become a number.
             return json.dumps([part.strip() for part in value.split(",")])
@@ -288,7 +288,7 @@ def option_types(options: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+def alternatives(hint: Any) -> tuple[Any, ...]:
     """The types that a value may have, except None."""
     is_union = get_origin(hint) in (types.UnionType, typing.Union)
     return tuple(one for one in (get_args(hint) if is_union else (hint,)) if one is not type(None))
@@ -296,7 +296,7 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 def _element(hint: Any) -> Any:
     """The element type of an option with several values; None for a single value."""
-    return next((get_args(one)[0] for one in _alternatives(hint) if get_origin(one) is tuple), None)
+    return next((get_args(one)[0] for one in alternatives(hint) if get_origin(one) is tuple), None)
 
 
 def _refused(hint: Any, value: Any) -> str | None:
@@ -324,7 +324,7 @@ def _refused(hint: Any, value: Any) -> str | None:
 
 
 def _must_be(hint: Any, got: Any) -> str:
-    kinds = " or ".join(_kind(one) for one in _alternatives(hint))
+    kinds = " or ".join(_kind(one) for one in alternatives(hint))
     return f"must be {kinds}; got {got}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import norm, rankdata
+from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import (
     average_precision_score,
     classification_report,
@@ -17,6 +17,8 @@ from sklearn.metrics import (
 
 # With fewer normal images or anomalies, the coverage of DeLong's interval is below its level.
 ENOUGH_FOR_DELONG = 100
+# Level of a confidence interval of one standard error on each side.
+ONE_STANDARD_ERROR = 0.6827
 
 
 def auroc_confidence_interval(
@@ -103,6 +105,44 @@ def _newcombe_interval(auroc: float, m: int, n: int, quantile: float) -> tuple[f
     low = brentq(beyond, lowest, min(auroc, highest)) if beyond(lowest) > 0 else 0.0
     high = brentq(beyond, max(auroc, lowest), highest) if beyond(highest) > 0 else 1.0
     return float(low), float(high)
+
+
+def auroc_limits(auroc: float, n_anomalies: int, n_normal: int) -> tuple[float, float]:
+    """The AUROC of some images less and plus its standard error, without their scores.
+
+    Newcombe's method, as `auroc_confidence_interval`; with a single normal image or anomaly, the
+    limits are 0 and 1.
+    """
+    if min(n_anomalies, n_normal) < 2:
+        return 0.0, 1.0
+    return _newcombe_interval(auroc, n_anomalies, n_normal, 1.0)
+
+
+def accuracy_limits(accuracy: float, count: int) -> tuple[float, float]:
+    """The accuracy on some images less and plus its standard error, by Wilson's interval."""
+    found = binomtest(round(accuracy * count), count)
+    low, high = found.proportion_ci(ONE_STANDARD_ERROR, method="wilson")
+    return float(low), float(high)
+
+
+def preferred(
+    measures: dict[str, float], upper_limit: float, name: str = "validation AUROC"
+) -> tuple[str, str]:
+    """What to keep of several detectors that were validated on the same images, and why, in words.
+
+    A few images rank detectors at random: the first choice is kept unless another is more than a
+    standard error above it.
+
+    Args:
+        measures: Measure of each detector, the first choice before the others.
+        upper_limit: The measure of the first choice plus its standard error.
+        name: Name of the measure.
+    """
+    best = max(measures, key=lambda one: measures[one])
+    choice = next(iter(measures))
+    if best != choice and measures[best] <= upper_limit:
+        return choice, f"is within a standard error of the largest {name}"
+    return best, f"has the largest {name}"
 
 
 def detection_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:

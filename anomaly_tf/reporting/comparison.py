@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 import statistics
 from functools import partial
 from pathlib import Path
@@ -11,10 +9,10 @@ from typing import Any, NamedTuple
 
 from anomaly_tf.approaches import options_of
 from anomaly_tf.reporting import comparison_plots as plots
+from anomaly_tf.reporting import markdown
 from anomaly_tf.reporting.page import Drawing, TableCell, drawn, shaded, write_page
 from anomaly_tf.runs.files import atomic_path
 from anomaly_tf.runs.outputs import REPORTS
-from anomaly_tf.script import printable
 
 Results = list[dict[str, Any]]
 # Beginning of the text that a failed cell has in place of its AUROC.
@@ -49,12 +47,12 @@ def write_table(results: Results, command: str, output: Path) -> str:
         The tables in Markdown.
     """
     done = _completed(results)
-    table = _markdown([HEAD, ("---",) * len(HEAD), *table_rows(results)])
+    table = markdown.table([HEAD, ("---",) * len(HEAD), *table_rows(results)])
     for title, lines in class_tables(done).items():
-        table += f"\n\n{_inert(title)}\n\n{_markdown(lines)}"
-    hardware = _inert("; ".join(_machines(done)) or "none")
+        table += f"\n\n{markdown.inert(title)}\n\n{markdown.table(lines)}"
+    hardware = markdown.inert("; ".join(_machines(done)) or "none")
     with atomic_path(output / REPORTS[0]) as temporary:
-        text = f"{table}\n\nCommand: {_code(command)}\n\nHardware: {hardware}\n"
+        text = f"{table}\n\nCommand: {markdown.code(command)}\n\nHardware: {hardware}\n"
         temporary.write_text(text, "utf-8")
     return table
 
@@ -174,26 +172,6 @@ def table_rows(results: Results, names: dict[int, str] | None = None) -> list[tu
                     )
                 )
     return rows
-
-
-def _markdown(rows: list[tuple[str, ...]]) -> str:
-    return "\n".join("| " + " | ".join(map(_inert, row)) + " |" for row in rows)
-
-
-def _code(text: str) -> str:
-    """Formats text as code in Markdown, also if it contains backticks."""
-    text = printable(text)
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence, space = "`" * (longest + 1), " " * bool(longest)
-    return f"{fence}{space}{text}{space}{fence}"
-
-
-def _inert(text: str) -> str:
-    """Escapes HTML, links, images and column separators in Markdown, except in code."""
-    if re.fullmatch(r"`[^`<>|]*`(, on classes seen in training)?", text):
-        return text
-    shown = html.escape(printable(text), quote=False)
-    return re.sub(r"([\\`\[\]|!])", r"\\\1", shown)
 
 
 class Grid(NamedTuple):

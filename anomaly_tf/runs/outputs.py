@@ -38,6 +38,9 @@ REPORT_MARK = b'<meta name="generator" content="anomaly_tf report">'
 REPORTS = ("benchmark.md", "benchmark.html")
 REPORT_HEADS = (b"| approach | protocol | normal class |", b"anomaly_tf benchmark</title>")
 
+# What a search writes first in its files of text, and names in the others.
+SEARCH = f"{MARK} search"
+
 STUDY_KEYS = {"options", "normal_class", "seed"}
 
 IsOwn = Callable[[Path], bool]
@@ -283,6 +286,26 @@ def is_benchmark_report(path: Path) -> bool:
     """True if a file is a table or page that `benchmark.py` wrote."""
     head = _head(path, 1000)
     return head.startswith(REPORT_HEADS[0]) or REPORT_HEADS[1] in head
+
+
+def _is_text_of_search(path: Path) -> bool:
+    """True if a file is the summary, or the YAML file, that `search.py` wrote."""
+    return _head(path, 100).startswith(f"# {SEARCH}".encode())
+
+
+def _is_journal(path: Path) -> bool:
+    """True if a file is a journal of Optuna that `search.py` began."""
+    return f'"study_name":"{SEARCH}"'.encode() in _head(path, 1000).partition(b"\n")[0]
+
+
+# Files that a search writes beside its runs.
+SEARCH_OUTPUTS: dict[str, IsOwn] = {
+    "search.json": lambda path: read_object(path).get("format") == SEARCH,
+    "journal.log": _is_journal,
+    "best.yaml": _is_text_of_search,
+    "search.md": _is_text_of_search,
+    "search.png": is_plot,
+}
 
 
 def is_report(path: Path) -> bool:

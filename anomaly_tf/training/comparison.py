@@ -11,15 +11,16 @@ import numpy as np
 from anomaly_tf.config import Config
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.protocols import make_split
-from anomaly_tf.detection.metrics import auroc_confidence_interval
+from anomaly_tf.detection.metrics import (
+    ONE_STANDARD_ERROR,
+    auroc_confidence_interval,
+    preferred,
+)
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import OwnedFolder
 from anomaly_tf.runs.sections import Calibration
 from anomaly_tf.training import loop
 from anomaly_tf.training.console import Console
-
-# Level of a confidence interval of one standard error on each side.
-ONE_STANDARD_ERROR = 0.6827
 
 
 def train_best(
@@ -66,7 +67,7 @@ def train_best(
     last = next(reversed(outcomes))
     best = last
     if aurocs and first:
-        best, reason = preferred(aurocs, first)
+        best, reason = preferred(aurocs, upper_limit(first))
         found = ", ".join(f"{name} {value:.4f}" for name, value in aurocs.items())
         console.say(f"approach: {best} {reason} ({found})")
     if (folder.path / best).is_dir():
@@ -85,21 +86,7 @@ def train_best(
     return dataclasses.replace(kept, message=message, remedy=remedy)
 
 
-def preferred(aurocs: dict[str, float], first: Calibration) -> tuple[str, str]:
-    """The approach to keep, and why, in words.
-
-    Args:
-        aurocs: Validation AUROC of each approach, the first choice before the others.
-        first: Scores of the validation images by the first choice.
-    """
-    best = max(aurocs, key=lambda name: aurocs[name])
-    choice = next(iter(aurocs))
-    if best != choice and aurocs[best] <= _upper_limit(first):
-        return choice, "is within a standard error of the largest validation AUROC"
-    return best, "has the largest validation AUROC"
-
-
-def _upper_limit(calibration: Calibration) -> float:
+def upper_limit(calibration: Calibration) -> float:
     """The validation AUROC plus its standard error; 1 for a single normal image or anomaly."""
     parts = [calibration.scores, calibration.anomaly_scores or []]
     if min(map(len, parts)) < 2:
