@@ -21,13 +21,13 @@ PEER_READY := .venv-peer/ready-requirements-peer
 PHOTOS_READY := .venv/ready-requirements-photos
 # Gigabytes that .venv takes.
 SIZE := $(if $(GPU),8,3.2)
-SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evaluate.py report.py export.py predict.py benchmark.py
+SOURCES := anomaly_tf tests measurements tools examples setup.py train.py evaluate.py report.py export.py predict.py search.py benchmark.py
 
 # TensorBoard without the notes of TensorFlow, which look like faults, and without its own on how it
 # loads data; it shows all pictures of a training, not ten.
 QUIET_TENSORBOARD := from anomaly_tf.script import import_tensorflow; import_tensorflow(); from tensorboard.main import run_main; run_main()
 
-.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-photos bench-reliability bench-web bench-cluster study benchmark-quick audit lock clean FORCE
+.PHONY: help setup train test fuzz lint format docs linkcheck tensorboard bench bench-export bench-folders bench-photos bench-reliability bench-web bench-cluster bench-devices study benchmark-quick audit lock clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -97,6 +97,9 @@ bench-web: $(READY) ## Measure the page of a detector in Chromium and Firefox (A
 bench-cluster: $(READY) ## Measure scoring and benchmarks on processes and on a cluster (ARGS: its options)
 	$(BIN)/python -m measurements.cluster $(ARGS)
 
+bench-devices: $(READY) ## Compare trainings on two devices with those on one (ARGS: its options)
+	$(BIN)/python -m measurements.devices $(ARGS)
+
 study: $(READY) ## Measure what moves the quality, on validation images (ARGS: --studies NAME)
 	$(BIN)/python -m measurements.quality $(ARGS)
 
@@ -111,14 +114,13 @@ lock: $(READY) ## Renew the lock files from the requirements
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
-		requirements.txt requirements-cluster.txt requirements-dev.txt requirements-docs.txt \
-		-o requirements.lock
+		requirements.txt requirements-cluster.txt requirements-search.txt requirements-dev.txt \
+		requirements-docs.txt -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
 		--constraints requirements.lock \
-		requirements.txt requirements-cluster.txt requirements-dev.txt requirements-docs.txt \
-		requirements-gpu.txt \
-		-o requirements-gpu.lock
+		requirements.txt requirements-cluster.txt requirements-search.txt requirements-dev.txt \
+		requirements-docs.txt requirements-gpu.txt -o requirements-gpu.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" \
 		requirements-audit.txt -o requirements-audit.lock

@@ -2,7 +2,9 @@
 
 The package in the order in which data flows; each folder imports from those below it only:
 
-- `cli`: the commands `train`, `evaluate`, `report`, `export`, `predict`, `benchmark`
+- `cli`: the commands `train`, `evaluate`, `report`, `export`, `predict`, `search`,
+  `benchmark`
+- `tuning`: search over the options of an approach
 - `command_line`: the parsing that the commands share
 - `estimator`: `AnomalyDetector`, a scikit-learn estimator
 - `api`: `train`, from data to a detector

@@ -1,4 +1,4 @@
-"""Training on two devices compared with one: `python -m measurements.devices`.
+"""Training on two devices compared with one: `make bench-devices`.
 
 For each approach on Fashion-MNIST, normal class 0: the validation AUROC after a short training on
 one device, and on two that share the same batches. Two logical CPU devices take the place of two

@@ -390,14 +390,13 @@ def test_wrong_options_of_benchmark(options, words, without_tensorflow, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "export.py", "benchmark.py"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "export.py", "search.py", "benchmark.py"])
 def test_help_explains_every_option_without_tensorflow(script, without_tensorflow):
     done = run_script(script, "--help", env={**without_tensorflow, "COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
-    known = {"benchmark.py": "--epochs-share", "export.py": "--quantize"}.get(script)
-    known = known or "--threshold.percentile"
-    assert known in done.stdout
-    if script == "train.py":
+    known = {"benchmark.py": "--epochs-share", "export.py": "--quantize", "search.py": "--trials"}
+    assert known.get(script, "--threshold.percentile") in done.stdout
+    if script in ("train.py", "search.py"):
         for option in ("--approach", "--losses.abc-weight", "--training.steps-per-epoch"):
             assert option in done.stdout
     # An option without an explanation shows its type only.

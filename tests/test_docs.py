@@ -163,6 +163,7 @@ def test_the_reference_has_every_option(site):
         ("evaluate", "--threshold.false-alarm-rate"),
         ("export", "--quantize"),
         ("predict", "--false-discovery-rate"),
+        ("search", "--trials"),
         ("benchmark", "--epochs-share"),
     ):
         assert option in page_of(site, f"reference/{command}").text

@@ -36,6 +36,7 @@ FLOORS = (
     ("commands",),
     ("api", "benchmark"),
     ("estimator", "command_line"),
+    ("tuning",),
     ("cli",),
     ("__main__",),
 )

@@ -18,7 +18,10 @@ from conftest import ENVIRONMENT, ROOT, assert_one_line, run_command, run_script
 from anomaly_tf.script import LOG_LEVEL, csv_cell, quiet_libraries, without_notes
 from anomaly_tf.version import VERSION
 
-SCRIPTS = (*("train.py", "evaluate.py", "report.py", "export.py", "predict.py", "benchmark.py"),)
+SCRIPTS = (
+    *("train.py", "evaluate.py", "report.py", "export.py", "predict.py", "search.py"),
+    "benchmark.py",
+)
 # A script of few words: prints a name, and with an argument ends with an error that has it.
 PRINTING = """
 import sys

@@ -1,4 +1,4 @@
-"""The command line: `anomaly-tf train|evaluate|report|export|predict|benchmark`.
+"""The command line: `anomaly-tf train|evaluate|report|export|predict|search|benchmark`.
 
 One module per command, with a `main` that takes the arguments and returns the exit status; the
 parsing that they share is `command_line.py`. The scripts at the root of the repository run the same

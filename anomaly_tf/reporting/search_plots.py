@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
@@ -71,8 +72,12 @@ def what_mattered(
         axis.set_axis_off()
     for axis in axes[:, 0]:
         axis.set_ylabel(measure)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    panels.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    marks: dict[str, Artist] = {}
+    for axis in axes.ravel():
+        marks |= {
+            label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+    panels.legend([*marks.values()], [*marks], loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
@@ -84,8 +89,11 @@ def _draw_importances(axis: Axes, importances: Mapping[str, float]) -> None:
     for place, share in zip(places, importances.values(), strict=True):
         axis.text(share, place, f" {share:.0%}", va="center", fontsize=9, color=LINE)
     axis.set_yticks(places, names)
-    axis.set(xlim=(0, 1.1), xlabel="share of the variance over the space (fANOVA)")
-    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    axis.set(
+        xlim=(0, 1.15 * max(importances.values())),
+        xlabel="share of the variance over the space (fANOVA)",
+    )
+    axis.xaxis.set_major_formatter("{x:.0%}")
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -139,7 +147,8 @@ def _places(axis: Axes, option: Searched) -> list[float | None]:
         numbers = [None if isinstance(v, str) or v is None else float(v) for v in option.values]
         if option.log and all(number is None or number > 0 for number in numbers):
             axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+            decades = np.ptp(np.log10([number for number in numbers if number is not None]))
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1,)))
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_formatter(NullFormatter())
         else:

@@ -105,11 +105,12 @@ def _without_result(search: Search) -> list[str]:
 
 
 def _table(search: Search, most: int) -> str:
-    """The trials in Markdown, best first, those without a result last."""
+    """The best trials and the defaults, or all, in Markdown; those without a result last."""
     rows = sorted(search.trials, key=lambda one: (one.measure is None, -(one.measure or 0.0)))
     head = ("trial", search.measure.words, "duration", *search.space)
     lines = [head, ("---",) * len(head)]
-    lines += [_row(search, trial) for trial in rows[:most]]
+    first = [] if search.trials[0] in rows[:most] else search.trials[:1]
+    lines += [_row(search, trial) for trial in rows[:most] + first]
     return markdown.table(lines)
 
 
