@@ -390,7 +390,9 @@ def test_wrong_options_of_benchmark(options, words, without_tensorflow, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "export.py", "search.py", "benchmark.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "evaluate.py", "export.py", "search.py", "benchmark.py"]
+)
 def test_help_explains_every_option_without_tensorflow(script, without_tensorflow):
     done = run_script(script, "--help", env={**without_tensorflow, "COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
