@@ -60,12 +60,12 @@ def _report(search: Search, command: str, output: str) -> int:
         raise UserError(f"none of {len(search.trials)} trials has a result; the last one: {last}")
 
     # Imported late: matplotlib takes a second, and a wrong option should answer at once.
-    from anomaly_tf.tuning.results import best_commands, write_results
+    from anomaly_tf.tuning.results import next_steps, write_results
 
     shown, problems = write_results(search, command)
     print(f"\n{shown}\n\nwritten: {printable(output)}/best.yaml, search.md and search.png")
-    print(f"run: {printable(str(search.run_folder(search.best)))}")
-    print(f"next: {' or '.join(map(printable, best_commands(search)))}")
+    for line in next_steps(search):
+        print(printable(line))
     for problem in problems:
         print(f"error: {printable(problem)}", file=sys.stderr)
     if search.failures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -168,11 +167,11 @@ def _picture(search: Search) -> Figure:
     return search_plots.what_mattered(options, measures, search.measure.words, search.importances)
 
 
-def best_commands(search: Search) -> list[str]:
-    """What to do next with the best trial, as commands."""
+def next_steps(search: Search) -> list[str]:
+    """The run of the best trial, unless it was removed, and what to do next, in lines."""
     assert search.best
-    best: Path = search.output / "best.yaml"
-    return [
-        command_line("evaluate", "--run-dir", search.run_folder(search.best)),
-        command_line("train", "--config", best),
-    ]
+    run, again = search.run_folder(search.best), search.output / "best.yaml"
+    train = command_line("train", "--config", again)
+    if not run.is_dir():
+        return [f"next: {train}"]
+    return [f"run: {run}", f"next: {command_line('evaluate', '--run-dir', run)} or {train}"]

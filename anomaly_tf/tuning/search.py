@@ -31,7 +31,7 @@ from anomaly_tf.errors import OptionError, UserError, as_option
 from anomaly_tf.jobs import executor, run_jobs
 from anomaly_tf.runs.checks import parse_json
 from anomaly_tf.runs.directory import open_run
-from anomaly_tf.runs.files import locked, require_writable, write_json
+from anomaly_tf.runs.files import folder_error, locked, require_writable, write_json
 from anomaly_tf.runs.outputs import (
     MAX_JSON,
     SEARCH,
@@ -250,9 +250,10 @@ class Search:
 
     def _finished(self, study: Study, trial: Trial, ended: Ended) -> str:
         """Keeps the result of a training; returns a line on it."""
-        if ended.reason is not None and ended.status == REFUSED:
-            return self._refused(study, trial, ended.reason, round(ended.seconds, 1))
         if ended.reason is not None:
+            # A full disk says nothing about the values.
+            if ended.status == REFUSED and not folder_error(RuntimeError(ended.reason)):
+                return self._refused(study, trial, ended.reason, round(ended.seconds, 1))
             self.failures[trial.number] = ended.reason
             return f"{self._place()} trial {trial.number}: failed: {ended.reason}"
         ended.keep_run(self.run_folder(trial))
@@ -275,9 +276,10 @@ class Search:
 
     def _keep(self, study: Study) -> None:
         """Takes the trials of a study, and removes the runs of all that ended but the best."""
-        self.trials = study.trials
+        self.trials, best = study.trials, self.best
+        there = set(self.output.glob("runs/trial-*"))
         for trial in self.trials:
-            if trial.is_finished and trial != self.best:
+            if trial.is_finished and trial != best and self.run_folder(trial) in there:
                 shutil.rmtree(self.run_folder(trial), ignore_errors=True)
 
     def _ended(self) -> int:
