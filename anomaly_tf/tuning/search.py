@@ -276,7 +276,8 @@ class Search:
 
     def _keep(self, study: Study) -> None:
         """Takes the trials of a study, and removes the runs of all that ended but the best."""
-        self.trials, best = study.trials, self.best
+        self.trials = study.trials
+        best = self.best
         there = set(self.output.glob("runs/trial-*"))
         for trial in self.trials:
             if trial.is_finished and trial != best and self.run_folder(trial) in there:
