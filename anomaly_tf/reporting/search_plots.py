@@ -55,7 +55,7 @@ def what_mattered(
     """
     order = {name: place for place, name in enumerate(importances)}
     options = sorted(options, key=lambda option: order.get(option.name, len(order)))
-    columns = min(COLUMNS, len(options))
+    columns = 2 if len(options) == 4 else min(COLUMNS, len(options))
     rows = -(-len(options) // columns)
     bars = 0.8 + 0.26 * len(importances) if importances else 0.0
     height = rows * HEIGHT + bars + 0.5
