@@ -25,7 +25,7 @@ from anomaly_tf.config.parser import as_argument
 from anomaly_tf.detection.metrics import accuracy_limits, auroc_limits
 from anomaly_tf.errors import UserError
 from anomaly_tf.reporting.search_plots import Searched, what_mattered
-from anomaly_tf.runs.outputs import is_plot
+from anomaly_tf.runs.outputs import SEARCH_OUTPUTS, is_plot
 from anomaly_tf.tuning.space import Choices, Range, as_text, combinations, read_space
 from anomaly_tf.tuning.study import Study, require_optuna
 from measurements.dask_processes import dask_cluster, wait_until
@@ -445,6 +445,21 @@ def test_files_of_others_are_not_written_over(quick, trainer):
             quick()
         assert (trainer / "output" / name).read_text() == "mine"
         (trainer / "output" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("content", "is_own"),
+    [
+        ('{"op_code":0,"worker_id":"1","study_name":"anomaly_tf search"}\n{"op', True),
+        ('{"op_code":0,"worker_id":"1","study_name":"mine"}\n', False),
+        ("", True),  # killed before, or at, the first line
+        ('{"op_code":0,"wor', True),
+        ("mine", False),
+    ],
+)
+def test_a_journal_is_recognised(content, is_own, tmp_path):
+    (tmp_path / "journal.log").write_text(content)
+    assert SEARCH_OUTPUTS["journal.log"](tmp_path / "journal.log") == is_own
 
 
 def test_what_was_gained_is_said(quick, trainer, capsys):

@@ -40,6 +40,7 @@ REPORT_HEADS = (b"| approach | protocol | normal class |", b"anomaly_tf benchmar
 
 # What a search writes first in its files of text, and names in the others.
 SEARCH = f"{MARK} search"
+JOURNAL_HEAD = b'{"op_code":0,'
 
 STUDY_KEYS = {"options", "normal_class", "seed"}
 
@@ -294,8 +295,11 @@ def _is_text_of_search(path: Path) -> bool:
 
 
 def _is_journal(path: Path) -> bool:
-    """True if a file is a journal of Optuna that `search.py` began."""
-    return f'"study_name":"{SEARCH}"'.encode() in _head(path, 1000).partition(b"\n")[0]
+    """True if a file is a journal of Optuna that `search.py` began, or was about to begin."""
+    first, end, _ = _head(path, 1000).partition(b"\n")
+    if not end:
+        return path.is_file() and JOURNAL_HEAD.startswith(first[: len(JOURNAL_HEAD)])
+    return f'"study_name":"{SEARCH}"'.encode() in first
 
 
 # Files that a search writes beside its runs.
