@@ -68,6 +68,7 @@ def train(
     resume: bool = False,
     console: Console = Console(),  # noqa: B008 - frozen
     device: Device | None = None,
+    refined_in: float | None = None,
 ) -> Outcome:
     """Trains an approach and writes a run directory.
 
@@ -81,6 +82,8 @@ def train(
         resume: Whether the folder is that of an interrupted training with the same configuration;
             it resumes after the last finished epoch.
         device: The device or devices; None: all GPUs that can share a batch, or the CPU.
+        refined_in: Seconds of a refinement that has written its files to the folder, which count as
+            time of training; None if there was none.
 
     Returns:
         How training ended. After Ctrl-C or a non-finite loss, the run holds the best epoch so far;
@@ -95,10 +98,10 @@ def train(
     model = setup.build()  # before the folder exists: a pretrained network may be missing
     run.path.mkdir(parents=True, exist_ok=True)
     with run.locked():
-        if not resume:
+        if not resume and refined_in is None:
             run.require_unused()
         try:
-            return _train(setup, model, run, command, console, resume)
+            return _train(setup, model, run, command, console, resume, refined_in or 0.0)
         except (OSError, tf.errors.OpError) as error:
             if (cause := folder_error(error)) is None:
                 raise
@@ -141,9 +144,10 @@ def _train(
     command: str,
     console: Console,
     resumed: bool,
+    seconds: float,
 ) -> Outcome:
     config = setup.config
-    progress = Progress(digest_of_sets(setup.split))
+    progress = Progress(digest_of_sets(setup.split), seconds=seconds)
     if run.checkpoint.is_file():
         progress = load_checkpoint(run.checkpoint, model, progress.sets)
     run.clear_unfinished()
