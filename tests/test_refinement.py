@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -160,6 +161,26 @@ def test_a_list_is_kept_when_the_training_after_it_is_stopped(trained, monkeypat
     outcome, splits = trained(config_of(), resume=True)
     assert (outcome.status, len(splits)) == ("completed", 1)
     assert json.loads(path.read_text()) == whole
+
+
+def test_remedies_name_the_run_and_not_a_half_of_it(trained, monkeypatch, tmp_path):
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_fit", full)
+        with pytest.raises(UserError, match="No space left on device") as ended:
+            trained(config_of())
+    assert str(ended.value).endswith(f"--resume {tmp_path / 'run'}")
+
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # while the first half is scored
+        patched.setattr(refinement, "score_set", stop)
+        outcome, splits = trained(config_of(), resume=True)
+    assert (outcome.status, outcome.info, len(splits)) == ("interrupted", None, 1)
+    assert outcome.remedy.endswith(f"--resume {tmp_path / 'run'}")
 
 
 def test_too_few_images_are_refused_before_anything_is_written(tmp_path, small_dataset):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,15 +102,29 @@ def train(
     with run.locked():
         if not resume and refined_in is None:
             run.require_unused()
-        try:
+        with writing(run):
             return _train(setup, model, run, command, console, resume, refined_in or 0.0)
-        except (OSError, tf.errors.OpError) as error:
-            if (cause := folder_error(error)) is None:
-                raise
-            raise UserError(
-                f"cannot write to {run.path}: {cause.strerror}; make room there, then "
-                f"resume after the last finished epoch: {resume_command(run)}"
-            ) from error
+
+
+@contextmanager
+def writing(run: RunDirectory) -> Iterator[None]:
+    """Reports a folder that cannot be written, with the command that resumes.
+
+    Args:
+        run: The run that the block writes.
+
+    Raises:
+        UserError: If it is full or cannot be written.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        if (cause := folder_error(error)) is None:
+            raise
+        raise UserError(
+            f"cannot write to {run.path}: {cause.strerror}; make room there, then "
+            f"resume after the last finished epoch: {resume_command(run)}"
+        ) from error
 
 
 def resume_command(run: RunDirectory) -> str:

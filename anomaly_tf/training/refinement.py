@@ -77,10 +77,13 @@ def train(
     # Before the folder exists: a pretrained network may be missing.
     TrainingSetup.of(config, dataset, split).build()
     run.path.mkdir(parents=True, exist_ok=True)
-    with run.locked():
+    with run.locked(), loop.writing(run):
         save_config(config, run.config)
         save_split(split, dataset, run.split)
-        found = _kept(run, split) or _refine(config, dataset, split, run, command, console)
+        try:
+            found = _kept(run, split) or _refine(config, dataset, split, run, command, console)
+        except KeyboardInterrupt:  # outside of an epoch, where `loop.train` cannot end
+            found = _ended(loop.Outcome("interrupted", None, "interrupted"), run)
         if isinstance(found, Outcome):
             return found
         refined = np.zeros(len(split.train), bool)
@@ -169,7 +172,7 @@ def _refine(
         )
         outcome = _train_half(config, dataset, half, trial, command, console)
         if outcome is not None and outcome.status != "completed":
-            return _ended(outcome, run, trial)
+            return _ended(outcome, run)
         detector, start = TrainedDetector.load(trial.path), time.monotonic()
         scores[scored] = score_set(detector, others, split.roi)
         seconds += detector.info.training.train_seconds + time.monotonic() - start
@@ -216,13 +219,18 @@ def _train_half(
         changes["training"] = dataclasses.replace(config.training, epochs=epochs)
     config = dataclasses.replace(config, **changes)
     resume = trial.path.is_dir()
-    return loop.train(config, dataset, half, trial, command, resume=resume, console=console)
+    try:
+        return loop.train(config, dataset, half, trial, command, resume=resume, console=console)
+    except UserError as error:
+        # Remedies name the run to resume.
+        raise UserError(str(error).replace(str(trial.path), str(trial.path.parents[1]))) from error
 
 
-def _ended(outcome: Outcome, run: RunDirectory, trial: RunDirectory) -> Outcome:
+def _ended(outcome: Outcome, run: RunDirectory) -> Outcome:
     """The outcome of a run that has no detector yet, because a half was not completed."""
-    reason = outcome.message.partition("; ")[0]
-    remedy = outcome.remedy.replace(str(trial.path), str(run.path))
+    reason, remedy = outcome.message.partition("; ")[0], outcome.remedy
+    if outcome.status == "interrupted":
+        remedy = f"resume: {loop.resume_command(run)}"
     return Outcome(outcome.status, None, f"{reason} while refining: no detector yet", remedy)
 
 
@@ -238,4 +246,4 @@ def _describe(split: Split, found: Refinement, run: RunDirectory) -> str:
             "anomalies among them"
         )
     first = f"first: {found.left_out[0].file}; " if found.left_out[0].file else ""
-    return f"{line} ({first}all are listed in {run.refinement})"
+    return f"{line} ({first}all are listed in {run.refinement.name} of the run)"
