@@ -151,6 +151,7 @@ def test_a_list_is_kept_when_the_training_after_it_is_stopped(trained, monkeypat
     for changed, words in (
         (whole | {"sets": "other"}, "the data has changed since it started"),
         (whole | {"left_out": whole["left_out"][:1] * 2}, "is damaged .*different numbers below"),
+        (whole | {"left_out": whole["left_out"][1:]}, "is damaged .*left_out must hold "),
         (whole | {"left_out": [1]}, "is damaged .*must hold images"),
         ({}, "is damaged .*no sets"),
     ):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from anomaly_tf.data.contents import digest_of_sets, facts_of, require_same_cont
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import save_split
-from anomaly_tf.data.stored import sampled
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.errors import UserError
@@ -71,17 +71,20 @@ def train(
     """
     if not isinstance(config, NormalImagesConfig) or not config.refine:
         return loop.train(config, dataset, split, run, command, resume=resume, console=console)
-    count = _count(config, split)
+    _count(config, split)
     if not resume:
         run.require_unused()
-    # Before the folder exists: a pretrained network may be missing.
-    TrainingSetup.of(config, dataset, split).build()
+    # Before the folder exists: a pretrained network may be missing, or images for its options.
+    TrainingSetup.of(_half_as_long(config), dataset, _halves(config, split)[0].split).build()
     run.path.mkdir(parents=True, exist_ok=True)
     with run.locked(), loop.writing(run):
         save_config(config, run.config)
         save_split(split, dataset, run.split)
+        found: Refinement | Outcome
         try:
-            found = _kept(run, split) or _refine(config, dataset, split, run, command, console)
+            found = _kept(config, split, run) or _refine(
+                config, dataset, split, run, command, console
+            )
         except KeyboardInterrupt:  # outside of an epoch, where `loop.train` cannot end
             found = _ended(loop.Outcome("interrupted", None, "interrupted"), run)
         if isinstance(found, Outcome):
@@ -89,7 +92,6 @@ def train(
         refined = np.zeros(len(split.train), bool)
         refined[[one.number for one in found.left_out]] = True
         split = dataclasses.replace(split, refined=refined)
-        assert refined.sum() == count
         shutil.rmtree(run.halves, ignore_errors=True)
     console.say(_describe(split, found, run))
     return loop.train(
@@ -125,7 +127,7 @@ def _count(config: NormalImagesConfig, split: Split) -> int:
     return count
 
 
-def _kept(run: RunDirectory, split: Split) -> Refinement | None:
+def _kept(config: NormalImagesConfig, split: Split, run: RunDirectory) -> Refinement | None:
     """The finished refinement of a run that resumes; None if there is none.
 
     Raises:
@@ -136,6 +138,8 @@ def _kept(run: RunDirectory, split: Split) -> Refinement | None:
         return None
     try:
         found = read_refinement(path, len(split.train))
+        if len(found.left_out) != _count(config, split):
+            raise ValueError(f"left_out must hold {_count(config, split)} images")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({printable(str(error))}); train again") from error
     if found.sets != digest_of_sets(split):
@@ -156,31 +160,25 @@ def _refine(
 ) -> Refinement | Outcome:
     """Trains on each half and scores the other; the outcome of a training that did not complete."""
     train = split.train
-    normal = np.flatnonzero(train.labels == 0)
-    halves = np.array_split(np.random.default_rng(config.seed).permutation(normal), 2)
     scores = np.full(len(train), -np.inf, np.float32)
-    seconds = 0.0
-    for number, scored in enumerate(map(np.sort, halves), 1):
-        others = train.take(scored)
-        learnt = train.take(np.setdiff1d(np.arange(len(train)), scored))
-        shown = others.take(sampled(len(others), MAX_VALIDATED, config.seed))
-        half = dataclasses.replace(split, train=learnt, validation=shown)
+    n_normal, seconds = int((train.labels == 0).sum()), 0.0
+    for number, half in enumerate(_halves(config, split), 1):
         trial = RunDirectory(run.halves / str(number))
         console.say(
-            f"refining, detector {number} of 2: learns from {len(normal) - len(others)} of "
-            f"{len(normal)} normal training images and scores the others"
+            f"refining, detector {number} of 2: learns from {n_normal - len(half.scored)} of "
+            f"{n_normal} normal training images and scores the others"
         )
-        outcome = _train_half(config, dataset, half, trial, command, console)
+        outcome = _train_half(config, dataset, half.split, trial, command, console)
         if outcome is not None and outcome.status != "completed":
             return _ended(outcome, run)
         detector, start = TrainedDetector.load(trial.path), time.monotonic()
-        scores[scored] = score_set(detector, others, split.roi)
+        scores[half.scored] = score_set(detector, train.take(half.scored), split.roi)
         seconds += detector.info.training.train_seconds + time.monotonic() - start
     order = np.argsort(-scores, kind="stable")[: _count(config, split)]
     names = dataset.class_names
     found = Refinement(
         digest_of_sets(split),
-        len(normal),
+        n_normal,
         round(seconds, 1),
         tuple(
             LeftOut(
@@ -194,6 +192,41 @@ def _refine(
     )
     write_json(run.refinement, dataclasses.asdict(found))
     return found
+
+
+@dataclass(frozen=True)
+class _Half:
+    """A training on half of the normal images.
+
+    Attributes:
+        split: Its sets; a few images of the other half stand in for the validation set.
+        scored: Numbers of the images of the other half in the training set of the run, int `(N,)`.
+    """
+
+    split: Split
+    scored: np.ndarray
+
+
+def _halves(config: Config, split: Split) -> list[_Half]:
+    """Both halves, drawn by the seed; labelled anomalies are in both."""
+    train = split.train
+    normal = np.flatnonzero(train.labels == 0)
+    halves = []
+    for scored in np.array_split(np.random.default_rng(config.seed).permutation(normal), 2):
+        learnt = train.take(np.setdiff1d(np.arange(len(train)), scored))
+        shown = train.take(scored[:MAX_VALIDATED])
+        half = dataclasses.replace(split, train=learnt, validation=shown)
+        halves.append(_Half(half, np.sort(scored)))
+    return halves
+
+
+def _half_as_long(config: NormalImagesConfig) -> NormalImagesConfig:
+    """The configuration of a training on a half."""
+    changes: dict[str, Any] = {"refine": 0.0, "threshold": ThresholdConfig()}
+    if isinstance(config.training, TrainingConfig):
+        epochs = max(1, config.training.epochs // 2)
+        changes["training"] = dataclasses.replace(config.training, epochs=epochs)
+    return dataclasses.replace(config, **changes)
 
 
 def _train_half(
@@ -213,11 +246,7 @@ def _train_half(
         facts = facts_of(half, len(dataset.class_names), dataset.digests)
         require_same_content(dataset.name, open_run(trial.path)[1], facts)
         return None
-    changes: dict[str, Any] = {"refine": 0.0, "threshold": ThresholdConfig()}
-    if isinstance(config.training, TrainingConfig):
-        epochs = max(1, config.training.epochs // 2)
-        changes["training"] = dataclasses.replace(config.training, epochs=epochs)
-    config = dataclasses.replace(config, **changes)
+    config = _half_as_long(config)
     resume = trial.path.is_dir()
     try:
         return loop.train(config, dataset, half, trial, command, resume=resume, console=console)
