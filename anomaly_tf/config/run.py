@@ -205,8 +205,8 @@ class NormalImagesConfig(Config):
         contamination: Share of unlabelled anomalies among the normal training images, for protocol
             contaminated.
         refine: Share of the normal training images to leave out as possible anomalies: those with
-            the highest scores, each by a detector of half the length that was trained on the other
-            half of the images. 0 leaves out none.
+            the highest scores, each by a detector that was trained on the other half of the images,
+            half as long. 0 leaves out none.
     """
 
     learns_from: ClassVar[LearnsFrom] = "normal images"
