@@ -102,7 +102,8 @@ def train(
                     ),
                 )
             if outcome.status == "interrupted":
-                raise KeyboardInterrupt(f"{outcome.message}; load it by anomaly_tf.Detector.load")
+                load = "; load it by anomaly_tf.Detector.load" if outcome.info else ""
+                raise KeyboardInterrupt(f"{outcome.message}{load}")
             if outcome.status != "completed":
                 raise UserError(f"{outcome.message}; {outcome.remedy}")
             detector = cast("TrainedDetector", Detector.load(run.path))

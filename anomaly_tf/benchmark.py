@@ -20,7 +20,14 @@ from anomaly_tf.approaches import APPROACHES, options_of
 from anomaly_tf.approaches.configs import require_approach
 from anomaly_tf.cluster import cluster_of
 from anomaly_tf.commands import Commands, Ended, run_elsewhere, run_here
-from anomaly_tf.config import ALL_CLASSES_NORMAL, Checked, Protocol, number, plain
+from anomaly_tf.config import (
+    ALL_CLASSES_NORMAL,
+    Checked,
+    NormalImagesConfig,
+    Protocol,
+    number,
+    plain,
+)
 from anomaly_tf.data.contents import digest_of_source
 from anomaly_tf.data.search import Search, folders_of
 from anomaly_tf.data.sources import known_class_names
@@ -239,11 +246,13 @@ def settings_of(
         options: What is asked for.
         content: Digest of the data, if it is the user's own.
     """
+    hides = cell.protocol == "contaminated"
     return {
         "epochs_share": options.epochs_share,
         "data": options.data,
         **({"content": content} if content else {}),
         "configuration": defaults_of(cell.approach),
+        **({"contamination": NormalImagesConfig.contamination} if hides else {}),
     }
 
 

@@ -70,19 +70,22 @@ class Choice:
     reason: str
 
 
-def choose(found: Findings, use_labels: bool, in_tiles: bool = False) -> Choice:
+def choose(found: Findings, protocol: Protocol, without_labels: bool = False) -> Choice:
     """The approach for a data set, or several to compare.
 
     Args:
         found: What was found in the data.
-        use_labels: Whether labelled anomalies may be used.
-        in_tiles: Whether pictures are cut into tiles, which the labels of pictures do not label.
+        protocol: imbalance uses labelled anomalies, if there are enough; another one uses none and
+            is that of the choice.
+        without_labels: Whether only approaches that learn from normal images can be chosen.
     """
+    use_labels = protocol == "imbalance"
     first, reason = first_choice(found if use_labels else replace(found, n_anomalies=0))
     if not use_labels or found.n_anomalies < MIN_COMPARED:
-        return Choice(((first, "one_class"),), f"{first} ({reason})")
+        unlabelled: Protocol = "one_class" if use_labels else protocol
+        return Choice(((first, unlabelled),), f"{first} ({reason})")
     names = ["transform", "padim"] if found.is_small else ["padim", "patchcore"]
-    names += ["sota"] if found.n_anomalies >= MIN_LABELLED and not in_tiles else []
+    names += ["sota"] if found.n_anomalies >= MIN_LABELLED and not without_labels else []
     names.sort(key=lambda name: name != first)
     candidates: list[tuple[str, Protocol]] = [
         (name, "imbalance" if "imbalance" in options_of(name).protocols else "one_class")

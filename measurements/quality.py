@@ -257,7 +257,10 @@ def _score_rules(study: Study, data_dir: str) -> list[dict[str, Any]]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """A study's results as Markdown: the mean of each variant over classes and seeds, and parts."""
+    """A study's results as Markdown: the mean of each variant over classes and seeds, and parts.
+
+    Variants that are not measured in all classes and seeds are left out.
+    """
     study, cells = results["study"], results["cells"]
     unseen = study["protocol"] == "unseen"
     classes = study["normal_classes"]
@@ -268,8 +271,12 @@ def table(results: dict[str, Any]) -> str:
     ]
     first = None
     for group, variants in study["variants"].items():
+        if study["protocol"] == "contaminated":  # each group compares an approach with itself
+            first = None
         for variant in variants:
             chosen = [c for c in cells if (c["group"], c["variant"]) == (group, variant)]
+            if len(chosen) < len(classes) * len(study["seeds"]):
+                continue  # not measured yet
 
             def mean(key: str, normal_class: int | None = None, chosen: list = chosen) -> float:
                 return statistics.mean(

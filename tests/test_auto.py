@@ -25,27 +25,28 @@ SHORT = ["--training.batch-size", "16"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "use_labels", "names", "protocol"),
+    ("changes", "asked", "names", "protocol"),
     [
-        ({}, True, ["padim"], "one_class"),
-        ({"alikeness": 0.01}, True, ["patchcore"], "one_class"),
-        ({"alikeness": None}, True, ["patchcore"], "one_class"),
-        ({"image_shape": (28, 28, 1)}, True, ["transform"], "one_class"),
-        ({"n_anomalies": MIN_COMPARED - 1}, True, ["padim"], "one_class"),
-        ({"n_anomalies": MIN_COMPARED}, True, ["padim", "patchcore"], "imbalance"),
+        ({}, "imbalance", ["padim"], "one_class"),
+        ({"alikeness": 0.01}, "imbalance", ["patchcore"], "one_class"),
+        ({"alikeness": None}, "imbalance", ["patchcore"], "one_class"),
+        ({"image_shape": (28, 28, 1)}, "imbalance", ["transform"], "one_class"),
+        ({"n_anomalies": MIN_COMPARED - 1}, "imbalance", ["padim"], "one_class"),
+        ({"n_anomalies": MIN_COMPARED}, "imbalance", ["padim", "patchcore"], "imbalance"),
         (
             {"n_anomalies": MIN_COMPARED, "alikeness": 0.01},
-            True,
+            "imbalance",
             ["patchcore", "padim"],
             "imbalance",
         ),
-        ({"n_anomalies": MIN_LABELLED}, True, ["padim", "patchcore", "sota"], "imbalance"),
-        ({"n_anomalies": MIN_LABELLED}, False, ["padim"], "one_class"),
+        ({"n_anomalies": MIN_LABELLED}, "imbalance", ["padim", "patchcore", "sota"], "imbalance"),
+        ({"n_anomalies": MIN_LABELLED}, "one_class", ["padim"], "one_class"),
+        ({"n_anomalies": MIN_LABELLED}, "contaminated", ["padim"], "contaminated"),
     ],
 )
-def test_the_choice(changes, use_labels, names, protocol):
+def test_the_choice(changes, asked, names, protocol):
     found = dataclasses.replace(MANY, n_kinds=1, **changes)
-    choice = choose(found, use_labels)
+    choice = choose(found, asked)
     assert [name for name, _ in choice.candidates] == names
     assert choice.candidates[0][1] == protocol
     assert names[0] in choice.reason
@@ -53,13 +54,13 @@ def test_the_choice(changes, use_labels, names, protocol):
 
 def test_labels_of_pictures_do_not_label_tiles():
     found = dataclasses.replace(MANY, n_anomalies=MIN_LABELLED, n_kinds=1)
-    names = [name for name, _ in choose(found, use_labels=True, in_tiles=True).candidates]
+    names = [name for name, _ in choose(found, "imbalance", without_labels=True).candidates]
     assert names == ["padim", "patchcore"]
 
 
 def test_small_pictures_with_labels_compare_under_the_protocol_of_each():
     found = dataclasses.replace(MANY, image_shape=(28, 28, 1), n_anomalies=100, n_kinds=3)
-    assert choose(found, use_labels=True).candidates == (
+    assert choose(found, "imbalance").candidates == (
         ("sota", "imbalance"),
         ("transform", "one_class"),
         ("padim", "imbalance"),

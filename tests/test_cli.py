@@ -283,7 +283,10 @@ def test_ctrl_c_in_the_terminal_leaves_a_run_that_loads(small_folder, tmp_path):
         ("--config broken.yaml", ["broken.yaml line 2", "broken YAML"]),
         ("--data empty", ["folder empty holds no images"]),
         ("--data none", ["'none' is neither 'fashion_mnist' nor a folder"]),
-        ("--approach vae --protocol imbalance", ["one_class, corruption", "vae", "imbalance"]),
+        (
+            "--approach vae --protocol imbalance",
+            ["one_class, contaminated, corruption", "vae", "imbalance"],
+        ),
         ("--protocol unseen --unseen.unseen-classes []", ["--unseen.unseen-classes", "got none"]),
         (
             "--protocol unseen --unseen.seen-classes 0,1",

@@ -130,7 +130,7 @@ def test_every_approach_has_a_yaml_with_a_complete_header(approach):
         ("--protocol one_clas", ["--protocol", "imbalance", "one_clas"]),
         (
             "--approach vae --protocol imbalance",
-            ["must be one of one_class, corruption for", "vae"],
+            ["must be one of one_class, contaminated, corruption for", "vae"],
         ),
         ("--protocol one_class", ["imbalance, unseen, corruption", "sota", "got one_class"]),
         ("--approach basline", ["did you mean 'baseline'"]),

@@ -52,7 +52,8 @@ def test_every_variant_of_a_study_is_one_that_train_takes(name):
     assert 0 not in study.seeds
     for variants in study.variants.values():
         for options in variants.values():
-            chosen = {"approach": study.approach} | study.options | options
+            own = {"approach": study.approach, "protocol": study.protocol}
+            chosen = own | study.options | options
             flags = [str(part) for key, value in chosen.items() for part in (f"--{key}", value)]
             config = parse_train_options(flags).config
             assert study.protocol in type(config).protocols
@@ -70,6 +71,17 @@ def test_a_table_compares_with_the_first_variant():
     lines = table({"study": dataclasses.asdict(STUDY), "cells": MEASURED}).splitlines()
     assert lines[2] == "| all | as configured | 0.8500 |  | 0.8000 | 0.9000 |"
     assert lines[3] == "| networks | latent of 16 | 0.9000 | +0.0500 | 0.9000 | 0.9000 |"
+
+
+def test_unlabelled_anomalies_are_compared_within_an_approach():
+    study = dataclasses.asdict(dataclasses.replace(STUDY, protocol="contaminated"))
+    lines = table({"study": study, "cells": MEASURED}).splitlines()
+    assert lines[3] == "| networks | latent of 16 | 0.9000 |  | 0.9000 | 0.9000 |"
+
+
+def test_a_variant_that_is_measured_in_part_is_not_in_the_table():
+    lines = table({"study": dataclasses.asdict(STUDY), "cells": MEASURED[:3]}).splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["as configured"]
 
 
 def test_ways_of_scoring_are_compared_by_class_or_by_model():
@@ -128,7 +140,7 @@ def test_damaged_results_are_refused_and_left_as_they_are(content, tmp_path):
 
 
 def test_a_study_that_does_not_exist():
-    with pytest.raises(UserError, match="'sofa' does not exist; choose one of one_class, sota"):
+    with pytest.raises(UserError, match="'sofa' does not exist; choose one of contaminated, "):
         quality.main(["--studies", "sofa"])
 
 

@@ -9,7 +9,9 @@ from typing import ClassVar, Literal
 from anomaly_tf.config.checked import Checked, number
 from anomaly_tf.runs.sections import THRESHOLD_SETTINGS
 
-Protocol = Literal["imbalance", "one_class", "corruption", "unseen", "classification"]
+Protocol = Literal[
+    "imbalance", "one_class", "contaminated", "corruption", "unseen", "classification"
+]
 
 
 @dataclass(frozen=True)

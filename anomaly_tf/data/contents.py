@@ -115,12 +115,13 @@ def own_images(part: LabelledImages, class_count: int) -> LabelledImages:
 def digest_of_sets(split: Split) -> str:
     """The digest in a checkpoint; it changes with the training or the validation set.
 
-    It covers the names of files, the images of arrays, the classes of both, and the regions.
+    It covers the names of files, the images of arrays, the classes of both, and the regions; not
+    the images that `--refine` leaves out.
     """
     digest = hashlib.sha256()
     if split.roi is not None:
-        digest.update(split.roi.digest_of((*split.train.files, *split.validation.files)).encode())
-    for part in (split.train, split.validation):
+        digest.update(split.roi.digest_of((*split.learnt.files, *split.validation.files)).encode())
+    for part in (split.learnt, split.validation):
         digest.update(repr((part.images.shape, part.files)).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(part.classes, np.int64).data)
         for images in () if part.files else parts(part.images):

@@ -4,6 +4,7 @@
 |---|---|---|
 | `imbalance` | one normal class, and labelled images of all others | that class against the rest |
 | `one_class` | the normal class only | the same |
+| `contaminated` | the normal class, with unlabelled anomalies among it | the same |
 | `unseen` | the normal class, and labelled images of some others | that class against the others |
 | `corruption` | clean images of all classes | clean images against noisy and rotated ones |
 | `classification` | images of all classes, with their class | the class of each image |
@@ -11,6 +12,8 @@
 The split into training and validation set depends on the seed only, so that all approaches and
 protocols are validated on the same images. The validation set of `unseen` holds no unseen class.
 The validation set of `one_class` holds anomalies for the curves; they are not used for selection.
+`contaminated` has the same validation set, without hidden anomalies, and the same test set, except
+where `one_class` tests on anomalies of the training files: those that are mixed in are left out.
 Under the protocols with labelled anomalies, an approach that learns from normal images only has all
 of them in its validation set, or `MAX_VALIDATED` more than others; so has one that could learn from
 them if they are fewer than `MIN_LEARNT`, or if images are cut into tiles, which have no labels.
@@ -22,7 +25,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from anomaly_tf.config import Config
+from anomaly_tf.config import Config, NormalImagesConfig
+from anomaly_tf.data.contamination import contaminants
 from anomaly_tf.data.contents import (
     facts_of,
     require_same_content,
@@ -35,7 +39,7 @@ from anomaly_tf.data.cutting import random_share, stratified_cut
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.roi import require_same_roi
-from anomaly_tf.data.roles import Roles, class_roles, require_clear_guess
+from anomaly_tf.data.roles import Roles, class_roles, learnt_as_normal, require_clear_guess
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import sampled
 from anomaly_tf.errors import UserError
@@ -91,14 +95,21 @@ def _divided(config: Config, dataset: ImageDataset, roles: Roles) -> Split:
         # Training does not use them, so that they serve to compare and for the threshold.
         train, rest = train.cut(seen)
         validation = validation.joined(rest.take(sampled(len(rest), MAX_VALIDATED, 0)))
-    observed = roles.unseen if config.protocol == "one_class" else ()
+    observed = roles.unseen if config.protocol in ("one_class", "contaminated") else ()
+    apart = np.isin(train.classes, observed)
+    if isinstance(config, NormalImagesConfig) and config.protocol == "contaminated":
+        share, seed = config.contamination, config.seed
+        apart &= ~contaminants(train.classes, roles.normal, share, seed, dataset.name)
     if observed and not len(dataset.test) and len(test):
         # These anomalies are used in the test only.
-        test = test.joined(train.take(np.isin(train.classes, observed)))
+        test = test.joined(train.take(apart))
+    if apart.any():
+        train = train.take(~apart)
+    as_normal = learnt_as_normal(config, roles)
     sets = (
-        _labelled(train, roles, roles.seen),
-        _labelled(validation, roles, roles.seen + observed),
-        _labelled(test, roles, roles.seen + roles.unseen),
+        _labelled(train, as_normal + roles.seen, as_normal),
+        _labelled(validation, roles.normal + roles.seen + observed, roles.normal),
+        _labelled(test, roles.normal + roles.seen + roles.unseen, roles.normal),
     )
     normal = {
         file
@@ -156,10 +167,10 @@ def _three_sets(
     return *train.cut(random_share(train.classes, share, seed, roles.normal)), test
 
 
-def _labelled(part: ImageSet, roles: Roles, anomalies: tuple[int, ...]) -> LabelledImages:
-    """The images of the normal classes and of some anomaly classes, with their labels."""
-    kept = np.isin(part.classes, roles.normal + anomalies)
-    return LabelledImages.of(part if kept.all() else part.take(kept), roles.normal)
+def _labelled(part: ImageSet, classes: tuple[int, ...], normal: tuple[int, ...]) -> LabelledImages:
+    """The images of some classes, with their labels: 0 for those of the classes `normal`."""
+    kept = np.isin(part.classes, classes)
+    return LabelledImages.of(part if kept.all() else part.take(kept), normal)
 
 
 def _require_enough(config: Config, dataset: ImageDataset, roles: Roles) -> None:

@@ -198,12 +198,12 @@ def class_roles(
             f"--normal-class one or several of: {shortened(class_names, MAX_NAMED)}; or {ALL}"
         )
     others = tuple(number for number in every if number not in normal)
-    if config.protocol == "one_class":
+    if config.protocol == "one_class" or (config.protocol == "contaminated" and others):
         return Roles(normal, unseen=others)
     if not others:
         if config.learns_from == "normal images":
             raise UserError(
-                f"protocol {config.protocol} needs labelled anomalies and {config.data} holds "
+                f"protocol {config.protocol} needs anomalies and {config.data} holds "
                 "normal images only; use --protocol one_class, or add anomalies"
             )
         raise UserError(
@@ -215,6 +215,14 @@ def class_roles(
         return Roles(normal, seen=others)
     chosen: UnseenConfig = config.unseen  # type: ignore[attr-defined]
     return _unseen_roles(normal, others, chosen, class_names)
+
+
+def learnt_as_normal(config: Config, roles: Roles) -> tuple[int, ...]:
+    """The classes whose training images are labelled normal.
+
+    Under protocol contaminated they include the anomalies that are mixed among the normal images.
+    """
+    return roles.normal + roles.unseen if config.protocol == "contaminated" else roles.normal
 
 
 def _class_numbers(

@@ -25,6 +25,7 @@ class Split:
         masks: Test file to the file of its mask, which marks the anomaly.
         roi: The regions of the images that count; None: everything.
         left_out: Lines for the user on the images that are in no set, and why.
+        refined: Training images that `--refine` leaves out of training, bool `(N,)`; None: none.
     """
 
     train: LabelledImages
@@ -35,6 +36,17 @@ class Split:
     masks: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     roi: Roi | None = None
+    refined: np.ndarray | None = None
+
+    @property
+    def learnt(self) -> LabelledImages:
+        """The training set without the images that `--refine` leaves out."""
+        return self.train if self.refined is None else self.train.take(~self.refined)
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """The anomalies among the training images that are labelled normal, bool `(N,)`."""
+        return (self.train.labels == 0) & ~np.isin(self.train.classes, self.roles.normal)
 
     @property
     def own_files(self) -> list[str]:

@@ -31,7 +31,7 @@ from anomaly_tf.data.image_set import ImageSet, LabelledImages
 from anomaly_tf.data.images import Reading
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roi import regions_of, require_same_roi
-from anomaly_tf.data.roles import Roles
+from anomaly_tf.data.roles import Roles, learnt_as_normal
 from anomaly_tf.data.search import folders_of
 from anomaly_tf.data.sources import ARRAYS, open_dataset
 from anomaly_tf.data.split import Split
@@ -110,7 +110,8 @@ def open_split(config: Config, path: Path, info: DetectorInfo | None = None) -> 
     roi = regions_of(config.roi, folder, own, reading, info.roi if info else None)
     reading = dataclasses.replace(reading, roi=roi)
     parts = (_image_set(folder, content[name], shape, reading) for name in SETS)
-    train, validation, test = (LabelledImages.of(part, roles.normal) for part in parts)
+    labelled_normal = learnt_as_normal(config, roles), roles.normal, roles.normal
+    train, validation, test = map(LabelledImages.of, parts, labelled_normal)
     masks, names = content["masks"], tuple(content["class_names"])
     known, known_masks = _known_digests(content), content.get("mask_digests")
     files = [*own, *masks.values()]

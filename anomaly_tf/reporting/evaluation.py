@@ -45,6 +45,8 @@ TRAINING_FACTS = (
     "hardware",
     "command",
 )
+# Facts of protocol contaminated and of `--refine`, in no other metrics.
+CLEANING = ("n_unlabelled", "n_left_out", "n_unlabelled_left_out")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def evaluate(detector: Detector, split: Split, config: Config) -> Evaluation:
         "n_validation": training.n_validation,
         "n_test": int(judged.sum()),
         **{key: getattr(training, key) for key in TRAINING_FACTS},
+        **{key: value for key in CLEANING if (value := getattr(training, key)) is not None},
     }
     if config.protocol == "unseen":
         seen = (test.labels == 0) | ~judged

@@ -24,7 +24,7 @@ from anomaly_tf.reporting.figures import (
 from anomaly_tf.reporting.kept import TILES, Kept, read_kept
 from anomaly_tf.reporting.page import MAX_SHADE, TableCell, drawn, shaded, write_page
 from anomaly_tf.runs.directory import COMPLETED, RunDirectory
-from anomaly_tf.runs.sections import LAST_EPOCH
+from anomaly_tf.runs.sections import LAST_EPOCH, TrainingFacts
 from anomaly_tf.script import printable
 
 # Rows of the list of mistakes; scores.csv has all.
@@ -306,6 +306,8 @@ def facts(kept: Kept) -> list[tuple[str, str]]:
             f"{training.n_train:,} for training, {training.n_validation:,} for validation, "
             f"{metrics['n_test']:,} in the test",
         ),
+        ("unlabelled", _unlabelled(training)),
+        ("left out", _left_out(training)),
         ("read as", size),
         ("region", info.roi.source if info.roi else ""),
         ("epochs", f"{epochs}, {CHOICES.get(training.chosen_by, training.chosen_by)}"),
@@ -320,6 +322,22 @@ def facts(kept: Kept) -> list[tuple[str, str]]:
         ("again", training.reproduce or ""),
     ]
     return [(name, value) for name, value in pairs if value]
+
+
+def _unlabelled(training: TrainingFacts) -> str:
+    if not training.n_unlabelled:
+        return ""
+    total = training.n_train + (training.n_left_out or 0)
+    return f"{training.n_unlabelled:,} of {total:,} images for training are unlabelled anomalies"
+
+
+def _left_out(training: TrainingFacts) -> str:
+    if not training.n_left_out:
+        return ""
+    words = f"{training.n_left_out:,} images with the highest scores, before training"
+    if training.n_unlabelled_left_out is not None:
+        words += f"; {training.n_unlabelled_left_out:,} of them are unlabelled anomalies"
+    return words
 
 
 def changed_options(kept: Kept) -> list[tuple[str, str, str]]:

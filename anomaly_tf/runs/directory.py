@@ -5,6 +5,8 @@
 | `config.yaml` | train | the resolved configuration |
 | `split.json` | train | for a folder of images: the files of each set |
 | `validation.npz` | train | for arrays given in Python: the validation set |
+| `refinement.json` | train | with `--refine`: the training images that were left out |
+| `refinement/` | train | the two trainings by which they are found; removed after them |
 | `model.keras` | train | the detector: uint8 images to score, error map, reconstruction |
 | `detector.json` | train | threshold, calibration scores, training facts, digest of the model |
 | `history.csv` | train | losses and validation AUROC of every epoch |
@@ -179,6 +181,16 @@ class RunDirectory:
     def split(self) -> Path:
         """The files of each set; exists if the data is a folder of images."""
         return self.path / "split.json"
+
+    @property
+    def refinement(self) -> Path:
+        """The training images that `--refine` left out."""
+        return self.path / "refinement.json"
+
+    @property
+    def halves(self) -> Path:
+        """The trainings on each half of the images, by which `--refine` scores the other."""
+        return self.path / "refinement"
 
     @property
     def validation(self) -> Path:

@@ -171,6 +171,8 @@ def _is_of_run(name: Path, path: Path) -> bool:
         return False
     if len(name.parts) == 1:
         return name.name in RUN_FILES
+    if name.parts[0] == "refinement":  # one training in each folder, left by a stopped one
+        return len(name.parts) > 2 and _is_of_run(Path(*name.parts[2:]), path)
     if name.parts[0] == "plots":
         return len(name.parts) == 2 and is_plot(path)
     return name.parts[0] == "tensorboard" and name.name.startswith("events.out.tfevents")
@@ -178,7 +180,7 @@ def _is_of_run(name: Path, path: Path) -> bool:
 
 RUN_FILES = {
     *("config.yaml", "split.json", "checkpoint.npz", "history.csv", "detector.json"),
-    "validation.npz",
+    *("validation.npz", "refinement.json"),
     *("model.keras", "model-new.keras", "metrics.json", "scores.csv"),
     *("examples.json", "report.html"),
 }

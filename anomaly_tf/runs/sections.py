@@ -204,6 +204,10 @@ class TrainingFacts:
         reproduce: A command line that repeats it from the run's own configuration.
         hardware: The machine, in one line.
         n_train: Number of training images.
+        n_unlabelled: Number of anomalies among the normal training images, before images are left
+            out, under protocol `contaminated`; else None.
+        n_left_out: Number of training images that `--refine` left out; None without it.
+        n_unlabelled_left_out: Number of these anomalies that are among them.
         n_validation: Number of validation images.
         n_weights: Number of weights of the detector.
         chosen_by: Criterion by which the epoch was selected.
@@ -220,6 +224,9 @@ class TrainingFacts:
     reproduce: str | None = entry(TEXT)
     hardware: str = entry(TEXT)
     n_train: int = entry(COUNT)
+    n_unlabelled: int | None = entry(COUNT)
+    n_left_out: int | None = entry(COUNT)
+    n_unlabelled_left_out: int | None = entry(COUNT)
     n_validation: int = entry(COUNT)
     n_weights: int = entry(COUNT)
     chosen_by: str = entry(TEXT)

@@ -19,7 +19,7 @@ from anomaly_tf.detection.metrics import (
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.files import OwnedFolder
 from anomaly_tf.runs.sections import Calibration
-from anomaly_tf.training import loop
+from anomaly_tf.training import loop, refinement
 from anomaly_tf.training.console import Console
 
 
@@ -48,7 +48,7 @@ def train_best(
         comparison; its run is kept if none was completed before.
 
     Raises:
-        UserError: As `loop.train`.
+        UserError: As `refinement.train`.
     """
     folder = OwnedFolder()
     outcomes: dict[str, loop.Outcome] = {}
@@ -58,7 +58,7 @@ def train_best(
         console.say(f"candidate: {config.approach}")
         trial = RunDirectory(folder.path / config.approach)
         split = make_split(config, dataset)
-        outcome = loop.train(config, dataset, split, trial, command, console=console)
+        outcome = refinement.train(config, dataset, split, trial, command, console=console)
         outcomes[config.approach] = outcome
         if outcome.status != "completed" or outcome.info is None:
             break

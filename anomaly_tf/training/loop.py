@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,6 +70,7 @@ def train(
     resume: bool = False,
     console: Console = Console(),  # noqa: B008 - frozen
     device: Device | None = None,
+    refined_in: float | None = None,
 ) -> Outcome:
     """Trains an approach and writes a run directory.
 
@@ -81,6 +84,8 @@ def train(
         resume: Whether the folder is that of an interrupted training with the same configuration;
             it resumes after the last finished epoch.
         device: The device or devices; None: all GPUs that can share a batch, or the CPU.
+        refined_in: Seconds of a refinement that has written its files to the folder, which count as
+            time of training; None if there was none.
 
     Returns:
         How training ended. After Ctrl-C or a non-finite loss, the run holds the best epoch so far;
@@ -95,17 +100,31 @@ def train(
     model = setup.build()  # before the folder exists: a pretrained network may be missing
     run.path.mkdir(parents=True, exist_ok=True)
     with run.locked():
-        if not resume:
+        if not resume and refined_in is None:
             run.require_unused()
-        try:
-            return _train(setup, model, run, command, console, resume)
-        except (OSError, tf.errors.OpError) as error:
-            if (cause := folder_error(error)) is None:
-                raise
-            raise UserError(
-                f"cannot write to {run.path}: {cause.strerror}; make room there, then "
-                f"resume after the last finished epoch: {resume_command(run)}"
-            ) from error
+        with writing(run):
+            return _train(setup, model, run, command, console, resume, refined_in or 0.0)
+
+
+@contextmanager
+def writing(run: RunDirectory) -> Iterator[None]:
+    """Reports a folder that cannot be written, with the command that resumes.
+
+    Args:
+        run: The run that the block writes.
+
+    Raises:
+        UserError: If it is full or cannot be written.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        if (cause := folder_error(error)) is None:
+            raise
+        raise UserError(
+            f"cannot write to {run.path}: {cause.strerror}; make room there, then "
+            f"resume after the last finished epoch: {resume_command(run)}"
+        ) from error
 
 
 def resume_command(run: RunDirectory) -> str:
@@ -141,9 +160,10 @@ def _train(
     command: str,
     console: Console,
     resumed: bool,
+    seconds: float,
 ) -> Outcome:
     config = setup.config
-    progress = Progress(digest_of_sets(setup.split))
+    progress = Progress(digest_of_sets(setup.split), seconds=seconds)
     if run.checkpoint.is_file():
         progress = load_checkpoint(run.checkpoint, model, progress.sets)
     run.clear_unfinished()

@@ -155,13 +155,19 @@ def _first_info(
     setup: TrainingSetup, run: RunDirectory, model: Approach, command: str
 ) -> DetectorInfo:
     """The metadata before the first step."""
-    config, split = setup.config, setup.split
+    config, split, hidden = setup.config, setup.split, setup.split.hidden
+    refined = split.refined
     training = TrainingFacts(
         status="running",
         command=command,
         reproduce=command_line("train", "--config", run.config),
         hardware=hardware(setup.device),
-        n_train=len(split.train),
+        n_train=len(split.learnt),
+        n_unlabelled=int(hidden.sum()) or None,
+        n_left_out=None if refined is None else int(refined.sum()),
+        n_unlabelled_left_out=int((hidden & refined).sum())
+        if refined is not None and hidden.any()
+        else None,
         n_validation=len(split.validation),
         n_weights=model.detector.count_params(),
         chosen_by=CRITERIA[config.learns_from],

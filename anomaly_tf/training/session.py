@@ -54,7 +54,7 @@ def train_on(
 
     Raises:
         UserError: If the data is not sufficient for the protocol or the threshold; also as
-            `training.loop.train`.
+            `training.refinement.train`.
     """
     for line in dataset.report:
         if line in dataset.left_out:
@@ -66,9 +66,11 @@ def train_on(
     candidates: tuple[Config, ...] = ()
     if isinstance(config, AutoConfig):
         assert configured
-        found = findings(dataset, make_split(replace(config, protocol="one_class"), dataset))
-        use_labels, in_tiles = config.protocol == "imbalance", config.tiling is not None
-        choice = choose(found, use_labels, in_tiles)
+        protocol: Protocol = config.protocol if config.protocol == "contaminated" else "one_class"
+        found = findings(dataset, make_split(replace(config, protocol=protocol), dataset))
+        # Tiles have no labels, and labelled images are not refined.
+        without_labels = config.tiling is not None or bool(config.refine)
+        choice = choose(found, config.protocol, without_labels)
         console.say(f"approach: {choice.reason}")
         candidates = tuple(configured(*candidate) for candidate in choice.candidates)
         config = candidates[0]
@@ -93,12 +95,14 @@ def train_on(
 
     # Imported late: TensorFlow takes seconds, and wrong options should be reported immediately.
     import_tensorflow()
-    from anomaly_tf.training import comparison, loop
+    from anomaly_tf.training import comparison, refinement
 
+    hidden = int(split.hidden.sum())
     console.say(
         f"data: {dataset.name}, {describe_roles(split.roles, dataset.class_names)}, protocol "
-        f"{config.protocol}: {len(split.train)} training, {len(split.validation)} validation, "
-        f"{len(split.test)} test images"
+        f"{config.protocol}: {len(split.train)} training"
+        f"{f' ({hidden} of them unlabelled anomalies)' if hidden else ''}, "
+        f"{len(split.validation)} validation, {len(split.test)} test images"
     )
     if config.tiling is not None:
         count = len(config.tiling.places(split.train.images.shape[1:]))
@@ -110,7 +114,7 @@ def train_on(
             console.say(line)
     if len(candidates) > 1:
         return comparison.train_best(candidates, dataset, run, command, console)
-    return loop.train(config, dataset, split, run, command, resume=resume, console=console)
+    return refinement.train(config, dataset, split, run, command, resume=resume, console=console)
 
 
 def _divided(config: Config, dataset: ImageDataset, run: RunDirectory, resume: bool) -> Split:

@@ -116,7 +116,7 @@ class TrainingSetup:
     @cached_property
     def normal(self) -> Images:
         """Normal training images, uint8 `(N, H, W, C)`, or their tiles."""
-        return tiles_of(self.split.train.normal_part, self.config.tiling, self.split.roi)
+        return tiles_of(self.split.learnt.normal_part, self.config.tiling, self.split.roi)
 
     def build(self) -> Approach:
         """Builds an untrained model from the configuration's seed.
@@ -151,7 +151,7 @@ class TrainingSetup:
 
         On several devices each batch is the same as on one, divided among them.
         """
-        config, train, sampling = self.config, self.split.train, self.config.sampling
+        config, train, sampling = self.config, self.split.learnt, self.config.sampling
         length = self.batch_size, config.training.epochs * self.n_steps - first_step
         order = config.seed, first_step
         if not isinstance(sampling, SamplingConfig):
@@ -203,9 +203,9 @@ def resolve(config: Config, split: Split) -> Config:
     if config.tiling is not None:
         each = len(config.tiling.places(image_shape))
     batch_size = config.training.batch_size
-    batch_size = batch_size or default_batch_size(each * len(split.train), input_shape)
+    batch_size = batch_size or default_batch_size(each * len(split.learnt), input_shape)
     training: dict[str, Any] = {"batch_size": batch_size}
-    normal = each * int((split.train.labels == 0).sum())
+    normal = each * int((split.learnt.labels == 0).sum())
     if isinstance(config.training, TrainingConfig):
         share = 0.5 if config.learns_from == "normal and anomalous images" else 1.0
         most = math.ceil(MAX_DRAWS * normal / (share * batch_size))
