@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import keras
@@ -92,12 +91,15 @@ def test_the_nearest_distance_is_that_of_the_nearest_normal_image():
     known, new = (np.log(values(part, smooth_strengths) + 3e-3) for part in (normal, images))
     mean, covariance = known.mean(0), np.cov(known.T, bias=True)
     variances, axes = np.linalg.eigh(covariance)
-    kept = slice(-min(DIMENSIONS, len(normal) - 1), None)
-    matrix = axes[:, kept] / np.sqrt(variances[kept] + RIDGE * variances[-1])
-    known, new = (known - mean) @ matrix, (new - mean) @ matrix
-    typical = math.sqrt(np.square(known).sum(axis=1).mean())
-    expected = np.linalg.norm(new[:, np.newaxis] - known, axis=-1).min(axis=1) / typical
-    np.testing.assert_allclose(model(images), expected, rtol=1e-3)
+    ridge = RIDGE * variances[-1]
+    axes = axes[:, -min(DIMENSIONS, len(normal) - 1) :]
+    deviations = np.sqrt(variances[-axes.shape[1] :] + ridge)
+    inside = [(part - mean) @ axes / deviations for part in (known, new)]
+    outside = new - mean - (new - mean) @ axes @ axes.T
+    typical = np.square(inside[0]).sum(axis=1).mean()
+    nearest = np.square(inside[1][:, np.newaxis] - inside[0]).sum(axis=-1).min(axis=1)
+    expected = (nearest + np.square(outside).sum(axis=1) / ridge) / typical
+    np.testing.assert_allclose(model(images), np.sqrt(expected), rtol=1e-3)
     np.testing.assert_allclose(model(normal), 0, atol=1e-2)
 
 

@@ -99,7 +99,7 @@ def test_the_score_is_surprise_missing_logit_and_distance_of_the_turns(shape):
     missing = np.maximum(of_turns(normal)[1].max() - logit, 0)
     gradients = keras.Input(shape)
     distance = keras.Model(gradients, nearest_distance(gradients))
-    for name in ("whitening", "centres"):
+    for name in ("whitening", "centres", "described", "rest"):
         distance.get_layer(name).set_weights(model.detector.get_layer(name).get_weights())
     outputs = {name: value.numpy() for name, value in model.detector(images).items()}
     expected = surprise.mean(0) + 0.5 * missing + 3.0 * distance(scaled(images)).numpy()

@@ -24,9 +24,10 @@ GRID, SMOOTH_GRID = 7, 10
 RIDGE = 0.03
 # Largest number of normal images, and of their bytes, for the estimate of mean and covariance.
 MAX_IMAGES, MAX_BYTES = 6000, 200 * 10**6
-# Number of centres, and of the directions of largest variance in which distances from them are
-# measured; with fewer images, each of them is a centre.
-CENTRES, DIMENSIONS = 2000, 128
+# Number of centres, and of the directions of largest variance in which they differ; with fewer
+# images, each of them is a centre. On validation images of seed 101, AUROC of `transform`, mean of
+# seven normal classes: 2000 and 128 .9616, 96 .9615, 64 .9611; 1000 centres .960.
+CENTRES, DIMENSIONS = 2000, 96
 
 
 def gradient_distance(image: KerasTensor) -> KerasTensor:
@@ -48,20 +49,25 @@ def nearest_distance(image: KerasTensor) -> KerasTensor:
     """The distance of images from the nearest centre of normal images, as part of a detector.
 
     The squared distance |z - c|^2 is |z|^2 + (|c|^2 - 2 z c), where the term in parentheses is a
-    dense layer.
+    dense layer. What the directions of z do not describe, is the same distance from all centres.
 
     Args:
         image: float32 `(N, H, W, C)` in [-1, 1].
 
     Returns:
-        float32 `(N,)`, at least 0. Once `learn_gradients` has set the layers `whitening` and
-        `centres`, 1 is the root of the mean squared distance of normal images from their mean.
+        float32 `(N,)`, at least 0. Once `learn_gradients` has set the layers `whitening`,
+        `centres`, `described` and `rest`, 1 is the root of the mean squared distance of normal
+        images from their mean, in the directions of z.
     """
     features = ops.log(smooth_strengths(image) + 3e-3)
     white = _whitening(min(DIMENSIONS, features.shape[-1]))(features)
-    centres = layers.Dense(CENTRES, trainable=False, dtype="float32", name="centres")
+    centres, described, rest = (
+        layers.Dense(units, trainable=False, dtype="float32", name=name)
+        for name, units in (("centres", CENTRES), ("described", features.shape[-1]), ("rest", 1))
+    )
     squared = ops.min(centres(white), axis=-1) + ops.sum(ops.square(white), axis=-1)
-    return ops.sqrt(ops.maximum(squared, 0.0))
+    missed = ops.sum(ops.square(features - described(white)), axis=-1, keepdims=True)
+    return ops.sqrt(ops.maximum(squared, 0.0) + rest(missed)[:, 0])
 
 
 def _whitening(directions: int) -> keras.Layer:
@@ -88,19 +94,25 @@ def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:
     mean = features.mean(axis=0)
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(features.T, bias=True)))
     ridge = max(RIDGE * values[-1], 1e-6)
-    kernel = vectors / np.sqrt(np.maximum(values, 0.0) + ridge)
-    if whitening.units < len(values):
-        # Of the directions in which these images do not vary, any few would be arbitrary.
-        kernel *= values > 1e-6 * values[-1]
-        kernel = kernel[:, -whitening.units :]  # of the largest variances
-    white = (features - mean) @ kernel
+    # The directions of the largest variances.
+    values, vectors = values[-whitening.units :], vectors[:, -whitening.units :]
+    if whitening.units < len(mean):
+        # Of those in which these images do not vary, any few would be arbitrary.
+        vectors = vectors * (values > 1e-6 * values[-1])
+    deviations = np.sqrt(np.maximum(values, 0.0) + ridge)
+    white = (features - mean) @ vectors / deviations
     # Scaled so that the mean squared length of normal images is 1.
     scale = 1 / math.sqrt(max(np.square(white).sum(axis=1).mean(), 1e-6))
-    whitening.set_weights([kernel * scale, -mean @ kernel * scale])
+    kernel = vectors / deviations * scale
+    whitening.set_weights([kernel, -mean @ kernel])
     if any(layer.name == "centres" for layer in detector.layers):
         centres = np.resize(_centres(white * scale), (CENTRES, white.shape[1]))
         squares = np.square(centres).sum(axis=1)
         detector.get_layer("centres").set_weights([-2 * centres.T, squares])
+        detector.get_layer("described").set_weights([(vectors * deviations).T / scale, mean])
+        # In these directions the variance is the ridge.
+        weights = [np.full((1, 1), scale**2 / ridge), np.zeros(1)]
+        detector.get_layer("rest").set_weights(weights)
 
 
 def _centres(vectors: np.ndarray) -> np.ndarray:
