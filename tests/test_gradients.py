@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from scipy.stats import norm
 
+from anomaly_tf.networks import gradients
 from anomaly_tf.networks.gradients import (
+    DIMENSIONS,
     RIDGE,
+    box_strengths,
     gradient_distance,
-    gradient_features,
     images_to_learn_from,
     learn_gradients,
+    nearest_distance,
+    smooth_strengths,
 )
 
 
@@ -21,20 +28,21 @@ def pictures(count: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
 
 
-def detector(shape: tuple[int, int, int]) -> keras.Model:
+def detector(shape: tuple[int, int, int], distance: Callable = gradient_distance) -> keras.Model:
     image = keras.Input(shape, dtype="uint8")
-    return keras.Model(image, gradient_distance(layers.Rescaling(1 / 127.5, -1.0)(image)))
+    return keras.Model(image, distance(layers.Rescaling(1 / 127.5, -1.0)(image)))
+
+
+def values(images: np.ndarray, strengths: Callable) -> np.ndarray:
+    inputs = keras.Input(images.shape[1:])
+    model = keras.Model(inputs, strengths(inputs))
+    return model(tf.constant(images / 127.5 - 1, tf.float32)).numpy().astype(float)
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 1), (11, 16, 3)])
 def test_the_distance_is_that_of_mahalanobis_and_one_for_normal_images(shape):
     normal, images = pictures(50, *shape) // 4, pictures(7, *shape)
-    inputs = keras.Input(shape)
-    gradients = keras.Model(inputs, gradient_features(inputs))
-    known, new = (
-        gradients(tf.constant(part / 127.5 - 1, tf.float32)).numpy().astype(float)
-        for part in (normal, images)
-    )
+    known, new = (np.sqrt(values(part, box_strengths) + 1e-6) for part in (normal, images))
     covariance = np.cov(known.T, bias=True)
     largest = np.linalg.eigvalsh(covariance)[-1]
     inverse = np.linalg.inv(covariance + RIDGE * largest * np.eye(len(covariance)))
@@ -52,15 +60,63 @@ def test_gradients_point_where_brightness_grows():
     image = np.full((1, 14, 14, 1), -1.0, np.float32)
     image[:, :, 7:] = 1.0  # brighter to the right
     inputs = keras.Input((14, 14, 1))
-    features = keras.Model(inputs, gradient_features(inputs))(image).numpy()
+    features = keras.Model(inputs, box_strengths(inputs))(image).numpy()
     strengths = features.reshape(7, 7, 9)[1:-1, 1:-1].max(axis=(0, 1))
-    assert strengths[0] == strengths[:8].max() > 0.4
+    assert strengths[0] == strengths[:8].max() > 0.16
     assert strengths[4] < 0.01  # to the left
     assert strengths[8] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_few_and_equal_images_are_enough():
-    model = detector((12, 12, 1))
+@pytest.mark.parametrize(("shape", "step"), [((28, 28, 1), 3), ((11, 16, 3), 2)])
+def test_overlapping_windows_are_gaussian(shape, step):
+    images = pictures(3, *shape)
+    of_pixels = values(images, gradients._strengths)
+    places = [range(step // 2, side, step) for side in shape[:2]]
+    found = values(images, smooth_strengths).reshape(3, *map(len, places), 9)
+    for i, j in ((0, 0), (2, 1), (len(places[0]) - 1, len(places[1]) - 1)):
+        centre = places[0][i], places[1][j]
+        rows, columns = (
+            norm.pdf(np.arange(side), middle, step / 2)
+            for side, middle in zip(shape[:2], centre, strict=True)
+        )
+        expected = np.einsum("h,w,nhwc->nc", rows, columns, of_pixels)
+        np.testing.assert_allclose(found[:, i, j], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_nearest_distance_is_that_of_the_nearest_normal_image():
+    """With few images, each is a centre; a typical distance from their mean is 1."""
+    normal, images = pictures(60, 12, 12, 1) // 4, pictures(7, 12, 12, 1)
+    model = detector((12, 12, 1), nearest_distance)
+    learn_gradients(model, normal)
+    known, new = (np.log(values(part, smooth_strengths) + 3e-3) for part in (normal, images))
+    mean, covariance = known.mean(0), np.cov(known.T, bias=True)
+    variances, axes = np.linalg.eigh(covariance)
+    ridge = RIDGE * variances[-1]
+    axes = axes[:, -min(DIMENSIONS, len(normal) - 1) :]
+    deviations = np.sqrt(variances[-axes.shape[1] :] + ridge)
+    inside = [(part - mean) @ axes / deviations for part in (known, new)]
+    outside = new - mean - (new - mean) @ axes @ axes.T
+    typical = np.square(inside[0]).sum(axis=1).mean()
+    nearest = np.square(inside[1][:, np.newaxis] - inside[0]).sum(axis=-1).min(axis=1)
+    expected = (nearest + np.square(outside).sum(axis=1) / ridge) / typical
+    np.testing.assert_allclose(model(images), np.sqrt(expected), rtol=1e-3)
+    np.testing.assert_allclose(model(normal), 0, atol=1e-2)
+
+
+def test_many_images_have_centres_near_them(monkeypatch):
+    monkeypatch.setattr(gradients, "CENTRES", 20)
+    kinds = pictures(20, 12, 12, 1)
+    normal = np.repeat(kinds, 10, axis=0)
+    normal = normal // 2 + np.random.default_rng(1).integers(0, 3, normal.shape, np.uint8)
+    model = detector((12, 12, 1), nearest_distance)
+    learn_gradients(model, normal)
+    near, far = model(kinds // 2 + 1).numpy(), model(pictures(40, 12, 12, 1)[20:] // 2).numpy()
+    assert np.median(near) < 0.2 < 0.8 < far.min()
+
+
+@pytest.mark.parametrize("distance", [gradient_distance, nearest_distance])
+def test_few_and_equal_images_are_enough(distance):
+    model = detector((12, 12, 1), distance)
     learn_gradients(model, np.full((3, 12, 12, 1), 7, np.uint8))
     assert np.isfinite(model(pictures(4, 12, 12, 1))).all()
 

@@ -10,14 +10,17 @@ import tensorflow as tf
 from anomaly_tf.approaches.transform import model as transform
 from anomaly_tf.approaches.transform.model import CHANGES, changed, turned, turns_of
 from anomaly_tf.approaches.transform.options import TransformConfig, TransformLosses
+from anomaly_tf.networks.gradients import nearest_distance
 from anomaly_tf.networks.sizes import ClassifierNetworks
 
 SMALL = ClassifierNetworks(filters=(4, 4), dense=8, dropout=0.0)
 
 
-def build(shape: tuple[int, int, int], weight: float = 0.05) -> transform.Transform:
+def build(
+    shape: tuple[int, int, int], losses: TransformLosses | None = None
+) -> transform.Transform:
     keras.utils.set_random_seed(0)
-    config = TransformConfig(networks=SMALL, losses=TransformLosses(gradient_score_weight=weight))
+    config = TransformConfig(networks=SMALL, losses=losses or TransformLosses())
     return transform.build(config, shape, 10, jit_compile=False)
 
 
@@ -77,27 +80,42 @@ def test_training_and_score_use_the_same_transformations(shape):
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 1), (11, 16, 3)])
-def test_the_score_is_the_mean_surprise_and_the_distance_of_the_gradients(shape):
-    model = build(shape, weight=0.3)
+def test_the_score_is_surprise_missing_logit_and_distance_of_the_turns(shape):
+    model = build(shape, TransformLosses(logit_score_weight=0.5, gradient_score_weight=3.0))
     normal, images = pictures(50, *shape) // 4, pictures(7, *shape)
     model.adapt(normal)
-    turns = turns_of(shape)
-    surprise = []
-    for number, change in enumerate(CHANGES):
-        for place, turn in enumerate(turns):
-            copy = turned(changed(scaled(images), change), turn)
-            logits, features = model.averaged(copy, training=False)
-            log_probability = tf.nn.log_softmax(logits)[:, number * len(turns) + place]
-            surprise.append(-log_probability.numpy())
-            if not surprise[1:]:
-                expected_features = features
-    distance = keras.Model(model.detector.input, model.detector.get_layer("whitening").output)
-    distances = np.square(distance(images).numpy()).sum(axis=1)
+    model.finish_epoch()
+
+    def of_turns(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        surprise, right, maps = [], [], []
+        for number, turn in enumerate(turns_of(shape)):
+            logits, features = model.averaged(turned(scaled(images), turn), training=False)
+            surprise.append(-tf.nn.log_softmax(logits)[:, number].numpy())
+            right.append(logits[:, number].numpy())
+            maps.append(features.numpy())
+        return np.array(surprise), np.mean(right, axis=0), maps[0]
+
+    surprise, logit, features = of_turns(images)
+    missing = np.maximum(of_turns(normal)[1].max() - logit, 0)
+    gradients = keras.Input(shape)
+    distance = keras.Model(gradients, nearest_distance(gradients))
+    for name in ("whitening", "centres", "described", "rest"):
+        distance.get_layer(name).set_weights(model.detector.get_layer(name).get_weights())
     outputs = {name: value.numpy() for name, value in model.detector(images).items()}
-    expected = np.mean(surprise, axis=0) + 0.3 * distances
+    expected = surprise.mean(0) + 0.5 * missing + 3.0 * distance(scaled(images)).numpy()
     np.testing.assert_allclose(outputs["score"], expected, rtol=1e-3)
     np.testing.assert_allclose(outputs["evidence"], surprise[0], rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(outputs["features"], expected_features, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(outputs["features"], features, rtol=1e-4, atol=1e-6)
+    assert missing.max() > 0
+
+
+def test_the_most_certain_normal_image_misses_nothing():
+    model = build((12, 12, 1), TransformLosses(gradient_score_weight=0.0))
+    normal = pictures(50, 12, 12, 1)
+    model.adapt(normal)
+    model.finish_epoch()
+    missing = keras.Model(model.detector.input, model.detector.get_layer("missing").output)
+    assert missing(normal).numpy().min() == pytest.approx(0, abs=1e-6)
 
 
 def test_each_step_draws_other_transformations_and_reports_their_accuracy():

@@ -1,9 +1,10 @@
 """Distance of an image's gradients from those of normal images.
 
 The features are gradient strengths in eight directions on a grid of cells, as in histograms of
-oriented gradients (N. Dalal, B. Triggs 2005); the distance is the squared Mahalanobis distance. Its
-mean and covariance are estimated from normal images, without gradient descent and without
-anomalies.
+oriented gradients (N. Dalal, B. Triggs 2005). They are whitened by the covariance of normal images;
+the distance is that from their mean, squared (Mahalanobis), or that from the nearest of several
+centres of normal images, found by k-means. All is estimated from normal images, without gradient
+descent and without anomalies.
 """
 
 from __future__ import annotations
@@ -13,18 +14,24 @@ import math
 import keras
 import numpy as np
 from keras import KerasTensor, layers, ops
+from sklearn.cluster import KMeans
 
 DIRECTIONS = 8
-GRID = 7
+# Cells, or overlapping windows at most, along each side.
+GRID, SMOOTH_GRID = 7, 10
 # Added to every variance, as a share of the largest one; otherwise, with few images, directions in
 # which normal images hardly vary would dominate.
 RIDGE = 0.03
 # Largest number of normal images, and of their bytes, for the estimate of mean and covariance.
 MAX_IMAGES, MAX_BYTES = 6000, 200 * 10**6
+# Number of centres, and of the directions of largest variance in which they differ; with fewer
+# images, each of them is a centre. On validation images of seed 101, AUROC of `transform`, mean of
+# seven normal classes: 2000 and 128 .9616, 96 .9615, 64 .9611; 1000 centres .960.
+CENTRES, DIMENSIONS = 2000, 96
 
 
 def gradient_distance(image: KerasTensor) -> KerasTensor:
-    """The gradient distance of images, as part of a detector.
+    """The squared distance of images from the mean of normal images, as part of a detector.
 
     Args:
         image: float32 `(N, H, W, C)` in [-1, 1].
@@ -33,9 +40,38 @@ def gradient_distance(image: KerasTensor) -> KerasTensor:
         float32 `(N,)`, at least 0. Once `learn_gradients` has set the layer `whitening`, its mean
         over normal images is 1.
     """
-    features = gradient_features(image)
-    whitening = layers.Dense(features.shape[-1], trainable=False, dtype="float32", name="whitening")
-    return ops.sum(ops.square(whitening(features)), axis=-1)
+    features = ops.sqrt(box_strengths(image) + 1e-6)  # the root's gradient is infinite at 0
+    white = _whitening(features.shape[-1])(features)
+    return ops.sum(ops.square(white), axis=-1)
+
+
+def nearest_distance(image: KerasTensor) -> KerasTensor:
+    """The distance of images from the nearest centre of normal images, as part of a detector.
+
+    The squared distance |z - c|^2 is |z|^2 + (|c|^2 - 2 z c), where the term in parentheses is a
+    dense layer. What the directions of z do not describe, is the same distance from all centres.
+
+    Args:
+        image: float32 `(N, H, W, C)` in [-1, 1].
+
+    Returns:
+        float32 `(N,)`, at least 0. Once `learn_gradients` has set the layers `whitening`,
+        `centres`, `described` and `rest`, 1 is the root of the mean squared distance of normal
+        images from their mean, in the directions of z.
+    """
+    features = ops.log(smooth_strengths(image) + 3e-3)
+    white = _whitening(min(DIMENSIONS, features.shape[-1]))(features)
+    centres, described, rest = (
+        layers.Dense(units, trainable=False, dtype="float32", name=name)
+        for name, units in (("centres", CENTRES), ("described", features.shape[-1]), ("rest", 1))
+    )
+    squared = ops.min(centres(white), axis=-1) + ops.sum(ops.square(white), axis=-1)
+    missed = ops.sum(ops.square(features - described(white)), axis=-1, keepdims=True)
+    return ops.sqrt(ops.maximum(squared, 0.0) + rest(missed)[:, 0])
+
+
+def _whitening(directions: int) -> keras.Layer:
+    return layers.Dense(directions, trainable=False, dtype="float32", name="whitening")
 
 
 def images_to_learn_from(image_shape: tuple[int, int, int]) -> int:
@@ -44,7 +80,7 @@ def images_to_learn_from(image_shape: tuple[int, int, int]) -> int:
 
 
 def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:
-    """Sets the mean and covariance of a detector that contains a `gradient_distance`.
+    """Sets mean, covariance and centres of a detector with one of the distances.
 
     Args:
         detector: A detector of uint8 images.
@@ -58,15 +94,38 @@ def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:
     mean = features.mean(axis=0)
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(features.T, bias=True)))
     ridge = max(RIDGE * values[-1], 1e-6)
-    kernel = vectors / np.sqrt(np.maximum(values, 0.0) + ridge)
-    # Scaled so that the mean distance of normal images is 1.
-    typical = np.square((features - mean) @ kernel).sum(axis=1).mean()
-    kernel /= math.sqrt(max(typical, 1e-6))
+    # The directions of the largest variances.
+    values, vectors = values[-whitening.units :], vectors[:, -whitening.units :]
+    if whitening.units < len(mean):
+        # Of those in which these images do not vary, any few would be arbitrary.
+        vectors = vectors * (values > 1e-6 * values[-1])
+    deviations = np.sqrt(np.maximum(values, 0.0) + ridge)
+    white = (features - mean) @ vectors / deviations
+    # Scaled so that the mean squared length of normal images is 1.
+    scale = 1 / math.sqrt(max(np.square(white).sum(axis=1).mean(), 1e-6))
+    kernel = vectors / deviations * scale
     whitening.set_weights([kernel, -mean @ kernel])
+    if any(layer.name == "centres" for layer in detector.layers):
+        centres = np.resize(_centres(white * scale), (CENTRES, white.shape[1]))
+        squares = np.square(centres).sum(axis=1)
+        detector.get_layer("centres").set_weights([-2 * centres.T, squares])
+        detector.get_layer("described").set_weights([(vectors * deviations).T / scale, mean])
+        # In these directions the variance is the ridge.
+        weights = [np.full((1, 1), scale**2 / ridge), np.zeros(1)]
+        detector.get_layer("rest").set_weights(weights)
 
 
-def gradient_features(image: KerasTensor) -> KerasTensor:
-    """Square roots of mean gradients in `DIRECTIONS`, and of brightness, on a grid of cells.
+def _centres(vectors: np.ndarray) -> np.ndarray:
+    """At most `CENTRES` vectors that have all others near them."""
+    if len(vectors) <= CENTRES:
+        return vectors
+    # k-means++ would take 20 s to choose the first centres; images at random serve as well.
+    found = KMeans(CENTRES, init="random", n_init=1, max_iter=10, random_state=0)
+    return found.fit(vectors.astype(np.float32)).cluster_centers_
+
+
+def box_strengths(image: KerasTensor) -> KerasTensor:
+    """Mean gradient strengths in `DIRECTIONS`, and mean brightness, on a grid of cells.
 
     Args:
         image: float32 `(N, H, W, C)` in [-1, 1].
@@ -74,6 +133,50 @@ def gradient_features(image: KerasTensor) -> KerasTensor:
     Returns:
         float32 `(N, F)`, at least 0: cells x 9 values.
     """
+    cell = tuple(max(1, math.ceil(side / GRID)) for side in image.shape[1:3])
+    x = layers.AveragePooling2D(cell, padding="same", dtype="float32")(_strengths(image))
+    return layers.Flatten(dtype="float32")(x)
+
+
+def smooth_strengths(image: KerasTensor) -> KerasTensor:
+    """As `box_strengths`, weighted by Gaussians that overlap: small shifts change them less.
+
+    Args:
+        image: float32 `(N, H, W, C)` in [-1, 1].
+
+    Returns:
+        float32 `(N, F)`, at least 0: at most `SMOOTH_GRID` x `SMOOTH_GRID` places x 9 values.
+    """
+    x = _strengths(image)
+    height, width, kinds = x.shape[1:]
+    rows, columns = _windows(height), _windows(width)
+    for name, equation, windows, shape in (
+        ("rows", "nhwc,hi->niwc", rows, (rows.shape[1], width, kinds)),
+        ("columns", "niwc,wj->nijc", columns, (rows.shape[1], columns.shape[1], kinds)),
+    ):
+        smoothing = layers.EinsumDense(
+            equation, shape, trainable=False, dtype="float32", name=f"smoothed_{name}"
+        )
+        x = smoothing(x)
+        smoothing.set_weights([windows])
+    return layers.Flatten(dtype="float32")(x)
+
+
+def _windows(side: int) -> np.ndarray:
+    """Weights of the pixels along a side in Gaussian windows: `(side, places)`, sums at most 1.
+
+    The windows are a distance apart that is twice their standard deviation; what they have beyond
+    the border is lost, as if the image were surrounded by nothing.
+    """
+    distance = math.ceil(side / SMOOTH_GRID)
+    centres = np.arange(distance // 2, side, distance)
+    offsets = np.arange(side)[:, np.newaxis] - centres
+    weights = np.exp(-0.5 * np.square(offsets / (distance / 2)))
+    return weights / (math.sqrt(2 * math.pi) * distance / 2)
+
+
+def _strengths(image: KerasTensor) -> KerasTensor:
+    """Gradient strengths in `DIRECTIONS`, and brightness, of each pixel: `(N, H, W, 9)`."""
     grey = ops.mean(image, axis=-1, keepdims=True) / 2 + 0.5
     strengths = layers.Conv2D(
         DIRECTIONS + 1,
@@ -87,10 +190,7 @@ def gradient_features(image: KerasTensor) -> KerasTensor:
     )
     x = strengths(grey)
     strengths.set_weights([_direction_kernels()])
-    cell = tuple(max(1, math.ceil(side / GRID)) for side in image.shape[1:3])
-    x = layers.AveragePooling2D(cell, padding="same", dtype="float32")(x)
-    # The gradient of the square root is infinite at 0.
-    return layers.Flatten(dtype="float32")(ops.sqrt(x + 1e-6))
+    return x
 
 
 def _direction_kernels() -> np.ndarray:

@@ -3,30 +3,36 @@
 I. Golan, R. El-Yaniv: Deep Anomaly Detection Using Geometric Transformations, NeurIPS 2018; L.
 Bergman, Y. Hoshen: Classification-Based Anomaly Detection for General Data, ICLR 2020. A network
 learns, from normal images only, to classify which of several transformations was applied to an
-image. It learns the appearance of normal images and errs on other images. The first term of the
-score is the mean over the transformations of -log p(transformation | transformed image).
+image. It learns the appearance of normal images and errs on other images.
 
-This term misses anomalies that differ from normal images by their outline only, independent of the
-orientation. The second term is therefore the distance of the image's gradients from those of normal
-images (`gradients.py`).
+The score uses the quarter turns of the image itself; shifted and resized copies only matter for
+training. Its first term is the mean of -log p(turn | turned image), and the second one what their
+mean logit lacks of the largest of normal images: a network that recognises nothing has small
+logits, although the largest may still be the right one (D. Hendrycks et al., Scaling
+Out-of-Distribution Detection for Real-World Settings, ICML 2022). Both miss anomalies whose outline
+differs but can be turned upright. The third term is therefore the distance of the image's gradients
+from those of normal images (`gradients.py`).
 """
 
 from __future__ import annotations
 
+import math
+
 import keras
+import numpy as np
 import tensorflow as tf
-from keras import KerasTensor, ops
+from keras import KerasTensor, layers, ops
 
 from anomaly_tf.approaches.base import Approach, adam
-from anomaly_tf.approaches.transform.options import TransformConfig
+from anomaly_tf.approaches.transform.options import TransformConfig, TransformLosses
 from anomaly_tf.networks.classifier import build_classifier
 from anomaly_tf.networks.detectors import image_input
-from anomaly_tf.networks.gradients import gradient_distance, images_to_learn_from
+from anomaly_tf.networks.gradients import images_to_learn_from, nearest_distance
 from anomaly_tf.networks.sizes import ClassifierNetworks
 
 CHANGES = ("none", "left", "right", "up", "down", "narrow", "low", "near")
-# Transformed copies of a batch that are classified in one call; all of them need too much memory.
-COPIES_PER_CALL = 4
+# Normal images, at most, whose largest logit is found after each epoch.
+SAMPLE = 1000
 
 
 def turns_of(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
@@ -75,34 +81,29 @@ def turned(images: KerasTensor, quarters: int) -> KerasTensor:
 TURNS = ((False, False), (True, False), (True, True), (False, True))
 
 
-def build_detector(classifier: keras.Model, gradient_weight: float) -> keras.Model:
+def build_detector(classifier: keras.Model, losses: TransformLosses) -> keras.Model:
     """A model from uint8 images to the score and the inputs of Grad-CAM.
 
     Returns:
         A model to a dictionary of float32: `score` `(N,)`, at least 0; `features` `(N, h, w, K)`,
-        the last convolution's maps of the untransformed image; `evidence` `(N,)`, -log of the
-        probability that it is untransformed.
+        the last convolution's maps of the image as it is; `evidence` `(N,)`, -log of the
+        probability that it is untransformed. The layer `missing` computes the second term of the
+        score from the mean logit.
     """
     image, scaled = image_input(classifier.input_shape[1:])
     turns = turns_of(classifier.input_shape[1:])
-    copies = [
-        turned(moved, turn)
-        for moved in (changed(scaled, change) for change in CHANGES)
-        for turn in turns
-    ]
     # The first copy separately, for its feature maps.
-    logits, features = classifier(copies[0], training=False)
-    surprises = [_surprise(logits, 0)]
-    for start in range(1, len(copies), COPIES_PER_CALL):
-        part = copies[start : start + COPIES_PER_CALL]
-        together, _ = classifier(ops.concatenate(part), training=False)
-        for number, logits in enumerate(ops.split(together, len(part)), start):
-            surprises.append(_surprise(logits, number))
-    surprise = ops.stack(surprises, axis=1)
+    upright, features = classifier(scaled, training=False)
+    others = ops.concatenate([turned(scaled, turn) for turn in turns[1:]])
+    logits = [upright, *ops.split(classifier(others, training=False)[0], len(turns) - 1)]
+    surprises = [_surprise(each, number) for number, each in enumerate(logits)]
+    right = ops.stack([each[:, number] for number, each in enumerate(logits)], axis=1)
+    missing = layers.Dense(1, "relu", trainable=False, dtype="float32", name="missing")
 
-    distance = gradient_weight * gradient_distance(scaled)
     outputs = {
-        "score": ops.mean(surprise, axis=1) + distance,
+        "score": ops.mean(ops.stack(surprises, axis=1), axis=1)
+        + missing(ops.mean(right, axis=1, keepdims=True))[:, 0]
+        + losses.gradient_score_weight * nearest_distance(scaled),
         "features": ops.cast(features, "float32"),
         "evidence": surprises[0],
     }
@@ -124,7 +125,7 @@ class Transform(Approach):
     Args:
         image_shape: Height, width, channels.
         networks: Sizes of the network.
-        gradient_weight: Weight of the gradient distance in the score.
+        losses: Weights of the terms of the score.
         ema_decay: Decay of the moving average per step.
     """
 
@@ -132,7 +133,7 @@ class Transform(Approach):
         self,
         image_shape: tuple[int, int, int],
         networks: ClassifierNetworks,
-        gradient_weight: float,
+        losses: TransformLosses,
         ema_decay: float,
     ) -> None:
         self.turns = turns_of(image_shape)
@@ -143,7 +144,22 @@ class Transform(Approach):
         trained, names = {"classifier": network}, ("loss", "accuracy")
         super().__init__("transform", names, trained, {"classifier": averaged}, ema_decay)
         self.choice = keras.random.SeedGenerator()
-        self.detector = build_detector(averaged, gradient_weight)
+        self.logit_weight = losses.logit_score_weight
+        self.detector = build_detector(averaged, losses)
+        missing = self.detector.get_layer("missing")
+        self.mean_logits = tf.function(keras.Model(self.detector.input, missing.input))
+
+    def adapt(self, images: np.ndarray) -> None:
+        """As `Approach.adapt`; also keeps some images for `finish_epoch`."""
+        super().adapt(images)
+        self.sample = images[:: math.ceil(len(images) / SAMPLE)]
+
+    def finish_epoch(self) -> None:
+        """Sets the largest mean logit of normal images."""
+        parts = [self.sample[start : start + 200] for start in range(0, len(self.sample), 200)]
+        largest = max(float(ops.max(self.mean_logits(part))) for part in parts)
+        weights = [np.full((1, 1), -self.logit_weight), np.full(1, self.logit_weight * largest)]
+        self.detector.get_layer("missing").set_weights(weights)
 
     def train_step(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
         """One step on randomly transformed images; returns the means of loss and accuracy."""
@@ -177,7 +193,6 @@ def build(
 ) -> Transform:
     """A compiled model with Adam."""
     training = config.training
-    weight = config.losses.gradient_score_weight
-    model = Transform(image_shape, config.networks, weight, training.ema_decay)
+    model = Transform(image_shape, config.networks, config.losses, training.ema_decay)
     model.compile({"classifier": adam(training.learning_rate, training)}, jit_compile)
     return model

@@ -21,17 +21,19 @@ from anomaly_tf.networks.sizes import ClassifierNetworks
 class TransformLosses(Checked):
     """Terms of the score of the classifier of transformations.
 
+    The mean negative log-probability of the turns has weight 1.
+
     Attributes:
-        gradient_score_weight: Weight in the score of the squared Mahalanobis distance of the
-            image's gradients, which is 1 on average for normal images; the mean negative
-            log-probability of the transformations has weight 1.
+        logit_score_weight: Weight in the score of what the mean logit of the turns lacks of the
+            largest of normal images.
+        gradient_score_weight: Weight in the score of the distance of the image's gradients from the
+            nearest centre of normal images, in typical distances from their mean.
     """
 
     section: ClassVar[str] = "losses."
 
-    # On validation images of seed 101, AUROC of the normal classes 5, 6 and 8: transformations only
-    # .929, .846, .968; weight 0.05 .946, .867, .971; 0.2 .943, .872, .975; 1 .931, .873, .983.
-    gradient_score_weight: float = number(0.2, 0)
+    logit_score_weight: float = number(0.3, 0)
+    gradient_score_weight: float = number(10.0, 0)
 
 
 @dataclass(frozen=True)
