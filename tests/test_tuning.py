@@ -119,7 +119,8 @@ def test_options_that_make_validation_incomparable_are_not_searched(tmp_path):
     shared = ("image_size", "training.batch_size", "training.precision", "training.jit_compile")
     assert set.intersection(*map(set, searched.values())) == set(shared)
     sections = {name.split(".")[0] for names in searched.values() for name in names}
-    assert sections == {"image_size", "sampling", "training", "networks", "losses", "defects"}
+    parts = {"sampling", "training", "networks", "losses", "defects"}
+    assert sections == {"image_size", "refine"} | parts
     assert not any("sampling.validation_fraction" in names for names in searched.values())
 
 

@@ -52,7 +52,7 @@ CLASSES = {
 OPERATIONS = (
     "Abs AddV2 All AvgPool BiasAdd Cast ConcatV2 Const Conv2D Conv2DBackpropInput "
     "DepthwiseConv2dNative Einsum EnsureShape Equal Exp GreaterEqual Identity LeakyRelu Less Log "
-    "MatMul Max MaxPool Maximum Mean Min Minimum MirrorPad Mul Neg NoOp Pack Pad PadV2 "
+    "MatMul Max MaxPool Maximum Mean Min Minimum MirrorPad Mul Neg NoOp Pack Pad "
     "ReadVariableOp RealDiv Relu Relu6 Reshape ResizeBilinear Round Rsqrt ScaleAndTranslate "
     "SelectV2 Shape Sigmoid Softmax Split Sqrt Square Squeeze StatefulPartitionedCall StatelessIf "
     "StridedSlice Sub Sum Tanh Transpose"

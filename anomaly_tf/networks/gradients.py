@@ -61,10 +61,13 @@ def nearest_distance(image: KerasTensor) -> KerasTensor:
     """
     features = ops.log(smooth_strengths(image) + 3e-3)
     white = _whitening(min(DIMENSIONS, features.shape[-1]))(features)
-    centres, described, rest = (
+    centres, described = (
         layers.Dense(units, trainable=False, dtype="float32", name=name)
-        for name, units in (("centres", CENTRES), ("described", features.shape[-1]), ("rest", 1))
+        for name, units in (("centres", CENTRES), ("described", features.shape[-1]))
     )
+    rest = layers.Dense(
+        1, trainable=False, dtype="float32", name="rest", kernel_initializer="ones"
+    )  # not negative, even before it is set
     squared = ops.min(centres(white), axis=-1) + ops.sum(ops.square(white), axis=-1)
     missed = ops.sum(ops.square(features - described(white)), axis=-1, keepdims=True)
     return ops.sqrt(ops.maximum(squared, 0.0) + rest(missed)[:, 0])

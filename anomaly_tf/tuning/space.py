@@ -27,7 +27,7 @@ FIXED = {
     **dict.fromkeys(
         ("protocol", "normal_class", "data", "max_pixels", "roi", "max_broken", "folder"), _DATA
     ),
-    **dict.fromkeys(("tile", "overlap", "unseen", "corruption"), _DATA),
+    **dict.fromkeys(("tile", "overlap", "unseen", "corruption", "contamination"), _DATA),
     "sampling.validation_fraction": _DATA,
     "approach": "decides which options there are; search for one approach after the other",
     "data_dir": _MEASURE,
