@@ -20,7 +20,8 @@ export class LargeView {
     });
     dialog.addEventListener("close", () => {
       this.figures.replaceChildren();
-      this.grid.cards.find((card) => card.item === this.item)?.button.focus();
+      const card = this.grid.cards.find((card) => card.item === this.item);
+      setTimeout(() => card?.button.focus()); // after the browser has given the focus back to the first picture
     });
   }
 
