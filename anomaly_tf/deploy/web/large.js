@@ -20,8 +20,7 @@ export class LargeView {
     });
     dialog.addEventListener("close", () => {
       this.figures.replaceChildren();
-      const card = this.grid.cards.find((card) => card.item === this.item);
-      setTimeout(() => card?.button.focus()); // after the browser has given the focus back to the first picture
+      this.grid.cards.find((card) => card.item === this.item)?.button.focus();
     });
   }
 
