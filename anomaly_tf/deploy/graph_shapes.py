@@ -257,7 +257,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(BROADCAST.split(), _broadcast),
     **dict.fromkeys(("All", "Max", "Mean", "Min", "Sum"), _reduced),
     **dict.fromkeys(("AvgPool", "MaxPool"), _pooled),
-    **dict.fromkeys(("MirrorPad", "Pad", "PadV2"), _padded),
+    **dict.fromkeys(("MirrorPad", "Pad"), _padded),
     **dict.fromkeys(("ResizeBilinear", "ScaleAndTranslate"), _resized),
     "ConcatV2": _joined,
     "Conv2D": _convolved,
