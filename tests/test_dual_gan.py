@@ -194,11 +194,13 @@ def test_gradients_of_normal_images_are_part_of_the_score_if_configured(batch):
     without, model = build(), build(DualGanLosses(gradient_score_weight=0.5))
     assert without.adapts_to == 0 < model.adapts_to
     model.adapt(images)
-    whitened = keras.Model(model.detector.input, model.detector.get_layer("whitening").output)
-    distances = np.square(whitened(images)).sum(axis=1)
-    assert distances.mean() == pytest.approx(1.0, rel=1e-3)
-    more = model.detector(images)["score"] - without.detector(images)["score"]
-    np.testing.assert_allclose(more, 0.5 * distances, rtol=1e-3)
+
+    def more(images: np.ndarray) -> tf.Tensor:
+        return model.detector(images)["score"] - without.detector(images)["score"]
+
+    # Each of so few images is a centre; half a typical distance from their mean is the unit.
+    np.testing.assert_allclose(more(images), 0, atol=1e-2)
+    assert more(255 - images).numpy().min() > 0.2
 
 
 def test_a_large_image_is_scored_by_its_errors_only():

@@ -35,7 +35,7 @@ class Approach(keras.Model):
         ema_decay: Decay of the moving average per step.
     """
 
-    # Number of normal images for `adapt`; 0 if the score does not use `gradient_distance`.
+    # Number of normal images for `adapt`; 0 if the score does not use `nearest_distance`.
     adapts_to = 0
 
     def __init_subclass__(cls, **keywords: Any) -> None:

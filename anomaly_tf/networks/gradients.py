@@ -1,10 +1,9 @@
 """Distance of an image's gradients from those of normal images.
 
-The features are gradient strengths in eight directions on a grid of cells, as in histograms of
+The features are gradient strengths in eight directions in overlapping windows, as in histograms of
 oriented gradients (N. Dalal, B. Triggs 2005). They are whitened by the covariance of normal images;
-the distance is that from their mean, squared (Mahalanobis), or that from the nearest of several
-centres of normal images, found by k-means. All is estimated from normal images, without gradient
-descent and without anomalies.
+the distance is that from the nearest of many centres of normal images, found by k-means. All is
+estimated from normal images, without gradient descent and without anomalies.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from keras import KerasTensor, layers, ops
 from sklearn.cluster import KMeans
 
 DIRECTIONS = 8
-# Cells, or overlapping windows at most, along each side.
-GRID, SMOOTH_GRID = 7, 10
+# Largest number of windows along each side.
+GRID = 10
 # Added to every variance, as a share of the largest one; otherwise, with few images, directions in
 # which normal images hardly vary would dominate.
 RIDGE = 0.03
@@ -28,21 +27,6 @@ MAX_IMAGES, MAX_BYTES = 6000, 200 * 10**6
 # images, each of them is a centre. On validation images of seed 101, AUROC of `transform`, mean of
 # seven normal classes: 2000 and 128 .9616, 96 .9615, 64 .9611; 1000 centres .960.
 CENTRES, DIMENSIONS = 2000, 96
-
-
-def gradient_distance(image: KerasTensor) -> KerasTensor:
-    """The squared distance of images from the mean of normal images, as part of a detector.
-
-    Args:
-        image: float32 `(N, H, W, C)` in [-1, 1].
-
-    Returns:
-        float32 `(N,)`, at least 0. Once `learn_gradients` has set the layer `whitening`, its mean
-        over normal images is 1.
-    """
-    features = ops.sqrt(box_strengths(image) + 1e-6)  # the root's gradient is infinite at 0
-    white = _whitening(features.shape[-1])(features)
-    return ops.sum(ops.square(white), axis=-1)
 
 
 def nearest_distance(image: KerasTensor) -> KerasTensor:
@@ -60,11 +44,15 @@ def nearest_distance(image: KerasTensor) -> KerasTensor:
         images from their mean, in the directions of z.
     """
     features = ops.log(smooth_strengths(image) + 3e-3)
-    white = _whitening(min(DIMENSIONS, features.shape[-1]))(features)
-    centres, described = (
+    whitening, centres, described = (
         layers.Dense(units, trainable=False, dtype="float32", name=name)
-        for name, units in (("centres", CENTRES), ("described", features.shape[-1]))
+        for name, units in (
+            ("whitening", min(DIMENSIONS, features.shape[-1])),
+            ("centres", CENTRES),
+            ("described", features.shape[-1]),
+        )
     )
+    white = whitening(features)
     rest = layers.Dense(
         1, trainable=False, dtype="float32", name="rest", kernel_initializer="ones"
     )  # not negative, even before it is set
@@ -73,17 +61,13 @@ def nearest_distance(image: KerasTensor) -> KerasTensor:
     return ops.sqrt(ops.maximum(squared, 0.0) + rest(missed)[:, 0])
 
 
-def _whitening(directions: int) -> keras.Layer:
-    return layers.Dense(directions, trainable=False, dtype="float32", name="whitening")
-
-
 def images_to_learn_from(image_shape: tuple[int, int, int]) -> int:
     """Number of normal images `(H, W, C)` that `learn_gradients` uses."""
     return min(MAX_IMAGES, MAX_BYTES // math.prod(image_shape))
 
 
 def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:
-    """Sets mean, covariance and centres of a detector with one of the distances.
+    """Sets mean, covariance and centres of a detector with a `nearest_distance`.
 
     Args:
         detector: A detector of uint8 images.
@@ -99,23 +83,20 @@ def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:
     ridge = max(RIDGE * values[-1], 1e-6)
     # The directions of the largest variances.
     values, vectors = values[-whitening.units :], vectors[:, -whitening.units :]
-    if whitening.units < len(mean):
-        # Of those in which these images do not vary, any few would be arbitrary.
-        vectors = vectors * (values > 1e-6 * values[-1])
+    # Of those in which these images do not vary, any few would be arbitrary.
+    vectors = vectors * (values > 1e-6 * values[-1])
     deviations = np.sqrt(np.maximum(values, 0.0) + ridge)
     white = (features - mean) @ vectors / deviations
     # Scaled so that the mean squared length of normal images is 1.
     scale = 1 / math.sqrt(max(np.square(white).sum(axis=1).mean(), 1e-6))
     kernel = vectors / deviations * scale
     whitening.set_weights([kernel, -mean @ kernel])
-    if any(layer.name == "centres" for layer in detector.layers):
-        centres = np.resize(_centres(white * scale), (CENTRES, white.shape[1]))
-        squares = np.square(centres).sum(axis=1)
-        detector.get_layer("centres").set_weights([-2 * centres.T, squares])
-        detector.get_layer("described").set_weights([(vectors * deviations).T / scale, mean])
-        # In these directions the variance is the ridge.
-        weights = [np.full((1, 1), scale**2 / ridge), np.zeros(1)]
-        detector.get_layer("rest").set_weights(weights)
+    centres = np.resize(_centres(white * scale), (CENTRES, white.shape[1]))
+    squares = np.square(centres).sum(axis=1)
+    detector.get_layer("centres").set_weights([-2 * centres.T, squares])
+    detector.get_layer("described").set_weights([(vectors * deviations).T / scale, mean])
+    # In these directions the variance is the ridge.
+    detector.get_layer("rest").set_weights([np.full((1, 1), scale**2 / ridge), np.zeros(1)])
 
 
 def _centres(vectors: np.ndarray) -> np.ndarray:
@@ -127,28 +108,14 @@ def _centres(vectors: np.ndarray) -> np.ndarray:
     return found.fit(vectors.astype(np.float32)).cluster_centers_
 
 
-def box_strengths(image: KerasTensor) -> KerasTensor:
-    """Mean gradient strengths in `DIRECTIONS`, and mean brightness, on a grid of cells.
-
-    Args:
-        image: float32 `(N, H, W, C)` in [-1, 1].
-
-    Returns:
-        float32 `(N, F)`, at least 0: cells x 9 values.
-    """
-    cell = tuple(max(1, math.ceil(side / GRID)) for side in image.shape[1:3])
-    x = layers.AveragePooling2D(cell, padding="same", dtype="float32")(_strengths(image))
-    return layers.Flatten(dtype="float32")(x)
-
-
 def smooth_strengths(image: KerasTensor) -> KerasTensor:
-    """As `box_strengths`, weighted by Gaussians that overlap: small shifts change them less.
+    """Gradient strengths in `DIRECTIONS`, and brightness, in overlapping Gaussian windows.
 
     Args:
         image: float32 `(N, H, W, C)` in [-1, 1].
 
     Returns:
-        float32 `(N, F)`, at least 0: at most `SMOOTH_GRID` x `SMOOTH_GRID` places x 9 values.
+        float32 `(N, F)`, at least 0: at most `GRID` x `GRID` places x 9 values.
     """
     x = _strengths(image)
     height, width, kinds = x.shape[1:]
@@ -171,7 +138,7 @@ def _windows(side: int) -> np.ndarray:
     The windows are a distance apart that is twice their standard deviation; what they have beyond
     the border is lost, as if the image were surrounded by nothing.
     """
-    distance = math.ceil(side / SMOOTH_GRID)
+    distance = math.ceil(side / GRID)
     centres = np.arange(distance // 2, side, distance)
     offsets = np.arange(side)[:, np.newaxis] - centres
     weights = np.exp(-0.5 * np.square(offsets / (distance / 2)))

@@ -24,7 +24,7 @@ from anomaly_tf.networks import losses
 from anomaly_tf.networks.blocks import build_discriminator, build_generator
 from anomaly_tf.networks.classifier import build_classifier
 from anomaly_tf.networks.detectors import reconstruction_detector, surprise
-from anomaly_tf.networks.gradients import gradient_distance, images_to_learn_from
+from anomaly_tf.networks.gradients import images_to_learn_from, nearest_distance
 from anomaly_tf.networks.sizes import ClassifierNetworks
 
 GENERATOR_LOSSES = (
@@ -144,7 +144,7 @@ class DualGan(Approach):
             logits, _ = self.averages["classifier"](images, training=False)
             terms.append(self.loss_config.classifier_score_weight * surprise(logits))
         if self.adapts_to:
-            terms.append(self.loss_config.gradient_score_weight * gradient_distance(images))
+            terms.append(self.loss_config.gradient_score_weight * nearest_distance(images))
         return terms
 
     def _score(self, images: tf.Tensor) -> tf.Tensor:

@@ -51,9 +51,9 @@ class DualGanLosses(Checked):
         classifier_score_weight: Weight in the score of -log p(normal), computed by a classifier
             that is trained with the GAN; the mean error has weight 1. 0 trains no classifier, as in
             the paper. Used for small images only, which are scored as a whole.
-        gradient_score_weight: Weight in the score of the squared Mahalanobis distance of the
-            image's gradients, which is 1 on average for normal images. Used for small images only.
-            Default: 0.2 under protocol unseen, 0 under the others.
+        gradient_score_weight: Weight in the score of the distance of the image's gradients from the
+            nearest centre of normal images, in typical distances from their mean. Used for small
+            images only. Default: 1 under protocol unseen, 0 under the others.
         abc_scale: Factor s on the error in the ABC loss. With a larger s, an anomaly's loss
             vanishes at a smaller error.
         label_smoothing: Label smoothing of the discriminators: the target of real images is 1 minus
@@ -83,7 +83,7 @@ class DualGanLosses(Checked):
         """A copy with the protocol's defaults filled in."""
         if self.gradient_score_weight is not None:
             return self
-        return dataclasses.replace(self, gradient_score_weight=0.2 if protocol == "unseen" else 0.0)
+        return dataclasses.replace(self, gradient_score_weight=1.0 if protocol == "unseen" else 0.0)
 
 
 @dataclass(frozen=True)
