@@ -15,8 +15,10 @@ from anomaly_tf.networks import gradients
 from anomaly_tf.networks.gradients import (
     DIMENSIONS,
     RIDGE,
+    gradients_of,
     images_to_learn_from,
     learn_gradients,
+    least_usual,
     nearest_distance,
     smooth_strengths,
 )
@@ -100,6 +102,28 @@ def test_few_and_equal_images_are_enough():
     model = detector((12, 12, 1))
     learn_gradients(model, np.full((3, 12, 12, 1), 7, np.uint8))
     assert np.isfinite(model(pictures(4, 12, 12, 1))).all()
+
+
+def test_the_least_usual_are_found_although_they_move_mean_and_covariance(monkeypatch):
+    features = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    features[::8] += 4
+    strange = np.arange(0, 400, 8)
+    np.testing.assert_array_equal(least_usual(features, len(strange)), strange)
+    monkeypatch.setattr(gradients, "STEPS", 1)
+    assert len(np.intersect1d(least_usual(features, len(strange)), strange)) < len(strange)
+
+
+def test_large_images_are_read_a_few_at_a_time(monkeypatch):
+    images = pictures(20, 12, 12, 1)
+    expected = gradients_of(images)
+    monkeypatch.setattr(gradients, "BATCH_PIXELS", 3 * 12 * 12)
+    sizes: list[int] = []
+    call = keras.Model.__call__
+    monkeypatch.setattr(
+        keras.Model, "__call__", lambda self, x: sizes.append(len(x)) or call(self, x)
+    )
+    np.testing.assert_allclose(gradients_of(images), expected, rtol=1e-5)
+    assert sizes == [3] * 6 + [2]
 
 
 def test_large_images_are_fewer():

@@ -208,7 +208,7 @@ class NormalImagesConfig(Config):
             contaminated.
         refine: Share of the normal training images to leave out as possible anomalies: those with
             the highest scores, each by a detector that was trained on the other half of the images,
-            half as long. 0 leaves out none.
+            half as long, and on usual ones only. 0 leaves out none.
     """
 
     learns_from: ClassVar[LearnsFrom] = "normal images"

@@ -15,6 +15,8 @@ import numpy as np
 from keras import KerasTensor, layers, ops
 from sklearn.cluster import KMeans
 
+from anomaly_tf.networks.detectors import image_input
+
 DIRECTIONS = 8
 # Largest number of windows along each side.
 GRID = 10
@@ -27,6 +29,10 @@ MAX_IMAGES, MAX_BYTES = 6000, 200 * 10**6
 # images, each of them is a centre. On validation images of seed 101, AUROC of `transform`, mean of
 # seven normal classes: 2000 and 128 .9616, 96 .9615, 64 .9611; 1000 centres .960.
 CENTRES, DIMENSIONS = 2000, 96
+# Images, at most, whose gradients are computed at a time, and their pixels.
+BATCH, BATCH_PIXELS = 500, 2**22
+# Number of times, at most, that the least usual images are chosen.
+STEPS = 8
 
 
 def nearest_distance(image: KerasTensor) -> KerasTensor:
@@ -43,7 +49,7 @@ def nearest_distance(image: KerasTensor) -> KerasTensor:
         `centres`, `described` and `rest`, 1 is the root of the mean squared distance of normal
         images from their mean, in the directions of z.
     """
-    features = ops.log(smooth_strengths(image) + 3e-3)
+    features = _features(image)
     whitening, centres, described = (
         layers.Dense(units, trainable=False, dtype="float32", name=name)
         for name, units in (
@@ -75,12 +81,8 @@ def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:
     """
     whitening = detector.get_layer("whitening")
     model = keras.Model(detector.input, whitening.input, name="gradients")
-    features = np.concatenate(
-        [model(images[start : start + 500]) for start in range(0, len(images), 500)]
-    ).astype(np.float64)
-    mean = features.mean(axis=0)
-    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(features.T, bias=True)))
-    ridge = max(RIDGE * values[-1], 1e-6)
+    features = _in_batches(model, images).astype(np.float64)
+    mean, values, vectors, ridge = _spread(features)
     # The directions of the largest variances.
     values, vectors = values[-whitening.units :], vectors[:, -whitening.units :]
     # Of those in which these images do not vary, any few would be arbitrary.
@@ -99,6 +101,49 @@ def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:
     detector.get_layer("rest").set_weights([np.full((1, 1), scale**2 / ridge), np.zeros(1)])
 
 
+def gradients_of(images: np.ndarray) -> np.ndarray:
+    """The features of images uint8 `(N, H, W, C)`: float32 `(N, F)`."""
+    image, scaled = image_input(images.shape[1:])
+    return _in_batches(keras.Model(image, _features(scaled), name="gradients"), images)
+
+
+def least_usual(features: np.ndarray, count: int) -> np.ndarray:
+    """Finds the images whose gradients are farthest from the mean of the others (Mahalanobis).
+
+    Mean and covariance are estimated without the images that were found, until these stay the same:
+    the concentration steps of P. Rousseeuw, K. Van Driessen, A Fast Algorithm for the Minimum
+    Covariance Determinant Estimator, Technometrics 1999.
+
+    Args:
+        features: Features of all images, float32 `(N, F)`, from `gradients_of`.
+        count: Number of images to find, less than N.
+
+    Returns:
+        Their numbers, int `(count,)`, ascending.
+    """
+    found = np.zeros(0, int)
+    for _ in range(STEPS):
+        mean, values, vectors, ridge = _spread(np.delete(features, found, axis=0))
+        kernel = (vectors / np.sqrt(np.maximum(values, 0.0) + ridge)).astype(features.dtype)
+        distances = np.square((features - mean) @ kernel).sum(axis=1)
+        before, found = found, np.sort(np.argsort(-distances, kind="stable")[:count])
+        if np.array_equal(before, found):
+            break
+    return found
+
+
+def _spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Mean, variances along the axes (ascending), these as columns, and the ridge."""
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(features.T, bias=True)))
+    return features.mean(axis=0), values, vectors, max(RIDGE * values[-1], 1e-6)
+
+
+def _in_batches(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    size = max(1, min(BATCH, BATCH_PIXELS // math.prod(images.shape[1:3])))
+    starts = range(0, len(images), size)
+    return np.concatenate([model(images[start : start + size]) for start in starts])
+
+
 def _centres(vectors: np.ndarray) -> np.ndarray:
     """At most `CENTRES` vectors that have all others near them."""
     if len(vectors) <= CENTRES:
@@ -106,6 +151,10 @@ def _centres(vectors: np.ndarray) -> np.ndarray:
     # k-means++ would take 20 s to choose the first centres; images at random serve as well.
     found = KMeans(CENTRES, init="random", n_init=1, max_iter=10, random_state=0)
     return found.fit(vectors.astype(np.float32)).cluster_centers_
+
+
+def _features(image: KerasTensor) -> KerasTensor:
+    return ops.log(smooth_strengths(image) + 3e-3)
 
 
 def smooth_strengths(image: KerasTensor) -> KerasTensor:

@@ -3,8 +3,12 @@
 Each half of the normal training images is scored by a detector of half the length that was trained
 on the other half, because a detector scores the images that it has learnt too low to tell anomalies
 among them. Those with the highest scores are left out of the training of the run (J. Yoon et al.,
-Self-supervise, Refine, Repeat: Improving Unsupervised Anomaly Detection, TMLR 2022). The two
-trainings lie in `refinement/` of the run until both are scored.
+Self-supervise, Refine, Repeat: Improving Unsupervised Anomaly Detection, TMLR 2022).
+
+Neither detector learns from the images whose gradients are least usual, as many as will be left
+out: they hold most of the anomalies, and a detector that has learnt anomalies ranks others of the
+kind low. These images are scored as all others are. The two trainings lie in `refinement/` of the
+run until both are scored.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +33,11 @@ from anomaly_tf.data.contents import digest_of_sets, facts_of, require_same_cont
 from anomaly_tf.data.dataset import ImageDataset
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import save_split
+from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.errors import UserError
+from anomaly_tf.networks.gradients import gradients_of, least_usual
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import write_json
 from anomaly_tf.runs.refinement import LeftOut, Refinement, read_refinement
@@ -75,7 +82,8 @@ def train(
     if not resume:
         run.require_unused()
     # Before the folder exists: a pretrained network may be missing, or images for its options.
-    TrainingSetup.of(_half_as_long(config), dataset, _halves(config, split)[0].split).build()
+    half = _halves(config, split, unusual=())[0]
+    TrainingSetup.of(_half_as_long(config), dataset, half.split).build()
     run.path.mkdir(parents=True, exist_ok=True)
     with run.locked(), loop.writing(run):
         save_config(config, run.config)
@@ -159,14 +167,21 @@ def _refine(
     console: Console,
 ) -> Refinement | Outcome:
     """Trains on each half and scores the other; the outcome of a training that did not complete."""
-    train = split.train
+    train, start = split.train, time.monotonic()
     scores = np.full(len(train), -np.inf, np.float32)
-    n_normal, seconds = int((train.labels == 0).sum()), 0.0
-    for number, half in enumerate(_halves(config, split), 1):
+    normal, count = np.flatnonzero(train.labels == 0), _count(config, split)
+    gradients = apply(gradients_of, train.normal)
+    unusual = normal[least_usual(gradients, count)]
+    seconds = time.monotonic() - start
+    console.say(
+        f"refining: {count} of {len(normal)} normal training images, whose gradients are least "
+        "usual, are scored but not learnt"
+    )
+    for number, half in enumerate(_halves(config, split, unusual), 1):
         trial = RunDirectory(run.halves / str(number))
         console.say(
-            f"refining, detector {number} of 2: learns from {n_normal - len(half.scored)} of "
-            f"{n_normal} normal training images and scores the others"
+            f"refining, detector {number} of 2: learns from {(half.split.train.labels == 0).sum()} "
+            f"of them and scores {len(half.scored)} others"
         )
         outcome = _train_half(config, dataset, half.split, trial, command, console)
         if outcome is not None and outcome.status != "completed":
@@ -174,11 +189,11 @@ def _refine(
         detector, start = TrainedDetector.load(trial.path), time.monotonic()
         scores[half.scored] = score_set(detector, train.take(half.scored), split.roi)
         seconds += detector.info.training.train_seconds + time.monotonic() - start
-    order = np.argsort(-scores, kind="stable")[: _count(config, split)]
+    order = np.argsort(-scores, kind="stable")[:count]
     names = dataset.class_names
     found = Refinement(
         digest_of_sets(split),
-        n_normal,
+        len(normal),
         round(seconds, 1),
         tuple(
             LeftOut(
@@ -199,7 +214,8 @@ class _Half:
     """A training on half of the normal images.
 
     Attributes:
-        split: Its sets; a few images of the other half stand in for the validation set.
+        split: Its sets, without unusual images to learn from; a few images of the other half stand
+            in for the validation set.
         scored: Numbers of the images of the other half in the training set of the run, int `(N,)`.
     """
 
@@ -207,13 +223,19 @@ class _Half:
     scored: np.ndarray
 
 
-def _halves(config: Config, split: Split) -> list[_Half]:
-    """Both halves, drawn by the seed; labelled anomalies are in both."""
+def _halves(config: Config, split: Split, unusual: Sequence[int] | np.ndarray) -> list[_Half]:
+    """Both halves, drawn by the seed; labelled anomalies are in both.
+
+    Args:
+        config: The configuration of the run.
+        split: Its sets.
+        unusual: Numbers of the training images that neither half learns from.
+    """
     train = split.train
     normal = np.flatnonzero(train.labels == 0)
     halves = []
     for scored in np.array_split(np.random.default_rng(config.seed).permutation(normal), 2):
-        learnt = train.take(np.setdiff1d(np.arange(len(train)), scored))
+        learnt = train.take(np.setdiff1d(np.arange(len(train)), np.union1d(scored, unusual)))
         shown = train.take(scored[:MAX_VALIDATED])
         half = dataclasses.replace(split, train=learnt, validation=shown)
         halves.append(_Half(half, np.sort(scored)))
