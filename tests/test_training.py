@@ -308,7 +308,7 @@ def test_defaults_follow_from_protocol_and_images(split):
     imbalance, unseen = (resolved(DualGanConfig(protocol=name)) for name in ("imbalance", "unseen"))
     assert (imbalance.sampling.synthetic, unseen.sampling.synthetic) == (0.0, 0.4)
     assert imbalance.losses.gradient_score_weight == 0.0
-    assert unseen.losses.gradient_score_weight == 1.0
+    assert unseen.losses.gradient_score_weight == 2.0
     assert imbalance.normal_class == ("0",)
     # Thirty times each of 90 normal images; a batch of 128 has 64 of them.
     assert imbalance.training.batch_size == 128
