@@ -251,7 +251,7 @@ def settings_of(
         "epochs_share": options.epochs_share,
         "data": options.data,
         **({"content": content} if content else {}),
-        "configuration": defaults_of(cell.approach),
+        "configuration": defaults_of(cell.approach, cell.protocol),
         **({"contamination": NormalImagesConfig.contamination} if hides else {}),
     }
 
@@ -260,9 +260,9 @@ def settings_of(
 CONFIGURED = ("sampling", "training", "threshold", "corruption", "unseen", "networks", "losses")
 
 
-def defaults_of(approach: str) -> dict[str, Any]:
-    """Default configuration of an approach, as plain values."""
-    configuration = plain(asdict(options_of(approach)()))
+def defaults_of(approach: str, protocol: Protocol) -> dict[str, Any]:
+    """Default configuration of an approach under a protocol, as plain values."""
+    configuration = plain(asdict(options_of(approach)(protocol=protocol).for_protocol()))
     return {name: configuration[name] for name in CONFIGURED if name in configuration}
 
 

@@ -30,7 +30,7 @@ from anomaly_tf.benchmark import defaults_of
 from anomaly_tf.cluster import cluster_of
 from anomaly_tf.command_line import parse_options
 from anomaly_tf.commands import Commands, run_elsewhere, run_here
-from anomaly_tf.config import BalancedConfig, Checked, Config, UnseenConfig, number
+from anomaly_tf.config import BalancedConfig, Checked, Config, Protocol, UnseenConfig, number
 from anomaly_tf.data.protocols import make_split
 from anomaly_tf.data.roles import class_roles
 from anomaly_tf.data.sources import open_dataset
@@ -81,7 +81,7 @@ class Study:
     """
 
     approach: str
-    protocol: str
+    protocol: Protocol
     normal_classes: list[int]
     seeds: list[int]
     options: dict[str, Any]
@@ -129,7 +129,7 @@ def results_so_far(study: Study, path: Path) -> dict[str, Any]:
     """
     found = kept_results(path) or {"cells": []}
     approaches = {cell["options"].get("approach", study.approach) for cell in _cells(study)}
-    current = {name: defaults_of(name) for name in sorted(approaches)}
+    current = {name: defaults_of(name, study.protocol) for name in sorted(approaches)}
     for name, before in found.get("defaults", {}).items():
         if current.get(name, before) != before:
             raise UserError(
@@ -162,7 +162,7 @@ def _key(cell: dict[str, Any]) -> str:
 def configured(study: Study, normal_class: int, seed: int, data_dir: str) -> Config:
     """The configuration of a study for a normal class and a seed, otherwise with defaults."""
     config = options_of(study.approach)(
-        protocol=study.protocol,  # type: ignore[arg-type]
+        protocol=study.protocol,
         normal_class=(normal_class,),
         seed=seed,
         data_dir=data_dir,

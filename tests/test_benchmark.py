@@ -78,6 +78,16 @@ def test_cells_are_the_combinations_that_make_sense():
     assert not [cell for cell in cells if cell.approach == "cnn" and cell.normal_class is not None]
 
 
+def test_settings_hold_the_defaults_of_the_protocol():
+    options = BenchmarkOptions()
+    weights = [
+        benchmark.settings_of(Cell("sota", protocol, 0, 0), options)["configuration"]
+        for protocol in ("imbalance", "unseen")
+    ]
+    assert [each["losses"]["gradient_score_weight"] for each in weights] == [0, 2]
+    assert [each["sampling"]["synthetic"] for each in weights] == [0, 0.4]
+
+
 def test_a_change_of_defaults_is_a_change_of_settings(monkeypatch):
     options = BenchmarkOptions(approaches=("vae",), protocols=("one_class",))
     (cell,) = cells_of(options)
