@@ -118,7 +118,7 @@ def first_choice(found: Findings) -> tuple[str, str]:
         return "transform", f"small pictures, {height}x{width}, {labelled}"
     alike = "too few pictures to see whether they are aligned"
     if found.alikeness is not None:
-        alike = f"{'aligned' if found.is_aligned else 'not aligned'}, {found.alikeness:.2f}"
+        alike = f"{'aligned' if found.is_aligned else 'not aligned'}, {found.alikeness:z.2f}"
     reason = f"{height}x{width} pixels, {alike}, {labelled}"
     return "padim" if found.is_aligned else "patchcore", reason
 

@@ -175,7 +175,7 @@ def _unaligned(config: Config, found: Findings) -> str:
     if found.alikeness is None or found.is_aligned or not config.learns_positions:
         return ""
     start = (
-        f"note: the images are not aligned (alikeness {found.alikeness:.2f}; aligned from "
+        f"note: the images are not aligned (alikeness {found.alikeness:z.2f}; aligned from "
         f"{ALIGNED} on), unless they show a plain surface: "
     )
     if found.is_small:
