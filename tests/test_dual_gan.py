@@ -195,12 +195,15 @@ def test_gradients_of_normal_images_are_part_of_the_score_if_configured(batch):
     assert without.adapts_to == 0 < model.adapts_to
     model.adapt(images)
 
-    def more(images: np.ndarray) -> tf.Tensor:
-        return model.detector(images)["score"] - without.detector(images)["score"]
-
-    # Each of so few images is a centre; half a typical distance from their mean is the unit.
-    np.testing.assert_allclose(more(images), 0, atol=1e-2)
-    assert more(255 - images).numpy().min() > 0.2
+    twice = build(DualGanLosses(gradient_score_weight=1.0))
+    twice.adapt(images)
+    scores = [each.detector(255 - images)["score"].numpy() for each in (without, model, twice)]
+    np.testing.assert_allclose(scores[2] - scores[0], 2 * (scores[1] - scores[0]), rtol=1e-3)
+    # Half a typical distance from the mean is the unit.
+    assert (scores[1] - scores[0]).min() > 0.2
+    # Each of so few images is a centre.
+    score, plain = (each.detector(images)["score"] for each in (model, without))
+    np.testing.assert_allclose(score, plain, atol=1e-2)
 
 
 def test_a_large_image_is_scored_by_its_errors_only():

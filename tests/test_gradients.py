@@ -15,7 +15,7 @@ from anomaly_tf.networks import gradients
 from anomaly_tf.networks.gradients import (
     DIMENSIONS,
     RIDGE,
-    gradients_of,
+    gradient_features,
     images_to_learn_from,
     learn_gradients,
     least_usual,
@@ -113,17 +113,27 @@ def test_the_least_usual_are_found_although_they_move_mean_and_covariance(monkey
     assert len(np.intersect1d(least_usual(features, len(strange)), strange)) < len(strange)
 
 
-def test_large_images_are_read_a_few_at_a_time(monkeypatch):
-    images = pictures(20, 12, 12, 1)
-    expected = gradients_of(images)
-    monkeypatch.setattr(gradients, "BATCH_PIXELS", 3 * 12 * 12)
-    sizes: list[int] = []
-    call = keras.Model.__call__
-    monkeypatch.setattr(
-        keras.Model, "__call__", lambda self, x: sizes.append(len(x)) or call(self, x)
+def test_of_many_images_a_sample_serves_the_estimate(monkeypatch):
+    monkeypatch.setattr(gradients, "MAX_IMAGES", 100)
+    features = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float16)
+    features[::10] += 5
+    np.testing.assert_array_equal(least_usual(features, 100), np.arange(0, 1000, 10))
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (9, 14, 3)])
+def test_features_are_those_of_the_distance(shape):
+    images = pictures(20, *shape)
+    expected = np.log(values(images, smooth_strengths) + 3e-3)
+    np.testing.assert_allclose(gradient_features(shape)(images), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_a_large_image_is_shrunk(monkeypatch):
+    monkeypatch.setattr(gradients, "SIDE", 10)
+    small = pictures(6, 10, 7, 3)
+    large = small.repeat(3, axis=1).repeat(3, axis=2)[:, :-1]  # the last squares are cut off
+    np.testing.assert_array_equal(
+        gradient_features(large.shape[1:])(large), gradient_features(small.shape[1:])(small)
     )
-    np.testing.assert_allclose(gradients_of(images), expected, rtol=1e-5)
-    assert sizes == [3] * 6 + [2]
 
 
 def test_large_images_are_fewer():

@@ -15,10 +15,14 @@ import pytest
 from conftest import Evaluated
 
 from anomaly_tf.approaches.vae.options import VaeConfig
+from anomaly_tf.data import stored
 from anomaly_tf.data.contents import digest_of_sets
+from anomaly_tf.data.images import AS_USUAL
 from anomaly_tf.data.protocols import make_split
+from anomaly_tf.data.roi import RegionFolder
+from anomaly_tf.data.stored import StoredImages
 from anomaly_tf.errors import UserError
-from anomaly_tf.networks.gradients import gradients_of, least_usual
+from anomaly_tf.networks.gradients import gradient_features, least_usual
 from anomaly_tf.runs.directory import RunDirectory
 from anomaly_tf.runs.outputs import files_of_run, is_own_run
 from anomaly_tf.runs.refinement import read_refinement
@@ -96,9 +100,11 @@ def test_each_half_is_scored_by_a_detector_that_has_not_seen_it(trained, small_d
     halves = [{image.tobytes() for image in half.train.images} for half in (first, second)]
     assert not halves[0] & halves[1]
     # Neither learns from what is least usual.
-    unusual = least_usual(gradients_of(whole.images), round(SHARE * len(whole)))
+    features = gradient_features(whole.images.shape[1:])(whole.images)
+    unusual = least_usual(features, round(SHARE * len(whole)))
     usual = np.delete(whole.images, unusual, axis=0)
     assert halves[0] | halves[1] == {image.tobytes() for image in usual}
+    assert abs(len(halves[0]) - len(halves[1])) <= 1
     assert len(last.learnt) == len(whole) - round(SHARE * len(whole))
     assert (run.path, run.halves.exists()) == (tmp_path / "run", False)
     assert outcome.info.training.n_train == len(last.learnt)
@@ -145,6 +151,73 @@ def test_a_refinement_that_is_stopped_resumes_after_what_is_done(trained, monkey
     assert outcome.info.training.n_left_out == round(SHARE * len(splits[-1][1].train))
 
 
+def test_the_least_usual_images_are_kept_when_a_half_is_stopped(trained, monkeypatch):
+    with monkeypatch.context() as patched:
+        stopped_in(1, patched)
+        outcome, splits = trained(config_of())
+    run = RunDirectory(splits[0][2].path.parent.parent)
+    assert (outcome.status, is_own_run(run.path)) == ("interrupted", True)
+    whole = json.loads(run.unusual.read_text())
+    for changed, words in (
+        (whole | {"sets": "other"}, "the data has changed since it started"),
+        (whole | {"numbers": whole["numbers"][1:]}, "is damaged .*it must hold "),
+        (whole | {"numbers": [0, *whole["numbers"][1:-1], 0]}, "is damaged .*different"),
+        (whole | {"numbers": [-1, *whole["numbers"][1:]]}, "is damaged .*different"),
+        ({}, "is damaged .*no sets"),
+    ):
+        run.unusual.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=words):
+            trained(config_of(), resume=True)
+    run.unusual.write_text(json.dumps(whole))
+    # Another machine might find others, of which the first half would not know.
+    monkeypatch.setattr(refinement, "least_usual", None)
+    outcome, splits = trained(config_of(), resume=True)
+    assert (outcome.status, len(splits)) == ("completed", 3)
+
+
+def test_halves_leave_out_what_is_unusual_among_labelled_anomalies(small_dataset):
+    config = config_of()
+    split = make_split(config, small_dataset)
+    labels = split.train.labels.copy()
+    labels[: len(labels) // 2] = 1
+    split = dataclasses.replace(split, train=dataclasses.replace(split.train, labels=labels))
+    normal, anomalies = (np.flatnonzero(labels == label) for label in (0, 1))
+    unusual = normal[::7]
+    halves = refinement._halves(config, split, unusual)
+    images = {image.tobytes(): number for number, image in enumerate(split.train.images)}
+    learnt = [{images[image.tobytes()] for image in half.split.train.images} for half in halves]
+    for own, other in zip(learnt, reversed(halves), strict=True):
+        assert own == (set(other.scored) - set(unusual)) | set(anomalies)
+    assert sorted(np.concatenate([half.scored for half in halves])) == normal.tolist()
+
+
+def test_pictures_with_a_mask_each_are_not_compared_by_their_gradients(small_dataset, tmp_path):
+    config = config_of()
+    roi = RegionFolder(tmp_path, tmp_path, {}, AS_USUAL)
+    split = dataclasses.replace(make_split(config, small_dataset), roi=roi)
+    assert refinement._unusual(config, split, RunDirectory(tmp_path)).numbers == ()
+
+
+def test_images_on_disk_are_compared_a_few_at_a_time(small_dataset, tmp_path, monkeypatch):
+    config = config_of()
+    split = make_split(config, small_dataset)
+    images, sizes = split.train.images, []
+    monkeypatch.setattr(stored, "PART", 30)
+    kept = StoredImages(
+        lambda numbers: sizes.append(len(numbers)) or images[numbers],
+        np.arange(len(images)),
+        images.shape[1:],
+    )
+    there = dataclasses.replace(split, train=dataclasses.replace(split.train, images=kept))
+    (tmp_path / "disk").mkdir()
+    found = [
+        refinement._unusual(config, each, RunDirectory(folder)).numbers
+        for each, folder in ((split, tmp_path), (there, tmp_path / "disk"))
+    ]
+    assert found[0] == found[1]
+    assert max(sizes) == 30
+
+
 def test_a_list_is_kept_when_the_training_after_it_is_stopped(trained, monkeypatch):
     with monkeypatch.context() as patched:
         stopped_in(3, patched)
@@ -155,7 +228,7 @@ def test_a_list_is_kept_when_the_training_after_it_is_stopped(trained, monkeypat
     for changed, words in (
         (whole | {"sets": "other"}, "the data has changed since it started"),
         (whole | {"left_out": whole["left_out"][:1] * 2}, "is damaged .*different numbers below"),
-        (whole | {"left_out": whole["left_out"][1:]}, "is damaged .*left_out must hold "),
+        (whole | {"left_out": whole["left_out"][1:]}, "is damaged .*it must hold "),
         (whole | {"left_out": [1]}, "is damaged .*must hold images"),
         ({}, "is damaged .*no sets"),
     ):

@@ -35,7 +35,7 @@ class Approach(keras.Model):
         ema_decay: Decay of the moving average per step.
     """
 
-    # Number of normal images for `adapt`; 0 if the score does not use `nearest_distance`.
+    # Number of normal images for `adapt`; 0 if it is not called.
     adapts_to = 0
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -84,7 +84,7 @@ class Approach(keras.Model):
             optimizer.build(self.networks[name].trainable_variables)
 
     def adapt(self, images: np.ndarray) -> None:
-        """Sets the mean and covariance of the gradients of normal images, before training.
+        """Sets mean, covariance and centres of the gradients of normal images, before training.
 
         Args:
             images: At most `adapts_to` normal training images, uint8 `(N, H, W, C)`.

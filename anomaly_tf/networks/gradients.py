@@ -9,10 +9,12 @@ estimated from normal images, without gradient descent and without anomalies.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import KerasTensor, layers, ops
+from PIL import Image
 from sklearn.cluster import KMeans
 
 from anomaly_tf.networks.detectors import image_input
@@ -31,8 +33,9 @@ MAX_IMAGES, MAX_BYTES = 6000, 200 * 10**6
 CENTRES, DIMENSIONS = 2000, 96
 # Images, at most, whose gradients are computed at a time, and their pixels.
 BATCH, BATCH_PIXELS = 500, 2**22
-# Number of times, at most, that the least usual images are chosen.
-STEPS = 8
+# Number of times, at most, that the least usual images are chosen, among images of this side; a
+# larger one is shrunk, because the windows are a tenth of it and its layers could take gigabytes.
+STEPS, SIDE = 8, 128
 
 
 def nearest_distance(image: KerasTensor) -> KerasTensor:
@@ -101,10 +104,32 @@ def learn_gradients(detector: keras.Model, images: np.ndarray) -> None:
     detector.get_layer("rest").set_weights([np.full((1, 1), scale**2 / ridge), np.zeros(1)])
 
 
-def gradients_of(images: np.ndarray) -> np.ndarray:
-    """The features of images uint8 `(N, H, W, C)`: float32 `(N, F)`."""
-    image, scaled = image_input(images.shape[1:])
-    return _in_batches(keras.Model(image, _features(scaled), name="gradients"), images)
+def gradient_features(image_shape: tuple[int, int, int]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from images of a shape to the features by which `least_usual` compares them.
+
+    Args:
+        image_shape: Height, width, channels; images above `SIDE` are shrunk by a whole factor.
+
+    Returns:
+        A function from uint8 `(N, H, W, C)` to float16 `(N, F)`.
+    """
+    height, width, channels = image_shape
+    factor = math.ceil(max(height, width) / SIDE)
+    image, scaled = image_input((math.ceil(height / factor), math.ceil(width / factor), channels))
+    model = keras.Model(image, _features(scaled), name="gradients")
+
+    def compute(images: np.ndarray) -> np.ndarray:
+        if factor > 1:
+            images = np.stack([_shrunk(each, factor) for each in images])
+        return _in_batches(model, images).astype(np.float16)
+
+    return compute
+
+
+def _shrunk(image: np.ndarray, factor: int) -> np.ndarray:
+    """The means of squares of a side, those at the border cut off: uint8 `(h, w, C)`."""
+    channels = [Image.fromarray(image[..., number]) for number in range(image.shape[-1])]
+    return np.stack([np.asarray(channel.reduce(factor)) for channel in channels], axis=-1)
 
 
 def least_usual(features: np.ndarray, count: int) -> np.ndarray:
@@ -112,10 +137,11 @@ def least_usual(features: np.ndarray, count: int) -> np.ndarray:
 
     Mean and covariance are estimated without the images that were found, until these stay the same:
     the concentration steps of P. Rousseeuw, K. Van Driessen, A Fast Algorithm for the Minimum
-    Covariance Determinant Estimator, Technometrics 1999.
+    Covariance Determinant Estimator, Technometrics 1999. Of many images, `MAX_IMAGES` of the others
+    serve the estimate.
 
     Args:
-        features: Features of all images, float32 `(N, F)`, from `gradients_of`.
+        features: Features of all images, `(N, F)`.
         count: Number of images to find, less than N.
 
     Returns:
@@ -123,9 +149,14 @@ def least_usual(features: np.ndarray, count: int) -> np.ndarray:
     """
     found = np.zeros(0, int)
     for _ in range(STEPS):
-        mean, values, vectors, ridge = _spread(np.delete(features, found, axis=0))
-        kernel = (vectors / np.sqrt(np.maximum(values, 0.0) + ridge)).astype(features.dtype)
-        distances = np.square((features - mean) @ kernel).sum(axis=1)
+        others = np.setdiff1d(np.arange(len(features)), found)
+        others = others[:: math.ceil(len(others) / MAX_IMAGES)]
+        mean, values, vectors, ridge = _spread(features[others].astype(np.float32))
+        kernel = vectors / np.sqrt(np.maximum(values, 0.0) + ridge)
+        parts = np.array_split(features, math.ceil(len(features) / MAX_IMAGES))
+        distances = np.concatenate(
+            [np.square((part - mean) @ kernel).sum(axis=1) for part in parts]
+        )
         before, found = found, np.sort(np.argsort(-distances, kind="stable")[:count])
         if np.array_equal(before, found):
             break

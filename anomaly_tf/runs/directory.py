@@ -6,7 +6,7 @@
 | `split.json` | train | for a folder of images: the files of each set |
 | `validation.npz` | train | for arrays given in Python: the validation set |
 | `refinement.json` | train | with `--refine`: the training images that were left out |
-| `refinement/` | train | the two trainings by which they are found; removed after them |
+| `refinement/` | train | the trainings that find them and `unusual.json`; removed after them |
 | `model.keras` | train | the detector: uint8 images to score, error map, reconstruction |
 | `detector.json` | train | threshold, calibration scores, training facts, digest of the model |
 | `history.csv` | train | losses and validation AUROC of every epoch |
@@ -191,6 +191,11 @@ class RunDirectory:
     def halves(self) -> Path:
         """The trainings on each half of the images, by which `--refine` scores the other."""
         return self.path / "refinement"
+
+    @property
+    def unusual(self) -> Path:
+        """The training images that neither half learns from."""
+        return self.halves / "unusual.json"
 
     @property
     def validation(self) -> Path:

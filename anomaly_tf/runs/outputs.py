@@ -171,8 +171,11 @@ def _is_of_run(name: Path, path: Path) -> bool:
         return False
     if len(name.parts) == 1:
         return name.name in RUN_FILES
-    if name.parts[0] == "refinement":  # one training in each folder, left by a stopped one
-        return len(name.parts) > 2 and _is_of_run(Path(*name.parts[2:]), path)
+    if name.parts[0] == "refinement":  # left by a stopped one; each folder holds a training
+        inside = name.parts[1:]
+        return inside == ("unusual.json",) or (
+            len(inside) > 1 and _is_of_run(Path(*inside[1:]), path)
+        )
     if name.parts[0] == "plots":
         return len(name.parts) == 2 and is_plot(path)
     return name.parts[0] == "tensorboard" and name.name.startswith("events.out.tfevents")

@@ -1,9 +1,13 @@
-"""`refinement.json` of a run: the training images that `--refine` left out. Needs no NumPy."""
+"""The training images that `--refine` left out, `refinement.json` of a run. Needs no NumPy.
+
+While they are looked for, `refinement/unusual.json` holds those that neither half learns from.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anomaly_tf.runs.checks import Checks, is_number, is_text, is_whole, parse_json, require
 
@@ -44,7 +48,32 @@ class Refinement:
     seconds: float
     left_out: tuple[LeftOut, ...]
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers of the images in the training set of the run."""
+        return tuple(one.number for one in self.left_out)
 
+
+@dataclass(frozen=True)
+class Unusual:
+    """The images that neither half learns from.
+
+    Attributes:
+        sets: As in `Refinement`.
+        numbers: Their numbers in the training set of the run.
+        seconds: Duration of finding them.
+    """
+
+    sets: str
+    numbers: tuple[int, ...]
+    seconds: float
+
+
+UNUSUAL_CHECKS: Checks = {
+    "sets": (is_text, "text"),
+    "numbers": (lambda value: isinstance(value, list) and bool(value), "a list of numbers"),
+    "seconds": (lambda value: is_number(value, 0), "a number of at least 0"),
+}
 CHECKS: Checks = {
     "sets": (is_text, "text"),
     "n_normal": (lambda value: is_whole(value, 1, 2**53), "a whole number above 0"),
@@ -70,9 +99,7 @@ def read_refinement(path: Path, n_train: int) -> Refinement:
         OSError: If it cannot be read.
         ValueError: If it is damaged.
     """
-    with path.open("rb") as file:
-        content = parse_json(file.read(MAX_BYTES + 1), MAX_BYTES, MAX_VALUES)
-    require(content, CHECKS)
+    content = _content(path, CHECKS)
     for one in content["left_out"]:
         if not isinstance(one, dict):
             raise ValueError("left_out must hold images")
@@ -84,3 +111,21 @@ def read_refinement(path: Path, n_train: int) -> Refinement:
         LeftOut(**{key: one[key] for key in IMAGE_CHECKS}) for one in content["left_out"]
     )
     return Refinement(content["sets"], content["n_normal"], content["seconds"], left_out)
+
+
+def read_unusual(path: Path, n_train: int) -> Unusual:
+    """Reads an `unusual.json`; arguments and errors as `read_refinement`."""
+    content = _content(path, UNUSUAL_CHECKS)
+    numbers = tuple(content["numbers"])
+    if not all(is_whole(one, 0, n_train - 1) for one in numbers) or len(set(numbers)) < len(
+        numbers
+    ):
+        raise ValueError(f"numbers must hold different whole numbers below {n_train}")
+    return Unusual(content["sets"], numbers, content["seconds"])
+
+
+def _content(path: Path, checks: Checks) -> dict[str, Any]:
+    with path.open("rb") as file:
+        content = parse_json(file.read(MAX_BYTES + 1), MAX_BYTES, MAX_VALUES)
+    require(content, checks)
+    return content

@@ -16,9 +16,10 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,16 +32,23 @@ from anomaly_tf.config import (
 )
 from anomaly_tf.data.contents import digest_of_sets, facts_of, require_same_content
 from anomaly_tf.data.dataset import ImageDataset
+from anomaly_tf.data.roi import RegionFolder
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.split_file import save_split
 from anomaly_tf.data.stored import apply
 from anomaly_tf.deploy.keras_run import TrainedDetector
 from anomaly_tf.deploy.regions import score_set
 from anomaly_tf.errors import UserError
-from anomaly_tf.networks.gradients import gradients_of, least_usual
+from anomaly_tf.networks.gradients import gradient_features, least_usual
 from anomaly_tf.runs.directory import RunDirectory, open_run
 from anomaly_tf.runs.files import write_json
-from anomaly_tf.runs.refinement import LeftOut, Refinement, read_refinement
+from anomaly_tf.runs.refinement import (
+    LeftOut,
+    Refinement,
+    Unusual,
+    read_refinement,
+    read_unusual,
+)
 from anomaly_tf.script import printable
 from anomaly_tf.training import loop
 from anomaly_tf.training.console import Console
@@ -51,6 +59,7 @@ from anomaly_tf.training.setup import TrainingSetup
 MIN_IMAGES = 20
 # Images that stand in for the validation set while a half is learnt; no choice rests on them.
 MAX_VALIDATED = 200
+Found = TypeVar("Found", Refinement, Unusual)
 
 
 def train(
@@ -78,11 +87,11 @@ def train(
     """
     if not isinstance(config, NormalImagesConfig) or not config.refine:
         return loop.train(config, dataset, split, run, command, resume=resume, console=console)
-    _count(config, split)
+    count = _count(config, split)
     if not resume:
         run.require_unused()
     # Before the folder exists: a pretrained network may be missing, or images for its options.
-    half = _halves(config, split, unusual=())[0]
+    half = _halves(config, split, unusual=np.flatnonzero(split.train.labels == 0)[:count])[0]
     TrainingSetup.of(_half_as_long(config), dataset, half.split).build()
     run.path.mkdir(parents=True, exist_ok=True)
     with run.locked(), loop.writing(run):
@@ -90,7 +99,7 @@ def train(
         save_split(split, dataset, run.split)
         found: Refinement | Outcome
         try:
-            found = _kept(config, split, run) or _refine(
+            found = _kept(run.refinement, read_refinement, config, split) or _refine(
                 config, dataset, split, run, command, console
             )
         except KeyboardInterrupt:  # outside of an epoch, where `loop.train` cannot end
@@ -98,7 +107,7 @@ def train(
         if isinstance(found, Outcome):
             return found
         refined = np.zeros(len(split.train), bool)
-        refined[[one.number for one in found.left_out]] = True
+        refined[list(found.numbers)] = True
         split = dataclasses.replace(split, refined=refined)
         shutil.rmtree(run.halves, ignore_errors=True)
     console.say(_describe(split, found, run))
@@ -135,19 +144,23 @@ def _count(config: NormalImagesConfig, split: Split) -> int:
     return count
 
 
-def _kept(config: NormalImagesConfig, split: Split, run: RunDirectory) -> Refinement | None:
-    """The finished refinement of a run that resumes; None if there is none.
+def _kept(
+    path: Path,
+    read: Callable[[Path, int], Found],
+    config: NormalImagesConfig,
+    split: Split,
+) -> Found | None:
+    """What a run that resumes has found before; None if there is nothing.
 
     Raises:
         UserError: If it is damaged or of other data.
     """
-    path = run.refinement
     if not path.is_file():
         return None
     try:
-        found = read_refinement(path, len(split.train))
-        if len(found.left_out) != _count(config, split):
-            raise ValueError(f"left_out must hold {_count(config, split)} images")
+        found = read(path, len(split.train))
+        if len(found.numbers) != _count(config, split):
+            raise ValueError(f"it must hold {_count(config, split)} images")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({printable(str(error))}); train again") from error
     if found.sets != digest_of_sets(split):
@@ -156,6 +169,25 @@ def _kept(config: NormalImagesConfig, split: Split, run: RunDirectory) -> Refine
             "the data or train again"
         )
     return found
+
+
+def _unusual(config: NormalImagesConfig, split: Split, run: RunDirectory) -> Unusual:
+    """The images with the least usual gradients; kept for a training that resumes.
+
+    None if each picture has its own mask: the masks would be compared, and not the pictures.
+    """
+    sets = digest_of_sets(split)
+    if isinstance(split.roi, RegionFolder):
+        return Unusual(sets, (), 0.0)
+    if kept := _kept(run.unusual, read_unusual, config, split):
+        return kept
+    train, start = split.train, time.monotonic()
+    features = apply(gradient_features(train.images.shape[1:]), train.normal)
+    found = np.flatnonzero(train.labels == 0)[least_usual(features, _count(config, split))]
+    unusual = Unusual(sets, tuple(found.tolist()), round(time.monotonic() - start, 1))
+    run.halves.mkdir(exist_ok=True)
+    write_json(run.unusual, dataclasses.asdict(unusual))
+    return unusual
 
 
 def _refine(
@@ -167,21 +199,19 @@ def _refine(
     console: Console,
 ) -> Refinement | Outcome:
     """Trains on each half and scores the other; the outcome of a training that did not complete."""
-    train, start = split.train, time.monotonic()
-    scores = np.full(len(train), -np.inf, np.float32)
-    normal, count = np.flatnonzero(train.labels == 0), _count(config, split)
-    gradients = apply(gradients_of, train.normal)
-    unusual = normal[least_usual(gradients, count)]
-    seconds = time.monotonic() - start
-    console.say(
-        f"refining: {count} of {len(normal)} normal training images, whose gradients are least "
-        "usual, are scored but not learnt"
-    )
-    for number, half in enumerate(_halves(config, split, unusual), 1):
+    train, unusual = split.train, _unusual(config, split, run)
+    scores, seconds = np.full(len(train), -np.inf, np.float32), unusual.seconds
+    n_normal = int((train.labels == 0).sum())
+    if unusual.numbers:
+        console.say(
+            f"refining: {len(unusual.numbers)} of {n_normal} normal training images, whose "
+            "gradients are least usual, are scored but not learnt"
+        )
+    for number, half in enumerate(_halves(config, split, np.array(unusual.numbers, int)), 1):
         trial = RunDirectory(run.halves / str(number))
         console.say(
             f"refining, detector {number} of 2: learns from {(half.split.train.labels == 0).sum()} "
-            f"of them and scores {len(half.scored)} others"
+            f"of {n_normal} normal training images and scores {len(half.scored)} others"
         )
         outcome = _train_half(config, dataset, half.split, trial, command, console)
         if outcome is not None and outcome.status != "completed":
@@ -189,11 +219,11 @@ def _refine(
         detector, start = TrainedDetector.load(trial.path), time.monotonic()
         scores[half.scored] = score_set(detector, train.take(half.scored), split.roi)
         seconds += detector.info.training.train_seconds + time.monotonic() - start
-    order = np.argsort(-scores, kind="stable")[:count]
+    order = np.argsort(-scores, kind="stable")[: _count(config, split)]
     names = dataset.class_names
     found = Refinement(
-        digest_of_sets(split),
-        len(normal),
+        unusual.sets,
+        n_normal,
         round(seconds, 1),
         tuple(
             LeftOut(
@@ -223,18 +253,20 @@ class _Half:
     scored: np.ndarray
 
 
-def _halves(config: Config, split: Split, unusual: Sequence[int] | np.ndarray) -> list[_Half]:
+def _halves(config: Config, split: Split, unusual: np.ndarray) -> list[_Half]:
     """Both halves, drawn by the seed; labelled anomalies are in both.
 
     Args:
         config: The configuration of the run.
         split: Its sets.
-        unusual: Numbers of the training images that neither half learns from.
+        unusual: Numbers of the training images that neither half learns from, int `(n,)`; each
+            half scores half of them, so that both learn from as many images.
     """
-    train = split.train
-    normal = np.flatnonzero(train.labels == 0)
+    train, rng = split.train, np.random.default_rng(config.seed)
+    usual = np.setdiff1d(np.flatnonzero(train.labels == 0), unusual)
     halves = []
-    for scored in np.array_split(np.random.default_rng(config.seed).permutation(normal), 2):
+    parts = (np.array_split(rng.permutation(part), 2) for part in (usual, unusual))
+    for scored in map(np.concatenate, zip(*parts, strict=True)):
         learnt = train.take(np.setdiff1d(np.arange(len(train)), np.union1d(scored, unusual)))
         shown = train.take(scored[:MAX_VALIDATED])
         half = dataclasses.replace(split, train=learnt, validation=shown)
