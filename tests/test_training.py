@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import tensorflow as tf
 from conftest import events_of, small_config
 from sklearn.metrics import roc_auc_score
 from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG
+from tensorflow.python.data.ops.iterator_ops import OwnedIterator
 
 from anomaly_tf.approaches.autoencoder.options import AutoencoderConfig
 from anomaly_tf.approaches.base import Approach
@@ -35,6 +38,7 @@ from anomaly_tf.data.roles import Roles
 from anomaly_tf.data.split import Split
 from anomaly_tf.data.stored import sample
 from anomaly_tf.deploy.detector import Detector
+from anomaly_tf.errors import UserError
 from anomaly_tf.networks import gradients, losses
 from anomaly_tf.networks.sizes import ClassifierNetworks
 from anomaly_tf.runs.directory import RunDirectory
@@ -493,6 +497,29 @@ def test_ctrl_c_leaves_a_usable_run(epoch, best, train, split, monkeypatch):
     assert detector.info.training.status == "interrupted"
     assert SESSION_END_INFO_TAG not in {tag for tag, _, _ in events_of(run.path)}
     assert np.isfinite(detector.score(split.validation.images[:3])).all()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no room"), KeyboardInterrupt(), None], ids=["disk", "Ctrl-C", "none"]
+)
+def test_a_training_leaves_no_iterator_to_the_garbage_collector(error, train, monkeypatch):
+    class Failing(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if error is not None:
+                raise error
+
+    monkeypatch.setattr(loop, "StopOnNonFiniteLoss", Failing)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(UserError, OSError):
+            train(steps_per_epoch=12)
+        # The error is held here with its traceback.
+        assert error is None or error.__traceback__
+        alive = [type(each) for each in gc.get_objects() if type(each) is OwnedIterator]
+    finally:
+        gc.enable()
+    assert alive == []
 
 
 def test_any_non_finite_loss_stops_the_run_and_the_last_good_weights_stay(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Literal
 
 import keras
@@ -200,6 +203,36 @@ def _train(
     return Outcome(status, recorder.info, *said)
 
 
+@contextmanager
+def _iterators_freed() -> Iterator[None]:
+    """Frees the iterator of the batches, which the frames of an exception or a cycle may hold.
+
+    Otherwise the garbage collector could free it in one of the threads that read images for it,
+    which then waits for itself for ever.
+    """
+    try:
+        yield
+    except BaseException as error:
+        each: BaseException | None = error
+        while each is not None:
+            for frame, _ in traceback.walk_tb(each.__traceback__):
+                _clear(frame)
+            each = each.__context__
+        raise
+    finally:
+        gc.collect()
+
+
+def _clear(frame: FrameType | None) -> None:
+    """Clears a frame and its callers, which Keras removes from the traceback."""
+    while frame is not None:
+        try:
+            frame.clear()
+        except RuntimeError:  # it still runs, and so do its callers
+            return
+        frame = frame.f_back
+
+
 def _fit(
     setup: TrainingSetup,
     run: RunDirectory,
@@ -215,23 +248,24 @@ def _fit(
     lines = EpochLines(console, _notes(setup, progress))
     vary_random_numbers(model)
     try:
-        model.fit(
-            setup.batches(progress.epochs * setup.n_steps),
-            initial_epoch=progress.epochs,
-            epochs=training.epochs,
-            steps_per_epoch=setup.n_steps,
-            # The model is finished before validation, which precedes what writes its results.
-            callbacks=[
-                StopOnNonFiniteLoss(),
-                FinishEpoch(),
-                validation,
-                board,
-                Checkpoints(run, progress, recorder.seconds),
-                lines,
-            ],
-            verbose=0,
-            shuffle=False,
-        )
+        with _iterators_freed():
+            model.fit(
+                setup.batches(progress.epochs * setup.n_steps),
+                initial_epoch=progress.epochs,
+                epochs=training.epochs,
+                steps_per_epoch=setup.n_steps,
+                # The model is finished before validation, which precedes what writes its results.
+                callbacks=[
+                    StopOnNonFiniteLoss(),
+                    FinishEpoch(),
+                    validation,
+                    board,
+                    Checkpoints(run, progress, recorder.seconds),
+                    lines,
+                ],
+                verbose=0,
+                shuffle=False,
+            )
     except KeyboardInterrupt:
         if not progress.epochs:
             recorder.save_unfinished(*validation.measure())
