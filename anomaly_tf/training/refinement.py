@@ -176,15 +176,15 @@ def _unusual(config: NormalImagesConfig, split: Split, run: RunDirectory) -> Unu
 
     None if each picture has its own mask: the masks would be compared, and not the pictures.
     """
-    sets = digest_of_sets(split)
     if isinstance(split.roi, RegionFolder):
-        return Unusual(sets, (), 0.0)
+        return Unusual(digest_of_sets(split), (), 0.0)
     if kept := _kept(run.unusual, read_unusual, config, split):
         return kept
     train, start = split.train, time.monotonic()
     features = apply(gradient_features(train.images.shape[1:]), train.normal)
     found = np.flatnonzero(train.labels == 0)[least_usual(features, _count(config, split))]
-    unusual = Unusual(sets, tuple(found.tolist()), round(time.monotonic() - start, 1))
+    seconds = round(time.monotonic() - start, 1)
+    unusual = Unusual(digest_of_sets(split), tuple(found.tolist()), seconds)
     run.halves.mkdir(exist_ok=True)
     write_json(run.unusual, dataclasses.asdict(unusual))
     return unusual
